@@ -1,0 +1,219 @@
+"""Ragged form of a padded classifier: flat tokens of all rows in, one row of scores per text out.
+
+Triton concatenates the ``input_ids`` of the requests of a batch and tells each row's length; the graph does the rest,
+so texts of different lengths share an execution, and the same file serves on every host. Two ways, for two kinds of
+hardware:
+
+``loop``    a ``Loop`` over the rows whose body is the whole model: no padding, and a row's scores cannot depend on its
+            batch mates. For CPUs, where a batch buys little and padding costs much.
+``padded``  rows padded to the longest of the batch, with the attention mask made from the lengths. For GPUs, where the
+            batch is the throughput.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, parser
+
+from rejection_server.graph.opset import at_least_opset
+
+Form = Literal["loop", "padded"]
+Activation = Literal["softmax", "sigmoid"]
+
+INPUT_IDS = "input_ids"
+SEQUENCE_LENGTHS = "sequence_lengths"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+
+_MINIMUM_OPSET = 13  # since then axes are inputs of Unsqueeze and Squeeze, as written below
+_KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+# Rows of one request arrive filled up to the longest of them with -1. Here the filler is dropped: `ragged_tokens` are
+# the real tokens of all rows, `ragged_lengths` their number in each row, `ragged_starts` where each row begins.
+_REAL_TOKENS = """
+    ragged_axis0 = Constant<value_ints=[0]>()
+    ragged_axis1 = Constant<value_ints=[1]>()
+    ragged_zero = Constant<value_int=0>()
+    ragged_one = Constant<value_int=1>()
+    ragged_nothing = Constant<value_ints=[0]>()
+    ragged_last = Constant<value_ints=[-1]>()
+    ragged_real = GreaterOrEqual(input_ids, ragged_zero)
+    ragged_tokens = Compress<axis=0>(input_ids, ragged_real)
+    ragged_ones = Cast<to=7>(ragged_real)
+    ragged_seen = CumSum(ragged_ones, ragged_zero)
+    ragged_filled32 = Squeeze(sequence_lengths, ragged_axis1)
+    ragged_filled = Cast<to=7>(ragged_filled32)
+    ragged_filled_ends = CumSum(ragged_filled, ragged_zero)
+    ragged_filled_last = Sub(ragged_filled_ends, ragged_one)
+    ragged_ends = Gather(ragged_seen, ragged_filled_last)
+    ragged_but_last = Slice(ragged_ends, ragged_nothing, ragged_last, ragged_axis0)
+    ragged_starts = Concat<axis=0>(ragged_nothing, ragged_but_last)
+    ragged_lengths = Sub(ragged_ends, ragged_starts)
+"""
+
+_ROW = """
+    ragged_start = Gather(ragged_starts, ragged_row)
+    ragged_end = Gather(ragged_ends, ragged_row)
+    ragged_from = Unsqueeze(ragged_start, ragged_axis0)
+    ragged_to = Unsqueeze(ragged_end, ragged_axis0)
+    ragged_row_tokens = Slice(ragged_tokens, ragged_from, ragged_to, ragged_axis0)
+    row_input_ids = Unsqueeze(ragged_row_tokens, ragged_axis0)
+    row_shape = Shape(row_input_ids)
+    row_attention_mask = ConstantOfShape<value=int64[1]{1}>(row_shape)
+    row_token_type_ids = ConstantOfShape<value=int64[1]{0}>(row_shape)
+"""
+
+_PADDED = """
+    ragged_longest = ReduceMax<keepdims=0>(ragged_lengths)
+    ragged_positions = Range(ragged_zero, ragged_longest, ragged_one)
+    ragged_column = Unsqueeze(ragged_lengths, ragged_axis1)
+    ragged_inside = Less(ragged_positions, ragged_column)
+    ragged_first = Unsqueeze(ragged_starts, ragged_axis1)
+    ragged_anywhere = Add(ragged_first, ragged_positions)
+    ragged_index = Where(ragged_inside, ragged_anywhere, ragged_zero)
+    ragged_gathered = Gather(ragged_tokens, ragged_index)
+    ragged_padding = Constant<value_int=PAD>()
+    row_input_ids = Where(ragged_inside, ragged_gathered, ragged_padding)
+    row_attention_mask = Cast<to=7>(ragged_inside)
+    row_shape = Shape(row_input_ids)
+    row_token_type_ids = ConstantOfShape<value=int64[1]{0}>(row_shape)
+"""
+
+
+class GraphError(ValueError):
+    """The ONNX model is not a classifier that can be given the ragged form; the message says why."""
+
+
+def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softmax", pad_id: int = 0) -> ModelProto:
+    """Give a padded classifier the ragged form.
+
+    ``model`` has the int64 inputs ``input_ids`` and ``attention_mask`` (and ``token_type_ids``), each [rows, tokens],
+    and a float output [rows, labels], its only one or the one named ``logits``.
+
+    The result has the inputs ``input_ids`` int64 [tokens of all rows] and ``sequence_lengths`` int32 [rows, 1], and
+    ignores ids below 0, with which rows of one request are filled up (``sequence_lengths`` counts them). It has the
+    outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits, or
+    their sigmoid for models whose labels do not exclude each other. ``pad_id`` matters to the padded form only.
+
+    Raises :class:`GraphError` when ``model`` has other inputs or no such output.
+    """
+    model = at_least_opset(model, _MINIMUM_OPSET)
+    names = [value.name for value in model.graph.input]
+    unknown = sorted(set(names) - set(_KNOWN_INPUTS))
+    if unknown or INPUT_IDS not in names:
+        raise GraphError(f"a text classifier takes {', '.join(_KNOWN_INPUTS)}; this model takes {', '.join(names)}")
+    logits = _logits_of(model.graph)
+    labels = _labels_of(logits)
+    inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
+    nodes = _parse(_REAL_TOKENS)
+    initializers: list[TensorProto] = []
+    if form == "loop":
+        nodes += _loop(inner, labels)
+    else:
+        nodes += _parse(_PADDED.replace("PAD", str(pad_id)))
+        nodes += [*inner.node, helper.make_node("Identity", ["row_logits"], ["ragged_logits"])]
+        initializers = list(inner.initializer)
+    as_float = helper.make_node("Cast", ["ragged_logits"], [LOGITS], to=TensorProto.FLOAT)
+    last = {"softmax": helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1)}.get(
+        activation, helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES])
+    )
+    graph = helper.make_graph(
+        [*_used(nodes, inner), as_float, last],
+        "ragged_classifier",
+        [
+            helper.make_tensor_value_info(INPUT_IDS, TensorProto.INT64, ["tokens"]),
+            helper.make_tensor_value_info(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1]),
+        ],
+        [
+            helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["rows", labels]),
+            helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["rows", labels]),
+        ],
+        initializers,
+    )
+    result = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    result.functions.extend(model.functions)
+    onnx.checker.check_model(result)
+    return result
+
+
+def _logits_of(graph: GraphProto) -> ValueInfoProto:
+    outputs = {value.name: value for value in graph.output}
+    if LOGITS in outputs:
+        return outputs[LOGITS]
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    raise GraphError(f"expected one output or one named {LOGITS}; this model gives {', '.join(outputs)}")
+
+
+def _labels_of(logits: ValueInfoProto) -> int:
+    shape = logits.type.tensor_type.shape.dim
+    if len(shape) != 2 or not shape[1].dim_value:
+        raise GraphError(f"output '{logits.name}' must have the shape [rows, labels] with a fixed number of labels")
+    return int(shape[1].dim_value)
+
+
+def _parse(text: str) -> list[NodeProto]:
+    """Nodes written in ONNX's textual syntax."""
+    nodes: list[NodeProto] = list(parser.parse_graph(f"g (float x) => (float x) {{ {text} }}").node)
+    return nodes
+
+
+def _loop(inner: GraphProto, labels: int) -> list[NodeProto]:
+    """One ``Loop`` over the rows; what it collects has the shape [rows, labels]."""
+    element = inner.output[0].type.tensor_type.elem_type or TensorProto.FLOAT
+    tail = _parse("ragged_row_logits = Squeeze(row_logits, ragged_axis0) ragged_go_on = Identity(ragged_go)")
+    body = helper.make_graph(
+        [*_used(_parse(_ROW), inner), *inner.node, *tail],
+        "one_row",
+        [
+            helper.make_tensor_value_info("ragged_row", TensorProto.INT64, []),
+            helper.make_tensor_value_info("ragged_go", TensorProto.BOOL, []),
+        ],
+        [
+            helper.make_tensor_value_info("ragged_go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("ragged_row_logits", element, [labels]),
+        ],
+        list(inner.initializer),
+    )
+    nodes = _parse(
+        "ragged_shape = Shape(ragged_lengths) ragged_count = Squeeze(ragged_shape)"
+        "ragged_always = Cast<to=9>(ragged_one)"
+    )
+    return [*nodes, helper.make_node("Loop", ["ragged_count", "ragged_always"], ["ragged_logits"], body=body)]
+
+
+def _used(nodes: Sequence[NodeProto], inner: GraphProto) -> list[NodeProto]:
+    """The nodes less those that make an input which ``inner`` does not have."""
+    absent = {f"row_{name}" for name in _KNOWN_INPUTS} - {value.name for value in inner.input}
+    return [node for node in nodes if not absent & set(node.output)]
+
+
+def _renamed(graph: GraphProto, names: dict[str, str]) -> GraphProto:
+    """A copy of the graph with values renamed everywhere, in subgraphs too.
+
+    It holds the one output that is renamed; other outputs are left out, and value_info, which the runtime infers.
+    """
+    result = GraphProto()
+    result.CopyFrom(graph)
+    del result.value_info[:]
+    _rename(result, names)
+    kept = [
+        value
+        for value in result.output
+        if value.name == names.get(value.name, value.name) and value.name in names.values()
+    ]
+    del result.output[:]
+    result.output.extend(kept)
+    return result
+
+
+def _rename(graph: GraphProto, names: dict[str, str]) -> None:
+    for value in [*graph.input, *graph.output, *graph.initializer]:
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(attribute.g, names)
