@@ -1,0 +1,97 @@
+"""The tokenizer model's logic, with the bundled tokenizer and without Triton."""
+
+import numpy as np
+import pytest
+from support.repository import REPOSITORY
+from support.repository import tokenizing as tokenizing_module
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+FOLDER = REPOSITORY / "tokenizer" / "1"
+tokenizing = tokenizing_module()
+CLS, SEP = 101, 102
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizing.TextTokenizer(FOLDER / "tokenizer.json", 512)
+
+
+def test_known_ids(tokenizer):
+    assert tokenizer.token_ids(["Hello world!"]) == [[CLS, 7592, 2088, 999, SEP]]
+
+
+def test_counts_are_those_before_truncation(tokenizer):
+    (ids,) = tokenizer.token_ids(["word " * 2000])
+    assert len(ids) == 2002
+    assert len(tokenizer.truncate(ids, 10_000)) == 512
+
+
+@pytest.mark.parametrize("limit", [3, 4, 17, 128, 511, 512])
+def test_truncation_is_that_of_the_tokenizers_library(tokenizer, limit):
+    reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    reference.no_padding()
+    reference.enable_truncation(limit)
+    for text in ("", "Hi", "Sorry, I can't help with that. " * 40, "word " * 600):
+        (ids,) = tokenizer.token_ids([text])
+        assert tokenizer.truncate(ids, limit) == reference.encode(text).ids
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, [CLS]), (2, [CLS, SEP])])
+def test_limits_below_the_special_tokens(tokenizer, limit, expected):
+    (ids,) = tokenizer.token_ids(["some words here"])
+    assert tokenizer.truncate(ids, limit) == expected
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t", "\x00\x01", "🙂👩‍👩‍👧", "ж" * 300, "a" * 5000])
+def test_any_text_gives_ids_of_the_vocabulary(tokenizer, text):
+    (ids,) = tokenizer.token_ids([text])
+    assert ids
+    assert ids[0] == CLS
+    assert ids[-1] == SEP
+    assert all(0 <= i < 30522 for i in ids)
+
+
+def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path):
+    plain = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.save(str(tmp_path / "tokenizer.json"))
+    mine = tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 8)
+    assert mine.token_ids(["", "b a"]) == [[0], [1, 0]]
+    assert mine.truncate([1, 0], 1) == [1]
+
+
+@pytest.mark.parametrize("template", ["!", "$A ! $A"])
+def test_a_tokenizer_that_rewrites_the_text_is_refused(tmp_path, template):
+    odd = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2, "!": 3}, unk_token="?"))
+    odd.pre_tokenizer = pre_tokenizers.Whitespace()
+    odd.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("!", 3)])
+    odd.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="cannot be served"):
+        tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 8)
+
+
+def test_decoding_names_the_row_and_the_byte():
+    with pytest.raises(tokenizing.TextError, match="text in row 2 is not valid UTF-8: invalid start byte at byte 3"):
+        tokenizing.decode([b"fine", "ünï".encode(), b"abc\xff"])
+
+
+def test_lone_surrogates_are_not_utf8():
+    with pytest.raises(tokenizing.TextError, match="text in row 0 is not valid UTF-8"):
+        tokenizing.decode(["\ud800".encode("utf-8", "surrogatepass")])
+
+
+def test_the_size_limit_is_one_mebibyte():
+    assert tokenizing.decode([b"a" * 1048576])
+    with pytest.raises(tokenizing.TextError, match="text in row 1 has 1048577 bytes; at most 1048576"):
+        tokenizing.decode([b"", b"a" * 1048577])
+
+
+def test_lengths_below_one_are_refused():
+    tokenizing.check_lengths([1, 10_000])
+    with pytest.raises(tokenizing.TextError, match="max_length in row 1 is 0"):
+        tokenizing.check_lengths([5, 0])
+
+
+def test_filled_rows():
+    np.testing.assert_array_equal(tokenizing.filled([[1, 2, 3], [4]]), [[1, 2, 3], [4, -1, -1]])
+    assert tokenizing.filled([[7, 8]]).dtype == np.int64
