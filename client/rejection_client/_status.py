@@ -1,0 +1,107 @@
+"""From a failed RPC to this package's exception: one table, no network.
+
+The kind of an error is read from its gRPC status code alone, never from its words. Two facts beside the code are used:
+
+- `UNAVAILABLE` is what gRPC says when it cannot connect and what Triton says when its queue is full. The caller
+  passes `live`: whether the server, asked right afterwards, answers that it is alive, so that the queue was full.
+- The row of a refused text is in the server's message, as `row N` (N from 0, within the request).
+"""
+
+import re
+from typing import NamedTuple
+
+from grpc import StatusCode
+
+from rejection_client.errors import (
+    AccessDeniedError,
+    DeadlineExceededError,
+    InvalidInputError,
+    ModelNotFoundError,
+    OverloadedError,
+    RejectionError,
+    RequestCancelledError,
+    ServerError,
+    ServerUnavailableError,
+    UnexpectedAnswerError,
+)
+
+ROW = re.compile(r"\brow (\d+)\b")
+"""How the server names a row, as in `text row 3: not valid UTF-8`; the first match counts."""
+
+_NO_REQUEST_ID = re.compile(r"^\[request id: <id_unknown>\] ")
+
+
+class Rule(NamedTuple):
+    """Which exception a status becomes, and its message with {url}, {model}, {timeout_s} and {details} to fill in."""
+
+    error: type[RejectionError]
+    message: str
+
+
+_SERVER_FAILED = Rule(ServerError, "the server at {url} failed: {details}; look for the reason in its log")
+_REFUSED_FOR_NOW = Rule(
+    OverloadedError, "the server at {url} is overloaded: {details}; send again after a while, or fewer texts at once"
+)
+_DENIED = Rule(AccessDeniedError, "the server at {url} denies access: {details}; check the credentials you send")
+_BAD_INPUT = Rule(InvalidInputError, "the server refused the input: {details}")
+
+RULES: dict[StatusCode, Rule] = {
+    StatusCode.OK: Rule(UnexpectedAnswerError, "the server at {url} broke the gRPC protocol: {details}"),
+    StatusCode.CANCELLED: Rule(
+        RequestCancelledError,
+        "the call to {url} was cancelled: {details}; the client was closed during the call, or a proxy ended it",
+    ),
+    StatusCode.UNKNOWN: _SERVER_FAILED,
+    StatusCode.INVALID_ARGUMENT: _BAD_INPUT,
+    StatusCode.DEADLINE_EXCEEDED: Rule(
+        DeadlineExceededError,
+        "no answer from {url} within {timeout_s:g} s; allow more time (timeout_s) or send fewer or shorter texts",
+    ),
+    StatusCode.NOT_FOUND: Rule(
+        ModelNotFoundError,
+        "the server at {url} does not serve '{model}': {details}; check the name, and that it has finished loading",
+    ),
+    StatusCode.ALREADY_EXISTS: _SERVER_FAILED,
+    StatusCode.PERMISSION_DENIED: _DENIED,
+    StatusCode.RESOURCE_EXHAUSTED: _REFUSED_FOR_NOW,
+    StatusCode.FAILED_PRECONDITION: _SERVER_FAILED,
+    StatusCode.ABORTED: _SERVER_FAILED,
+    StatusCode.OUT_OF_RANGE: _BAD_INPUT,
+    StatusCode.UNIMPLEMENTED: Rule(
+        UnexpectedAnswerError,
+        "{url} does not understand the call: {details}; check that it is the gRPC port of a Triton server",
+    ),
+    StatusCode.INTERNAL: _SERVER_FAILED,
+    StatusCode.UNAVAILABLE: Rule(
+        ServerUnavailableError, "cannot reach {url}: {details}; check the address, and that the server is running"
+    ),
+    StatusCode.DATA_LOSS: _SERVER_FAILED,
+    StatusCode.UNAUTHENTICATED: _DENIED,
+}
+"""Every gRPC status code; `UNAVAILABLE` from a live server is an `OverloadedError` instead."""
+
+
+def error_from_status(
+    code: StatusCode,
+    details: str,
+    *,
+    url: str,
+    model: str,
+    timeout_s: float,
+    live: bool = False,
+    first_row: int = 0,
+) -> RejectionError:
+    """Make the exception for a failed RPC.
+
+    `first_row` is the index, in the caller's sequence, of the request's first text: rows in the message and in
+    `InvalidInputError.row` count from the caller's first.
+    """
+    rule = _REFUSED_FOR_NOW if code is StatusCode.UNAVAILABLE and live else RULES[code]
+    details = _NO_REQUEST_ID.sub("", details) or f"status {code.name}"
+    if rule.error is not InvalidInputError:
+        return rule.error(rule.message.format(url=url, model=model, timeout_s=timeout_s, details=details))
+    found = ROW.search(details)
+    row = None if found is None else int(found[1]) + first_row
+    if row is not None:
+        details = ROW.sub(f"row {row}", details, count=1)
+    return InvalidInputError(rule.message.format(details=details), row)

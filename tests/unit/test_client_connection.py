@@ -1,0 +1,143 @@
+"""Errors over real connections that need no model: refused, silent, closed, and every status a gRPC server can send."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2
+
+import rejection_client
+from rejection_client import (
+    DeadlineExceededError,
+    OverloadedError,
+    RejectionClient,
+    RequestCancelledError,
+    ServerUnavailableError,
+)
+from rejection_client._status import RULES
+
+
+class Refuse(grpc.GenericRpcHandler):
+    """Ends every call with one status; asked whether it is alive, says so if `live`."""
+
+    def __init__(self, code, live):
+        self.code = code
+        self.live = live
+
+    def service(self, call):
+        if self.live and call.method.endswith("/ServerLive"):
+            answer = service_pb2.ServerLiveResponse(live=True).SerializeToString()
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(self.code, "because"))
+
+
+@pytest.fixture
+def refusing_server():
+    servers = []
+
+    def start(code, live=True):
+        server = grpc.server(ThreadPoolExecutor(1), handlers=[Refuse(code, live)], options=[("grpc.so_reuseport", 0)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(0).wait()
+
+
+@pytest.fixture
+def silent_server():
+    """Accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_each_status_becomes_its_exception(refusing_server, code):
+    expected = OverloadedError if code is grpc.StatusCode.UNAVAILABLE else RULES[code].error
+    with RejectionClient(refusing_server(code)) as client, pytest.raises(expected) as caught:
+        client.classify("text")
+    assert type(caught.value) is expected
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert caught.value.__cause__.code() is code
+
+
+def test_a_proxy_that_speaks_for_a_dead_server_is_not_an_overload(refusing_server):
+    address = refusing_server(grpc.StatusCode.UNAVAILABLE, live=False)
+    with RejectionClient(address) as client, pytest.raises(ServerUnavailableError, match="because"):
+        client.classify("text")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_client_left_open_does_not_hold_the_process(refusing_server, live):
+    code = "import sys, rejection_client as r; client = r.RejectionClient(sys.argv[1]); client.classify('text')"
+    address = refusing_server(grpc.StatusCode.UNAVAILABLE, live)
+    environment = {**os.environ, "PYTHONPATH": str(Path(rejection_client.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, address], env=environment, capture_output=True, timeout=30)
+    assert done.stderr.splitlines()[-1].startswith(b"rejection_client.errors.")
+
+
+def test_a_refused_connection_is_not_an_overload(closed_port):
+    with RejectionClient(closed_port) as client, pytest.raises(ServerUnavailableError, match=closed_port):
+        client.classify("text")
+
+
+def test_a_name_that_does_not_resolve():
+    with RejectionClient("no-such-host.invalid:8001") as client, pytest.raises(ServerUnavailableError):
+        client.classify("text")
+
+
+def test_the_deadline_holds_while_connecting(silent_server):
+    started = time.monotonic()
+    with RejectionClient(silent_server, timeout_s=0.3) as client, pytest.raises(DeadlineExceededError, match=r"0\.3 s"):
+        client.classify("text")
+    assert time.monotonic() - started < 3
+
+
+def test_closing_ends_a_call_of_another_thread(silent_server):
+    client = RejectionClient(silent_server, timeout_s=30)
+    timer = threading.Timer(0.3, client.close)
+    timer.start()
+    with pytest.raises(RequestCancelledError):
+        client.classify("text")
+    timer.join()
+
+
+def test_a_closed_client_says_so(closed_port):
+    client = RejectionClient(closed_port)
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.classify("text")
+
+
+def test_no_texts_need_no_server(closed_port):
+    with RejectionClient(closed_port) as client:
+        assert client.classify([]) == []
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:8001", "HTTPS://host", "grpc://host:8001"])
+def test_an_address_with_a_scheme_is_refused(url):
+    with pytest.raises(ValueError, match="url"):
+        RejectionClient(url)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_must_be_finite_and_positive(timeout_s):
+    with pytest.raises(ValueError, match="timeout_s"):
+        RejectionClient("127.0.0.1:8001", timeout_s=timeout_s)

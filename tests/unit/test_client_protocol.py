@@ -1,0 +1,101 @@
+"""Messages of the inference protocol: what is sent for texts, and what is read from an answer."""
+
+import struct
+
+import pytest
+from tritonclient.grpc import service_pb2
+
+from rejection_client import InvalidInputError, Prediction, UnexpectedAnswerError
+from rejection_client._protocol import infer_request, labels_request, read_labels, read_predictions
+
+LABELS = ("NORMAL", "REJECTION")
+
+
+def answer(**tensors):
+    """An answer with tensors given as name=(datatype, bytes)."""
+    response = service_pb2.ModelInferResponse(model_name="rejection")
+    for name, (datatype, raw) in tensors.items():
+        response.outputs.add(name=name, datatype=datatype)
+        response.raw_output_contents.append(raw)
+    return response
+
+
+def strings(*elements):
+    return b"".join(struct.pack("<I", len(element)) + element for element in map(str.encode, elements))
+
+
+def test_texts_travel_as_length_and_bytes():
+    request = infer_request("m", ["a", "", "é\0"])
+    assert request.model_name == "m"
+    assert [(i.name, i.datatype, list(i.shape)) for i in request.inputs] == [("text", "BYTES", [3, 1])]
+    assert list(request.raw_input_contents) == [b"\1\0\0\0a" + b"\0\0\0\0" + b"\3\0\0\0\xc3\xa9\0"]
+    assert [output.name for output in request.outputs] == ["probabilities", "token_count"]
+
+
+def test_max_length_is_an_input_with_a_row_for_each_text():
+    request = infer_request("m", ["a", "b"], max_length=258)
+    assert [(i.name, i.datatype, list(i.shape)) for i in request.inputs][1] == ("max_length", "INT32", [2, 1])
+    assert request.raw_input_contents[1] == b"\2\1\0\0" * 2
+
+
+def test_a_lone_surrogate_is_refused_by_row_before_sending():
+    with pytest.raises(InvalidInputError, match=r"text row 65 .* character 1 is a lone surrogate") as caught:
+        infer_request("m", ["fine", "x\ud800"], first_row=64)
+    assert caught.value.row == 65
+    assert isinstance(caught.value.__cause__, UnicodeEncodeError)
+
+
+@pytest.mark.parametrize("max_length", [2**31, -(2**31) - 1])
+def test_max_length_beyond_its_type_is_refused(max_length):
+    with pytest.raises(InvalidInputError, match="max_length") as caught:
+        infer_request("m", ["a"], max_length=max_length)
+    assert caught.value.row is None
+
+
+def test_something_other_than_text_is_a_type_error():
+    with pytest.raises(TypeError, match="text row 1 is of type bytes, not str"):
+        infer_request("m", ["a", b"b"])
+
+
+def test_labels_come_in_index_order_and_may_hold_colons():
+    raw = strings("0.9:2:C:c", "0.08:0:A", "0.02:1:B")
+    assert read_labels(answer(probabilities=("BYTES", raw))) == ("A", "B", "C:c")
+    assert labels_request("m").outputs[0].parameters["classification"].int64_param > 1000
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"probabilities": ("BYTES", strings("0.9:1", "0.1:0"))}, "label_filename"),
+        ({"probabilities": ("BYTES", strings("0.9:1:B"))}, r"numbers its labels \[1\]"),
+        ({"probabilities": ("BYTES", b"")}, "numbers its labels"),
+        ({"probabilities": ("FP32", b"")}, "without the BYTES tensor 'probabilities'"),
+        ({"scores": ("BYTES", strings("0.9:0:A"))}, "without the BYTES tensor 'probabilities'"),
+    ],
+)
+def test_an_answer_without_labels_is_explained(tensors, message):
+    with pytest.raises(UnexpectedAnswerError, match=message):
+        read_labels(answer(**tensors))
+
+
+def test_predictions_by_row():
+    floats = struct.pack("<4f", 0.25, 0.75, 0.5, 0.5)
+    response = answer(token_count=("INT32", struct.pack("<2i", 7, 512)), probabilities=("FP32", floats))
+    assert read_predictions(response, 2, LABELS) == [
+        Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 7),
+        Prediction("NORMAL", 0.5, {"NORMAL": 0.5, "REJECTION": 0.5}, 512),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"probabilities": ("FP32", b"\0" * 8)}, "without the INT32 tensor 'token_count'"),
+        ({"probabilities": ("FP32", b"\0" * 12), "token_count": ("INT32", b"\0" * 4)}, "12 bytes where 8 belong"),
+        ({"probabilities": ("FP32", b"\0" * 8), "token_count": ("INT32", b"\0" * 8)}, "8 bytes where 4 belong"),
+        ({"probabilities": ("FP64", b"\0" * 8), "token_count": ("INT32", b"\0" * 4)}, "FP32 tensor 'probabilities'"),
+    ],
+)
+def test_an_answer_of_another_shape_is_explained(tensors, message):
+    with pytest.raises(UnexpectedAnswerError, match=message):
+        read_predictions(answer(**tensors), 1, LABELS)

@@ -1,0 +1,62 @@
+"""One table turns gRPC status codes into the client's exceptions."""
+
+import pickle
+
+import grpc
+import pytest
+
+from rejection_client import InvalidInputError, OverloadedError, RejectionError, ServerUnavailableError, errors
+from rejection_client._status import RULES, error_from_status
+
+CALL = {"url": "host:8001", "model": "rejection", "timeout_s": 2.5}
+
+
+def test_the_table_has_every_status_code():
+    assert set(RULES) == set(grpc.StatusCode)
+
+
+def test_every_exception_but_the_root_comes_out_of_the_table():
+    reached = {type(error_from_status(code, "why", **CALL, live=True)) for code in grpc.StatusCode}
+    reached |= {type(error_from_status(code, "why", **CALL)) for code in grpc.StatusCode}
+    assert reached == {getattr(errors, name) for name in errors.__all__} - {RejectionError}
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode))
+@pytest.mark.parametrize("details", ["the {reason}", ""])
+def test_every_message_is_filled_in(code, details):
+    message = str(error_from_status(code, details, **CALL))
+    assert "\n" not in message
+    assert not message.endswith(".")
+    assert not any(hole in message for hole in ("{url}", "{model}", "{timeout_s", "{details}", ": ;"))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        assert "2.5 s" in message
+    else:
+        assert (details or code.name) in message
+
+
+def test_unavailable_depends_on_whether_the_server_lives():
+    code = grpc.StatusCode.UNAVAILABLE
+    assert type(error_from_status(code, "full", **CALL, live=True)) is OverloadedError
+    assert type(error_from_status(code, "full", **CALL, live=False)) is ServerUnavailableError
+
+
+@pytest.mark.parametrize(
+    ("details", "first_row", "row", "named"),
+    [
+        ("text row 3: not valid UTF-8 at byte 2", 0, 3, "text row 3: not"),
+        ("in ensemble 'rejection', text row 3: not valid UTF-8", 128, 131, "text row 131: not"),
+        ("[request id: <id_unknown>] text row 0: row 7 is quoted", 64, 64, "input: text row 64: row 7 is quoted"),
+        ("unexpected shape for input 'text'", 64, None, "unexpected shape"),
+        ("arrow 5 and rows 6", 64, None, "arrow 5 and rows 6"),
+    ],
+)
+def test_the_row_counts_from_the_callers_first_text(details, first_row, row, named):
+    error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, **CALL, first_row=first_row)
+    assert isinstance(error, InvalidInputError)
+    assert error.row == row
+    assert named in str(error)
+
+
+def test_an_exception_survives_a_process_boundary():
+    error = pickle.loads(pickle.dumps(InvalidInputError("text row 3: no", 3)))
+    assert (str(error), error.row) == ("text row 3: no", 3)
