@@ -1,0 +1,108 @@
+"""One loaded model: runs the inputs of several requests as one batch."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rejection_server.onnx_backend import batching, session, tensor_types, validation
+from rejection_server.onnx_backend.batching import Array, Item
+from rejection_server.onnx_backend.config import ModelConfig
+from rejection_server.onnx_backend.messages import client_sentence
+
+
+class Cause(enum.Enum):
+    """What a failure is due to."""
+
+    MODEL = "the model could not run on these inputs"
+    REQUEST = "the request is at fault, whatever the model"
+    CANCELLED = "nobody waits for the answer"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no outputs."""
+
+    message: str
+    """One sentence for the client."""
+    cause: Cause = Cause.MODEL
+
+
+class Instance:
+    """An onnxruntime session with the plan by which requests share its calls."""
+
+    def __init__(self, ort_session: Any, config: ModelConfig) -> None:
+        """Check `config` against the model of an `onnxruntime.InferenceSession`.
+
+        Raises:
+            LoadRefusedError: They do not fit.
+        """
+        inputs = tensor_types.tensor_infos(ort_session.get_inputs())
+        initializers = tensor_types.tensor_infos(ort_session.get_overridable_initializers())
+        validation.check_inputs(config, inputs, initializers)
+        validation.check_outputs(config, tensor_types.tensor_infos(ort_session.get_outputs()))
+        self._session = ort_session
+        self._options = session.run_options(config)
+        self._plan = batching.make_plan(config, {**inputs, **initializers})
+        self.output_names = self._plan.output_names
+        self.string_inputs = frozenset(
+            name for name, info in {**inputs, **initializers}.items() if info.data_type == "TYPE_STRING"
+        )
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use, first choice first."""
+        return list(self._session.get_providers())
+
+    def infer(self, items: Sequence[Item]) -> list[list[Array] | Failure]:
+        """Run the items as one batch.
+
+        If that fails, each is run alone, so that only those fail that fail on their own.
+
+        Returns:
+            For each item its outputs in the order of `output_names`, or its failure.
+        """
+        if not items:
+            return []
+        try:
+            feed = batching.merge(self._plan, items)
+            outputs = self._session.run(self.output_names, feed, self._options)
+            return [*batching.split(self._plan, outputs, items)]
+        except Exception as exc:
+            # onnxruntime's exceptions have no common type of their own.
+            if len(items) == 1:
+                return [Failure(client_sentence(str(exc)))]
+        return [result for item in items for result in self.infer([item])]
+
+
+def load_instance(config: ModelConfig, version_folder: Path, kind: str, device_id: int) -> Instance:
+    """Load the model of one version for an instance of `kind` (GPU, CPU, MODEL or AUTO) on `device_id`.
+
+    Raises:
+        LoadRefusedError: The model is missing, broken, or not what the configuration says.
+    """
+    settings = session.read_settings(config)
+    file = session.find_model_file(config, version_folder)
+    providers = session.execution_providers(config, kind, device_id, offered_providers())
+    return Instance(session.create_session(config, settings, file, providers), config)
+
+
+def offered_providers() -> list[str]:
+    """Return the execution providers that the installed onnxruntime was built with."""
+    import onnxruntime as ort
+
+    return list(ort.get_available_providers())
+
+
+def decode_strings(name: str, tensor: Array) -> Array | Failure:
+    """Turn Triton's array of bytes into onnxruntime's array of str; both have dtype object."""
+    decoded = np.empty(tensor.size, dtype=object)
+    for index, element in enumerate(tensor.reshape(-1)):
+        try:
+            decoded[index] = element.decode() if isinstance(element, bytes) else element
+        except UnicodeDecodeError:
+            return Failure(f"input '{name}': element {index} is not valid UTF-8", Cause.REQUEST)
+    return decoded.reshape(tensor.shape)
