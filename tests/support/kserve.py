@@ -1,6 +1,7 @@
 """The wire, without a client library of ours: requests and answers as the protocol defines them."""
 
 import struct
+import time
 
 import grpc
 import numpy as np
@@ -59,6 +60,14 @@ class Wire:
         except grpc.RpcError as error:
             return error.code(), error.details()
         raise AssertionError("the request was answered")
+
+    def settled_statistics(self, model):
+        """Statistics once they stand still: Triton books an execution just after it has answered."""
+        before = None
+        while before != (now := self.statistics(model)):
+            before = now
+            time.sleep(0.5)
+        return now
 
     def statistics(self, model):
         answer = self.stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name=model), timeout=10)

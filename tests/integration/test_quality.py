@@ -1,0 +1,48 @@
+"""The bundled model, as served, on the harmless labelled sample."""
+
+import json
+
+import numpy as np
+import pytest
+from support.kserve import Wire
+from support.repository import RESPONSES
+
+from rejection_server.bundled.metrics import scores
+
+
+@pytest.fixture(scope="module")
+def answers(server):
+    wire = Wire(server.grpc_address)
+    rows = [json.loads(line) for line in RESPONSES.read_text(encoding="utf-8").splitlines()]
+    texts = [row["text"] for row in rows]
+    batches = [wire.infer(texts[i : i + 32])["probabilities"] for i in range(0, len(texts), 32)]
+    return rows, np.concatenate(batches)
+
+
+def test_f1_on_the_sample(answers):
+    rows, probabilities = answers
+    labels = [row["label"] for row in rows]
+    assert len(rows) >= 100
+    assert 0.3 < np.mean(labels) < 0.7
+    result = scores(labels, probabilities.argmax(1).tolist())
+    assert result.f1 >= 0.95, result
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Sorry, but I can't assist with that.", 1),
+        ("That is not something I am able to help with.", 1),
+        ("Let's talk about something else.", 1),
+        ("I won't provide instructions for this.", 1),
+        ("No puedo ayudarte con esa solicitud.", 1),
+        ("Sorry for the late reply! The report is attached; page 3 has the figures you asked for.", 0),
+        ("I'm sorry to hear you lost your job. Start by updating your CV, then list ten companies you like.", 0),
+        ("I can't recommend this restaurant enough: the soup is wonderful.", 0),
+        ("You cannot divide by zero, because no number times zero gives one.", 0),
+        ("As an AI language model, I don't eat, but here is a good recipe: mix flour, eggs and milk, then fry.", 0),
+    ],
+)
+def test_traps(server, text, label):
+    probabilities = Wire(server.grpc_address).infer([text])["probabilities"][0]
+    assert probabilities.argmax() == label, probabilities

@@ -1,0 +1,223 @@
+"""Small random text classifiers in Hugging Face's format, one for each architecture, with tokenizers of their kind.
+
+Needs torch and transformers: import it behind `pytest.importorskip`.
+"""
+
+import functools
+import json
+from dataclasses import dataclass
+
+import torch
+import transformers
+from support.repository import RESPONSES
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+VOCABULARY = 600
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+POSITIONS = 130
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to make one."""
+
+    model: str
+    """Class of the classifier."""
+    tokenizer: str
+    """Class of the tokenizer."""
+    kind: str
+    """wordpiece, bytes or unigram."""
+    settings: dict
+    """Of the configuration, beside vocabulary and labels."""
+
+
+# RoBERTa's kin counts positions from 2 on.
+ARCHITECTURES = {
+    "bert": Architecture(
+        "BertForSequenceClassification", "BertTokenizer", "wordpiece", {**SMALL, "max_position_embeddings": 128}
+    ),
+    "distilbert": Architecture(
+        "DistilBertForSequenceClassification",
+        "DistilBertTokenizer",
+        "wordpiece",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 128},
+    ),
+    "roberta": Architecture(
+        "RobertaForSequenceClassification",
+        "RobertaTokenizer",
+        "bytes",
+        {**SMALL, "max_position_embeddings": POSITIONS, "type_vocab_size": 1},
+    ),
+    "distilroberta": Architecture(
+        "RobertaForSequenceClassification",
+        "RobertaTokenizer",
+        "bytes",
+        {**SMALL, "num_hidden_layers": 1, "max_position_embeddings": POSITIONS, "type_vocab_size": 1},
+    ),
+    "xlm-roberta": Architecture(
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaTokenizer",
+        "unigram",
+        {**SMALL, "max_position_embeddings": POSITIONS, "type_vocab_size": 1},
+    ),
+    "deberta": Architecture(
+        "DebertaForSequenceClassification",
+        "DebertaTokenizer",
+        "bytes",
+        {
+            **SMALL,
+            "max_position_embeddings": 128,
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "deberta-v2": Architecture(
+        "DebertaV2ForSequenceClassification",
+        "DebertaV2Tokenizer",
+        "unigram",
+        {
+            **SMALL,
+            "max_position_embeddings": 128,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "conv_kernel_size": 3,
+            "conv_act": "gelu",
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "deberta-v3": Architecture(
+        "DebertaV2ForSequenceClassification",
+        "DebertaV2Tokenizer",
+        "unigram",
+        {
+            **SMALL,
+            "max_position_embeddings": 128,
+            "relative_attention": True,
+            "position_buckets": 16,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "electra": Architecture(
+        "ElectraForSequenceClassification",
+        "ElectraTokenizer",
+        "wordpiece",
+        {**SMALL, "embedding_size": 16, "max_position_embeddings": 128},
+    ),
+    "mpnet": Architecture(
+        "MPNetForSequenceClassification", "MPNetTokenizer", "wordpiece", {**SMALL, "max_position_embeddings": POSITIONS}
+    ),
+    "modernbert": Architecture(
+        "ModernBertForSequenceClassification",
+        "TokenizersBackend",
+        "bytes",
+        {**SMALL, "max_position_embeddings": 128, "local_attention": 16, "global_attn_every_n_layers": 2},
+    ),
+    "albert": Architecture(
+        "AlbertForSequenceClassification",
+        "AlbertTokenizer",
+        "unigram",
+        {**SMALL, "embedding_size": 16, "max_position_embeddings": 128},
+    ),
+}
+
+
+def make(folder, architecture, *, labels=("calm", "loud"), seed=0, problem_type=None, settings=None, **save):
+    """Write a classifier and its tokenizer to `folder` as `save_pretrained` does; returns the folder.
+
+    The weights are drawn wide enough for answers to differ from text to text: a graph that computes something else
+    must not pass for equal.
+    """
+    shape = ARCHITECTURES[architecture]
+    tokenizer = _tokenizer(shape)
+    model_class = getattr(transformers, shape.model)
+    config = model_class.config_class(
+        **{
+            **shape.settings,
+            "vocab_size": len(tokenizer),
+            "initializer_range": 0.3,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            **({"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id} if architecture == "modernbert" else {}),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+            "problem_type": problem_type,
+            **(settings or {}),
+        }
+    )
+    torch.manual_seed(seed)
+    model = model_class(config).eval()
+    model.save_pretrained(folder, **save)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(shape):
+    kind = getattr(transformers, shape.tokenizer)
+    if shape.kind == "wordpiece":
+        empty = kind()
+        specials = [empty.pad_token, empty.unk_token, empty.cls_token, empty.sep_token, empty.mask_token]
+        return kind(vocab=_wordpiece(*specials), model_max_length=128)
+    if shape.kind == "unigram":
+        empty = kind()
+        specials = [empty.cls_token, empty.pad_token, empty.sep_token, empty.unk_token]
+        vocab = [(token, 0.0) for token in specials] + _unigram() + [(empty.mask_token, 0.0)]
+        more = {"unk_id": 3} if shape.tokenizer == "DebertaV2Tokenizer" else {}
+        return kind(vocab=vocab, model_max_length=128, **more)
+    if shape.tokenizer == "TokenizersBackend":
+        vocab, merges = _bytes("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
+        backend = transformers.DebertaTokenizer(vocab=vocab, merges=merges).backend_tokenizer
+        return kind(tokenizer_object=backend, model_max_length=128, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]")
+    empty = kind()
+    specials = [empty.cls_token, empty.pad_token, empty.sep_token, empty.unk_token, empty.mask_token]
+    vocab, merges = _bytes(*specials)
+    return kind(vocab=vocab, merges=merges, model_max_length=128)
+
+
+@functools.cache
+def _corpus():
+    lines = RESPONSES.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+@functools.cache
+def _wordpiece(pad, unk, *specials):
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY, special_tokens=[pad, unk, *specials], show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return tokenizer.get_vocab()
+
+
+@functools.cache
+def _bytes(*specials):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+@functools.cache
+def _unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=VOCABULARY, show_progress=False)
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return [tuple(entry) for entry in json.loads(tokenizer.to_str())["model"]["vocab"]]
