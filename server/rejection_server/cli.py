@@ -1,0 +1,261 @@
+"""The command `serve`: a model repository on an embedded Triton, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rejection_server.host import ServeOptions, Server
+
+__all__ = ["main"]
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+EXAMPLE_TEXT = "Sorry, but I can't assist with that."
+PROGRESS_AFTER_S = 2.0
+
+DESCRIPTION = """\
+Serve rejection detection with the Triton Inference Server, on this machine and without a container.
+
+Triton loads the model repository, warms every model up and answers gRPC until Ctrl-C or SIGTERM, which lets the
+requests in flight finish; a second Ctrl-C ends it at once.
+"""
+
+EPILOG = """\
+examples:
+  scripts/serve
+      serve on 127.0.0.1:8001, metrics on 127.0.0.1:8002
+  scripts/serve --host 0.0.0.0 --http-port 8000
+      serve other machines too, and HTTP beside gRPC
+  scripts/serve --grpc-port 0 --metrics-port off
+      on whatever port is free, without metrics
+  scripts/serve --log-level info
+      show what Triton says while it loads
+  scripts/serve -- --cache-config=local,size=268435456 --model-load-thread-count=2
+      what follows -- goes to tritonserver as it is
+
+exit status:
+  Triton's own; 128 + N if signal N ended it; 1 if it could not be started, 2 for a wrong option
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if arguments[:1] == ["prepare"]:
+            from rejection_server.prepare.cli import main as prepare
+
+            return prepare(arguments[1:])
+        options, triton_arguments = _parse(arguments)
+        return _serve(options, triton_arguments)
+    except BrokenPipeError:  # nobody reads what we print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(prog="rejection_server", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("prepare", help="make a model repository of a Hugging Face text classifier")
+    serve = commands.add_parser(
+        "serve",
+        prog="scripts/serve",
+        usage="%(prog)s [options] [-- TRITONSERVER_ARGUMENT ...]",
+        help="serve a model repository until stopped",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    serve.add_argument(
+        "--repository",
+        type=Path,
+        default=REPOSITORY,
+        metavar="FOLDER",
+        help="model repository (default: the bundled one)",
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address of this machine to listen on; 0.0.0.0 for all (default: %(default)s, this machine only)",
+    )
+    serve.add_argument(
+        "--grpc-port",
+        type=int,
+        default=8001,
+        metavar="PORT",
+        help="gRPC port; 0 takes a free one (default: %(default)s)",
+    )
+    serve.add_argument("--http-port", type=_port, metavar="PORT", help="HTTP port; 0 takes a free one (default: off)")
+    serve.add_argument(
+        "--metrics-port",
+        type=_port,
+        default=8002,
+        metavar="PORT",
+        help="port of the Prometheus metrics; 0 takes a free one, off is none (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--log-level",
+        choices=("error", "warning", "info", "verbose"),
+        default="warning",
+        help="least severe lines of Triton's log to show, on standard error (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--model-config-name",
+        metavar="NAME",
+        help="for each model that has one, use configs/NAME.pbtxt in place of its config.pbtxt",
+    )
+    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+
+
+def _port(text: str) -> int | None:
+    if text == "off":
+        return None
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a port nor off") from exc
+
+
+def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
+    try:
+        # Only now: help and wrong options are answered before anything is installed.
+        from rejection_server.host import HostError, ServeOptions, Server
+        from rejection_server.host.errors import OptionError, TritonExitedError
+    except ImportError as exc:
+        print(
+            f"scripts/serve: the Python package {exc.name} is not installed in {sys.prefix}: "
+            "start with scripts/serve, which installs what is needed",
+            file=sys.stderr,
+        )
+        return 1
+    options = ServeOptions(
+        repository=arguments.repository,
+        host=arguments.host,
+        grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
+        metrics_port=arguments.metrics_port,
+        log_level=arguments.log_level,
+        model_config_name=arguments.model_config_name,
+        triton_arguments=tuple(triton_arguments),
+    )
+    console = _Console(hold_log=options.log_level in ("error", "warning"))
+    server = Server(options, on_log=console.log, on_wait=console.progress)
+    interrupts = _Interrupts(server)
+    begin = time.monotonic()
+    try:
+        server.start()
+    except HostError as exc:
+        console.end_progress()
+        if interrupts.received:
+            return 128 + interrupts.received
+        if isinstance(exc, TritonExitedError):  # unexplained: then its log is all there is
+            console.release_log()
+        print(f"scripts/serve: {exc}", file=sys.stderr)
+        return 2 if isinstance(exc, OptionError) else 1
+    console.end_progress()
+    console.release_log()
+    _print_summary(server, options, time.monotonic() - begin)
+
+    returncode = server.wait()
+    assert returncode is not None, "waiting without a limit ends with Triton"
+    if server.failure is not None:
+        print(f"scripts/serve: {server.failure}", file=sys.stderr)
+        returncode = returncode or 1  # it was not asked to stop
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+class _Interrupts:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a graceful stop and a second SIGINT or SIGTERM into a kill."""
+
+    def __init__(self, server: Server) -> None:
+        self.received = 0
+        self._server = server
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received:
+            if number != signal.SIGHUP:
+                self._server.kill()
+            return
+        self.received = number
+        self._server.request_stop()
+        # Not print(): the signal may have come in the middle of one.
+        os.write(2, b"\nStopping once the requests in flight are answered; Ctrl-C again ends it at once.\n")
+
+
+class _Console:
+    """Writes Triton's log and the progress of loading to standard error.
+
+    While the models load, the log of a quiet start is held back: if a model fails, one sentence says why.
+    """
+
+    def __init__(self, *, hold_log: bool) -> None:
+        self._held: list[str] | None = [] if hold_log else None
+        self._rewrites = sys.stderr.isatty() and not self._held
+        self._shown_s = 0
+
+    def log(self, line: str) -> None:
+        if self._held is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._held.append(line)
+
+    def release_log(self) -> None:
+        held, self._held = self._held or [], None
+        for line in held:
+            self.log(line)
+
+    def progress(self, elapsed_s: float) -> None:
+        if elapsed_s < PROGRESS_AFTER_S or int(elapsed_s) == self._shown_s:
+            return
+        first, self._shown_s = not self._shown_s, int(elapsed_s)
+        if self._rewrites:
+            print(f"\rLoading the models ... {self._shown_s} s", end="", file=sys.stderr, flush=True)
+        elif first or self._shown_s % 10 == 0:
+            print(f"Loading the models ... {self._shown_s} s", file=sys.stderr, flush=True)
+
+    def end_progress(self) -> None:
+        if self._rewrites and self._shown_s:
+            print(file=sys.stderr, flush=True)
+
+
+def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> None:
+    name, precision = _describe_model(options.repository)
+    print(f"Ready after {elapsed_s:.1f} s.")
+    print(f"  gRPC     {server.grpc_address}")
+    if server.http_address:
+        print(f"  HTTP     {server.http_address}")
+    if server.metrics_address:
+        print(f"  metrics  {server.metrics_address}")
+    print(f"  model    {name}, {precision}")
+    url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
+    print(f"Try it:    {shlex.join(['scripts/classify', *url])} {_quoted(EXAMPLE_TEXT)}")
+    print("Ctrl-C stops the server.", flush=True)
+
+
+def _describe_model(repository: Path) -> tuple[str, str]:
+    """Name and precision of the classifier, as its preparation wrote them down beside it."""
+    try:
+        facts = json.loads((repository / "classifier" / "1" / "model.json").read_text(encoding="utf-8"))
+        return str(facts.get("name", "rejection")), str(facts.get("precision", "unknown precision"))
+    except (OSError, ValueError, AttributeError):
+        return "rejection", "unknown precision"
+
+
+def _quoted(text: str) -> str:
+    """In double quotes, as a person would type it; the text holds nothing that they would not protect."""
+    return f'"{text}"'

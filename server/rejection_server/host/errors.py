@@ -1,0 +1,112 @@
+"""What can go wrong with the embedded host, each with a message of one sentence.
+
+HostError
+├── UnsupportedMachineError   processor, C library, Python or a system library does not fit the wheel
+├── TritonNotInstalledError   the wheel is missing or incomplete
+├── OptionError               an option is wrong, found before Triton starts or by Triton itself
+├── PortTakenError            another program listens on the port
+├── RepositoryError           the model repository is missing or holds no model
+├── ModelLoadError            Triton refused a model
+├── ModelProcessError         the process of a Python model died while serving
+├── StartupTimeoutError       Triton runs but did not become ready in time
+└── TritonExitedError         Triton ended by itself
+"""
+
+from __future__ import annotations
+
+import signal
+
+__all__ = [
+    "HostError",
+    "ModelLoadError",
+    "ModelProcessError",
+    "OptionError",
+    "PortTakenError",
+    "RepositoryError",
+    "StartupTimeoutError",
+    "TritonExitedError",
+    "TritonNotInstalledError",
+    "UnsupportedMachineError",
+]
+
+
+class HostError(Exception):
+    """Base of every error of the embedded host; `str()` is one sentence for a person."""
+
+
+class UnsupportedMachineError(HostError):
+    """This machine or interpreter cannot run the Triton of the wheel."""
+
+
+class TritonNotInstalledError(HostError):
+    """The package that holds Triton is not installed, or files of it are missing."""
+
+
+class OptionError(HostError):
+    """An option has a value that cannot work."""
+
+
+class PortTakenError(HostError):
+    """A port that Triton should listen on is in use."""
+
+
+class RepositoryError(HostError):
+    """The model repository does not exist or is not a model repository."""
+
+
+class ModelLoadError(HostError):
+    """Triton could not load a model.
+
+    Attributes:
+        model: name of the model.
+        reason: Triton's words, on one line.
+    """
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"model '{model}' could not be loaded: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class ModelProcessError(HostError):
+    """The process of a model instance died while serving.
+
+    Triton neither starts it again nor counts itself as not ready, so the host stops the server.
+
+    Attributes:
+        instance: name of the model instance.
+        returncode: exit status of its process, negative for a signal.
+    """
+
+    def __init__(self, instance: str, returncode: int) -> None:
+        ending = describe_exit(returncode, f"the process of model instance {instance}")
+        super().__init__(f"{ending}: Triton does not start it again, so the server was stopped")
+        self.instance = instance
+        self.returncode = returncode
+
+
+class StartupTimeoutError(HostError):
+    """Triton did not become ready within `startup_timeout_s`."""
+
+
+class TritonExitedError(HostError):
+    """Triton ended without being asked to.
+
+    Attributes:
+        returncode: Triton's exit status, negative for a signal.
+    """
+
+    def __init__(self, returncode: int, detail: str = "") -> None:
+        super().__init__(describe_exit(returncode) + (f": {detail}" if detail else ""))
+        self.returncode = returncode
+
+
+def describe_exit(returncode: int, subject: str = "Triton") -> str:
+    """Say how a process ended; `returncode` is negative for a signal."""
+    if returncode >= 0:
+        return f"{subject} exited with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = "unknown"
+    return f"{subject} was killed by signal {-returncode} ({name})"

@@ -1,0 +1,237 @@
+"""The process between the launcher and Triton that leaves nothing behind, however either of them ends.
+
+Run as a script, with the standard library only, in a session of its own:
+
+    python -I -S guardian.py SHM_PREFIX RUNTIME_FOLDER STOP_GRACE_S COMMAND...
+
+    launcher ── commands ──> guardian ──> tritonserver ──> Python backend stubs
+             <── status ────
+
+The guardian starts COMMAND as its child, in a process group of its own, and sits between two pipes. Standard input
+carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes are to be
+watched, `t` asks Triton to finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death,
+counts as the launcher's last command: stop now. Standard output tells the launcher `started PID`, `lost INSTANCE
+STATUS` when a model's process died, which ends Triton too, and, once everything is gone, `exited STATUS`. A negative
+status is a signal. Standard error is handed to Triton.
+
+Gone means: no process of Triton's group, none that lost its parent (the guardian adopts those), no shared memory whose
+name begins with SHM_PREFIX, no RUNTIME_FOLDER. If the guardian itself is killed the kernel kills Triton, and the
+launcher clears up with the same functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - this is where POSIX shared memory lives on Linux
+ORPHAN_GRACE_S = 3.0
+"""How long Triton may take to stop by itself once the launcher is gone."""
+LOST_GRACE_S = 5.0
+"""How long Triton may take to stop once it lost a model's process, which it would wait for until its own timeout."""
+KILL_WAIT_S = 5.0
+STUB = "triton_python_backend_stub"
+STUB_INSTANCE = 8
+"""Which of a stub's arguments is the name of the model instance."""
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(arguments: list[str]) -> int:
+    """Start the command, watch it and the launcher, clear up; returns 0 once everything is gone."""
+    shm_prefix, runtime_folder, stop_grace_s, *command = arguments
+    prctl = _prctl()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    wake = _wake_on_signals()
+    parent = os.getppid()
+    # The command pipe alone would miss the launcher's death while a fork of it still holds the pipe's other end. A
+    # launcher that ended before this line has another parent in its place: then the pipe has to do.
+    launcher = _open_pidfd(parent) if os.getppid() == parent else None
+    triton = _spawn(command, prctl)
+    _tell(f"started {triton}")
+    status = _watch(triton, launcher, wake, float(stop_grace_s))
+    kill_group(triton)
+    _kill_adopted()
+    remove_leftovers(shm_prefix, Path(runtime_folder))
+    _tell(f"exited {status}")
+    return 0
+
+
+def kill_group(group: int) -> None:
+    """Kill every process of a process group; it is fine if there is none."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def remove_leftovers(shm_prefix: str, runtime_folder: Path) -> None:
+    """Remove the shared memory regions whose names begin with the prefix, then the runtime folder."""
+    if shm_prefix:
+        for region in SHARED_MEMORY.glob(f"{shm_prefix}*"):
+            region.unlink(missing_ok=True)
+    shutil.rmtree(runtime_folder, ignore_errors=True)
+
+
+def _watch(triton: int, launcher: int | None, wake: int, stop_grace_s: float) -> int:
+    """Relay the launcher's commands until Triton has ended; returns its status, negative for a signal."""
+    commands = sys.stdin.fileno()
+    sources = {commands, wake} | ({launcher} if launcher is not None else set())
+    stubs: dict[int, tuple[int, str]] = {}
+    kill_at = float("inf")
+
+    def stop(grace_s: float) -> None:
+        nonlocal kill_at
+        os.kill(triton, signal.SIGTERM)
+        kill_at = min(kill_at, time.monotonic() + grace_s)
+
+    while True:
+        timeout_s = None if kill_at == float("inf") else max(0.0, kill_at - time.monotonic())
+        ready, _, _ = select.select([*sources, *stubs], [], [], timeout_s)
+        if wake in ready:
+            received = set(os.read(wake, 4096))
+            status = _reap(triton)
+            if status is not None:
+                return status
+            if received - {signal.SIGCHLD}:  # somebody signalled the guardian: it means Triton
+                stop(stop_grace_s)
+        command = os.read(commands, 1) if commands in ready else None
+        if command == b"w":
+            stubs = _open_stubs(triton)
+        elif command == b"t":
+            stop(stop_grace_s)
+        elif command == b"k":
+            kill_at = time.monotonic()
+        elif command == b"" or (launcher is not None and launcher in ready):
+            sources = {wake}
+            stop(min(ORPHAN_GRACE_S, stop_grace_s))
+        for descriptor in stubs.keys() & set(ready):
+            pid, instance = stubs.pop(descriptor)
+            os.close(descriptor)
+            lost = _zombie_status(pid)
+            # Processes that end while Triton stops, or unloads a model, end well.
+            if lost and kill_at == float("inf"):
+                _tell(f"lost {instance} {lost}")
+                stop(LOST_GRACE_S)
+        if time.monotonic() >= kill_at:
+            os.kill(triton, signal.SIGKILL)
+            kill_at = time.monotonic() + KILL_WAIT_S
+
+
+def _open_stubs(triton: int) -> dict[int, tuple[int, str]]:
+    """Of each process of a Python model: a descriptor that tells its end, its number and its instance's name."""
+    stubs = {}
+    for file in Path(f"/proc/{triton}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in map(int, file.read_text().split()):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                descriptor = _open_pidfd(pid)
+                if descriptor is not None and arguments[0].endswith(STUB):
+                    stubs[descriptor] = (pid, arguments[STUB_INSTANCE])
+    return stubs
+
+
+def _zombie_status(pid: int) -> int:
+    """How a process that its parent has not collected ended, negative for a signal; 0 if it has been collected."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return os.waitstatus_to_exitcode(int(fields[-1])) if fields[0] == "Z" else 0
+
+
+def _reap(triton: int) -> int | None:
+    """Collect every ended child; returns Triton's status if it is among them."""
+    status = None
+    while True:
+        try:
+            pid, waited = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if pid == 0:
+            return status
+        if pid == triton:
+            status = os.waitstatus_to_exitcode(waited)
+
+
+def _kill_adopted() -> None:
+    """Kill what is left of Triton's descendants: each became the guardian's child when its parent ended."""
+    deadline = time.monotonic() + KILL_WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        except OSError:  # a kernel without this file: killing the process group has to do
+            children = []
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.01)
+
+
+def _spawn(command: list[str], prctl: Callable[[int, int], object]) -> int:
+    """Start the command in a session of its own, killed by the kernel if the guardian dies first."""
+    guardian = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guardian:  # it died before the line above
+            os._exit(1)
+        with open(os.devnull) as null:  # noqa: PTH123 - a descriptor is wanted
+            os.dup2(null.fileno(), 0)
+        os.dup2(2, 1)
+        os.closerange(3, 256)
+        # SIGPIPE stays ignored, as Python set it: Triton must be able to finish when nobody reads its log any more.
+        os.execv(command[0], command)  # noqa: S606 - the launcher's command, no shell
+    except OSError as exc:
+        os.write(2, f"cannot start {command[0]}: {exc.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _wake_on_signals() -> int:
+    """Make signals readable from the returned descriptor, so that one `select` waits for everything."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, None where the kernel has none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _prctl() -> Callable[[int, int], object]:
+    """The system call prctl(option, value), or a substitute doing nothing where Python lacks ctypes."""
+    try:
+        import ctypes
+    except ImportError:
+        return lambda _option, _value: None
+    libc = ctypes.CDLL(None)
+    return lambda option, value: libc.prctl(option, value, 0, 0, 0)
+
+
+def _tell(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the launcher may be gone
+        os.write(1, f"{message}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

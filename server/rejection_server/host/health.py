@@ -1,0 +1,60 @@
+"""Ask a Triton over gRPC whether it is ready."""
+
+from __future__ import annotations
+
+import socket
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from rejection_server.host.options import Endpoints
+
+__all__ = ["HealthProbe"]
+
+RPC_TIMEOUT_S = 2.0
+
+
+class HealthProbe:
+    """Asks one server again and again; close it when done.
+
+    Args:
+        endpoints: where the server listens. It opens its ports one after the other, gRPC first.
+        speaks_grpc: False where TLS is on, for which the probe has no certificates: it then takes the open port for the
+            answer, which Triton opens only after it has loaded the models.
+        every_model: whether every model has to be ready, or only the server alive.
+    """
+
+    def __init__(self, endpoints: Endpoints, *, speaks_grpc: bool = True, every_model: bool = True) -> None:
+        self._endpoints = endpoints
+        self._speaks_grpc = speaks_grpc
+        self._every_model = every_model
+        self._client = triton.InferenceServerClient(endpoints.grpc)
+
+    def is_ready(self) -> bool:
+        """Whether the server listens on every port, answers and says that it is ready."""
+        # gRPC waits longer and longer between attempts to connect; a plain connection says at once that it is time.
+        if not all(self._is_open(port) for port in self._endpoints.ports):
+            return False
+        if not self._speaks_grpc:
+            return True
+        try:
+            if not self._every_model:
+                return bool(self._client.is_server_live(client_timeout=RPC_TIMEOUT_S))
+            if not self._client.is_server_ready(client_timeout=RPC_TIMEOUT_S):
+                return False
+            index = self._client.get_model_repository_index(client_timeout=RPC_TIMEOUT_S)
+        except InferenceServerException:
+            return False
+        # A model that is in the repository but was not asked for (explicit model control) has no state.
+        return all(model.state in ("READY", "") for model in index.models)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _is_open(self, port: int) -> bool:
+        try:
+            with socket.create_connection((self._endpoints.reachable_address, port), timeout=RPC_TIMEOUT_S):
+                return True
+        except OSError:
+            return False

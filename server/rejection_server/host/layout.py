@@ -1,0 +1,193 @@
+"""Lay out the folder that Triton runs from: its backends, for this interpreter.
+
+    rejection-server-XXXXXXXX/
+    ├── alive                     locked as long as somebody looks after the folder
+    ├── backends/python/          the wheel's Python backend and this Python version's stub
+    ├── backends/onnxruntime/     model.py: the stand-in backend
+    ├── bin/python3, pyvenv.cfg   a virtual environment of this interpreter ...
+    ├── lib/python3.X/            ... with this package and everything installed for this interpreter on its search path
+    ├── lib/libpython3.X.so.1.0   this interpreter's own, under the name the stub asks for
+    └── tmp/                      TMPDIR of Triton and its models
+
+Triton refuses a backend library that is a link out of the backend's folder, and a stub that is a copy finds no
+libraries by its built-in search path: so files are copied and everything is found through LD_LIBRARY_PATH. The stub
+ignores PYTHONPATH (its interpreter is isolated) and takes the virtual environment of the first `python3` on PATH for
+its own: so it is given one. The folder's name is the prefix of every shared memory region of this Triton, which is how
+both are recognised after an unclean end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rejection_server.host.errors import HostError, UnsupportedMachineError
+from rejection_server.host.guardian import remove_leftovers
+from rejection_server.host.locate import TritonWheel, find_libpython, loader_complaints, needed_libpython
+
+__all__ = ["ONNX_BACKEND", "Layout", "lay_out", "remove_stale"]
+
+PREFIX = "rejection-server-"
+STALE_AFTER_S = 60.0
+ONNX_BACKEND = Path(__file__).resolve().parents[1] / "onnx_backend" / "model.py"
+SERVER_FOLDER = Path(__file__).resolve().parents[2]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder ready for Triton to run from."""
+
+    folder: Path
+    """The runtime folder."""
+    environment: Mapping[str, str]
+    """Environment variables for Triton."""
+    alive_fd: int
+    """Descriptor of the locked file `alive`; the lock lasts until every holder closed it."""
+
+    @property
+    def backends(self) -> Path:
+        """What `--backend-directory` names."""
+        return self.folder / "backends"
+
+    @property
+    def shm_prefix(self) -> str:
+        """Beginning of the name of every shared memory region of this Triton."""
+        return f"{self.folder.name}-"
+
+
+def lay_out(wheel: TritonWheel, onnx_backend: Path = ONNX_BACKEND) -> Layout:
+    """Make a fresh runtime folder and check that the system can load Triton from it.
+
+    Raises UnsupportedMachineError if a shared library is missing, HostError if no folder can be used.
+    """
+    parent = _executable_folder()
+    remove_stale(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    alive_fd = os.open(folder / "alive", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stub = _fill(folder, wheel, onnx_backend)
+        environment = _environment(folder, wheel)
+        _check_libraries(wheel, stub, environment)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(alive_fd)
+        raise
+    return Layout(folder=folder, environment=environment, alive_fd=alive_fd)
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove runtime folders, and their shared memory, that nobody looks after any more.
+
+    They stay behind only if launcher, guardian and Triton were all killed at one stroke.
+    """
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            # A young folder may belong to a start that has not locked it yet.
+            if folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_mtime < STALE_AFTER_S:
+                continue
+            with (folder / "alive").open("r+") as alive:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _log.info("removing %s, left behind by a server that was killed", folder)
+                remove_leftovers(f"{folder.name}-", folder)
+        except OSError:  # locked, so in use; or vanished meanwhile
+            continue
+
+
+def _fill(folder: Path, wheel: TritonWheel, onnx_backend: Path) -> Path:
+    """Copy and link the files in; returns the stub."""
+    python = folder / "backends" / "python"
+    python.mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copyfile(wheel.python_backend / name, python / name)
+    stub = python / wheel.stub.name
+    shutil.copyfile(wheel.stub, stub)
+    stub.chmod(0o700)
+
+    if onnx_backend.is_file():
+        (folder / "backends" / "onnxruntime").mkdir()
+        shutil.copyfile(onnx_backend, folder / "backends" / "onnxruntime" / "model.py")
+
+    (folder / "tmp").mkdir()
+    (folder / "lib").mkdir()
+    libpython = find_libpython()
+    if libpython is not None:
+        (folder / "lib" / needed_libpython(wheel.stub)).symlink_to(libpython)
+
+    _make_virtual_environment(folder, wheel)
+    return stub
+
+
+def _make_virtual_environment(folder: Path, wheel: TritonWheel) -> None:
+    base = Path(sys.executable).resolve()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(base)
+    (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+    site_packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site_packages.mkdir(parents=True)
+    installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    # In this order: our package cannot be shadowed by an installed one. addsitedir also honours editable installs.
+    lines = [str(SERVER_FOLDER)]
+    lines += [
+        f"import site; site.addsitedir({entry!r})" for entry in dict.fromkeys([str(wheel.site_packages), *installed])
+    ]
+    lines.append("import rejection_server.host.numpy2 as numpy2; numpy2.repair()")
+    (site_packages / "rejection_server.pth").write_text("\n".join(lines) + "\n")
+
+
+def _environment(folder: Path, wheel: TritonWheel) -> dict[str, str]:
+    """Triton's environment: ours, with the search paths for libraries and the interpreter set."""
+    environment = dict(os.environ)
+    # It would name the standard library of another interpreter.
+    environment.pop("PYTHONHOME", None)
+
+    def prepend(variable: str, *paths: Path) -> None:
+        rest = [entry for entry in environment.get(variable, "").split(os.pathsep) if entry]
+        environment[variable] = os.pathsep.join(dict.fromkeys([*map(str, paths), *rest]))
+
+    prepend("LD_LIBRARY_PATH", folder / "lib", wheel.libraries)
+    prepend("PATH", folder / "bin")
+    environment["TMPDIR"] = str(folder / "tmp")
+    return environment
+
+
+def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, str]) -> None:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    missing = loader_complaints(stub, environment)
+    if any(name.startswith("libpython") for name in missing):
+        raise UnsupportedMachineError(
+            f"the Python at {sys.executable} has no shared library libpython{version}.so.1.0, which Triton's Python "
+            f"backend needs: install it (on Debian and Ubuntu: apt-get install libpython{version}), or set PYTHON to "
+            "an interpreter built with --enable-shared"
+        )
+    missing += loader_complaints(wheel.tritonserver, environment)
+    if missing:
+        raise UnsupportedMachineError(
+            f"Triton needs {', '.join(dict.fromkeys(missing))}, which this system lacks: install it with the "
+            "system's package manager (on Debian and Ubuntu: apt-get install libstdc++6 zlib1g), or use the container "
+            "image in docker/"
+        )
+
+
+def _executable_folder() -> Path:
+    """The first usable folder for temporary files that programs may be started from."""
+    candidates = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", sys.prefix]  # noqa: S108
+    for candidate in candidates:
+        if not candidate or not os.access(candidate, os.W_OK | os.X_OK):
+            continue
+        if not os.statvfs(candidate).f_flag & os.ST_NOEXEC:
+            return Path(candidate)
+    raise HostError(
+        f"no folder for temporary files allows programs to be started ({', '.join(filter(None, candidates))}): "
+        "set TMPDIR to one on a file system mounted without noexec"
+    )

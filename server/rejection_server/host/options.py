@@ -1,0 +1,225 @@
+"""What can be chosen about an embedded Triton, and the command line that follows from it."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
+
+__all__ = ["Endpoints", "LogLevel", "ServeOptions", "check_repository", "choose_endpoints", "triton_command"]
+
+LogLevel = Literal["error", "warning", "info", "verbose"]
+
+_LOG_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "error": ("--log-info=false", "--log-warning=false"),
+    "warning": ("--log-info=false",),
+    "info": (),
+    "verbose": ("--log-verbose=1",),
+}
+# Set here from the options; given again by hand they would make the addresses reported wrong.
+_OURS = {
+    "--model-store": "--repository",
+    "--model-repository": "--repository",
+    "--grpc-address": "--host",
+    "--http-address": "--host",
+    "--metrics-address": "--host",
+    "--grpc-port": "--grpc-port",
+    "--http-port": "--http-port",
+    "--metrics-port": "--metrics-port",
+    "--backend-directory": None,
+    "--allow-grpc": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Everything an embedded Triton can be told."""
+
+    repository: Path
+    """Model repository: a folder with one folder per model."""
+    host: str = "127.0.0.1"
+    """Name or address of this machine that every port is bound to; loopback only unless told otherwise."""
+    grpc_port: int = 8001
+    """Port of the gRPC service; 0 takes a free one."""
+    http_port: int | None = None
+    """Port of the HTTP service; 0 takes a free one, None leaves the service off."""
+    metrics_port: int | None = 8002
+    """Port of the Prometheus metrics; 0 takes a free one, None leaves them off."""
+    log_level: LogLevel = "warning"
+    """Least severe lines of Triton's log."""
+    log_path: Path | None = None
+    """File that Triton's whole log is appended to, unfiltered."""
+    model_config_name: str | None = None
+    """Use `configs/NAME.pbtxt` of every model that has one in place of its `config.pbtxt`."""
+    exit_timeout_s: int = 30
+    """Seconds that requests in flight may take to finish when the server is stopped."""
+    startup_timeout_s: float = 180.0
+    """Seconds until every model has to be ready."""
+    triton_arguments: tuple[str, ...] = ()
+    """Further arguments of tritonserver, appended last so that they win."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a server listens: one address, a port for each service that is on."""
+
+    address: str
+    """IP address that the ports are bound to."""
+    grpc_port: int
+    http_port: int | None
+    metrics_port: int | None
+
+    @property
+    def grpc(self) -> str:
+        """HOST:PORT for a gRPC client on this machine."""
+        return self._reachable(self.grpc_port)
+
+    @property
+    def http(self) -> str | None:
+        """URL of the HTTP service, None if it is off."""
+        return None if self.http_port is None else f"http://{self._reachable(self.http_port)}"
+
+    @property
+    def metrics(self) -> str | None:
+        """URL of the metrics, None if they are off."""
+        return None if self.metrics_port is None else f"http://{self._reachable(self.metrics_port)}/metrics"
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every port, gRPC first."""
+        return tuple(port for port in (self.grpc_port, self.http_port, self.metrics_port) if port is not None)
+
+    @property
+    def reachable_address(self) -> str:
+        """IP address that a client on this machine connects to."""
+        ip = ipaddress.ip_address(self.address)
+        if not ip.is_unspecified:
+            return self.address
+        return "127.0.0.1" if ip.version == 4 else "::1"
+
+    def _reachable(self, port: int) -> str:
+        host = self.reachable_address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_repository(repository: Path) -> None:
+    """Raise RepositoryError unless the folder holds at least one model."""
+    if not repository.is_dir():
+        raise RepositoryError(
+            f"there is no model repository at {repository}: name an existing folder with --repository"
+        )
+    try:
+        models = [entry for entry in repository.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except PermissionError as exc:
+        raise RepositoryError(f"the model repository {repository} may not be read by this user") from exc
+    if (repository / "config.pbtxt").is_file():
+        raise RepositoryError(f"{repository} is a model, not a model repository: name the folder above it")
+    if not models:
+        raise RepositoryError(f"the model repository {repository} holds no model: each model is a folder in it")
+
+
+def choose_endpoints(options: ServeOptions) -> Endpoints:
+    """Check that every port can be had, and pick free ones where 0 was asked for.
+
+    Raises OptionError for an impossible address or port, PortTakenError for one in use.
+    """
+    address = _resolve(options.host)
+    with ExitStack() as held:  # all at once, so that no free port is picked twice
+        return Endpoints(
+            address=address,
+            grpc_port=_probe(held, "gRPC", "--grpc-port", address, options.grpc_port),
+            http_port=_probe_optional(held, "HTTP", "--http-port", address, options.http_port),
+            metrics_port=_probe_optional(held, "metrics", "--metrics-port", address, options.metrics_port),
+        )
+
+
+def triton_command(
+    options: ServeOptions,
+    endpoints: Endpoints,
+    *,
+    tritonserver: Path,
+    backends: Path,
+    caches: Path,
+    shm_prefix: str,
+    has_gpu: bool,
+) -> list[str]:
+    """The command line of tritonserver; raises OptionError if an extra argument repeats one of ours."""
+    for argument in options.triton_arguments:
+        name = argument.partition("=")[0]
+        if name in _OURS:
+            instead = f"use {_OURS[name]} instead" if _OURS[name] else "the embedded host sets it"
+            raise OptionError(f"{name} cannot follow `--`: {instead}")
+    is_ipv6 = ipaddress.ip_address(endpoints.address).version == 6
+    grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
+    web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
+    command = [
+        str(tritonserver),
+        f"--model-repository={options.repository.resolve()}",
+        "--model-control-mode=none",
+        "--strict-readiness=true",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--cache-directory={caches}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        f"--grpc-address={grpc_address}",
+        f"--grpc-port={endpoints.grpc_port}",
+        f"--http-address={web_address}",
+        *_service("http", endpoints.http_port),
+        f"--metrics-address={web_address}",
+        *_service("metrics", endpoints.metrics_port),
+        *_LOG_FLAGS[options.log_level],
+    ]
+    if not has_gpu:  # looking for a GPU takes time and warns
+        command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
+    if options.model_config_name is not None:
+        command.append(f"--model-config-name={options.model_config_name}")
+    return [*command, *options.triton_arguments]
+
+
+def _service(name: str, port: int | None) -> Sequence[str]:
+    return [f"--allow-{name}=false"] if port is None else [f"--allow-{name}=true", f"--{name}-port={port}"]
+
+
+def _resolve(host: str) -> str:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:
+        raise OptionError(f"'{host}' is not a name or address of this machine: see --host") from exc
+    # IPv4 first: that is where clients look for "localhost".
+    return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+
+
+def _probe_optional(held: ExitStack, service: str, option: str, address: str, port: int | None) -> int | None:
+    return None if port is None else _probe(held, service, option, address, port)
+
+
+def _probe(held: ExitStack, service: str, option: str, address: str, port: int) -> int:
+    if not 0 <= port <= 65535:
+        raise OptionError(f"{option} {port} is not a port: give a number from 1 to 65535, or 0 for a free one")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    probe = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+    # As Triton does: connections of an earlier server that are still closing do not count.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((address, port))
+        # Linux lets two sockets with this option bind one port as long as neither listens.
+        probe.listen(1)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise PortTakenError(
+                f"port {port} of {address}, wanted for {service}, is already in use: stop the program that listens "
+                f"there or choose another port with {option} (0 takes a free one)"
+            ) from exc
+        if exc.errno == errno.EACCES:
+            raise OptionError(
+                f"this user may not listen on port {port}: choose one from 1024 up with {option}"
+            ) from exc
+        raise OptionError(f"cannot listen on {address}, port {port}: {exc.strerror}; see --host and {option}") from exc
+    return int(probe.getsockname()[1])

@@ -1,0 +1,24 @@
+"""One embedded Triton with the model repository as checked out, for the whole session."""
+
+from pathlib import Path
+
+import pytest
+
+from rejection_server.host import ServeOptions, Server
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A ready `Server` on free ports; the last lines of Triton's log are shown if it will not start."""
+    log_path = tmp_path_factory.mktemp("triton") / "triton.log"
+    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, log_level="info", log_path=log_path)
+    server = Server(options)
+    try:
+        server.start()
+    except Exception as exc:
+        exc.add_note("\n".join(server.log_tail()[-60:]))
+        raise
+    yield server
+    assert server.stop() == 0

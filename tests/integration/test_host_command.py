@@ -1,0 +1,95 @@
+"""The command `serve`: what it says and returns when it cannot serve."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def serve(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "rejection_server", "serve", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "server"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def assert_one_sentence(done, status, words):
+    assert done.returncode == status
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("Loading the models")]
+    assert len(said) == 1, done.stderr
+    assert re.search(words, said[0])
+
+
+def model(folder, config, code=None):
+    (folder / "broken" / "1").mkdir(parents=True)
+    (folder / "broken" / "config.pbtxt").write_text(config)
+    if code is not None:
+        (folder / "broken" / "1" / "model.py").write_text(code)
+    return str(folder)
+
+
+def test_help_teaches():
+    done = serve("--help")
+    assert done.returncode == 0
+    for words in ("scripts/serve --host 0.0.0.0", "examples:", "exit status:", "-- goes to tritonserver"):
+        assert words in done.stdout
+
+
+def test_missing_repository(tmp_path):
+    assert_one_sentence(serve("--repository", str(tmp_path / "x")), 1, r"no model repository at .*/x: .*--repository")
+
+
+def test_taken_port(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = serve("--grpc-port", port, "--metrics-port", "off")
+        assert_one_sentence(done, 1, f"port {port} of 127.0.0.1, wanted for gRPC, is already in use: .*--grpc-port")
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "words"),
+    [
+        ('backend: "tensorrt"', None, "model 'broken' could not be loaded: unable to find backend library"),
+        ('backend: "python"', "raise SystemError('no weights')", "model 'broken' could not be loaded: .*no weights"),
+        ('backend: "python"', None, "Python model file not found in .*broken/1/model.py"),
+        ("no such field: 1", None, r"model 'broken' could not be loaded: .*\(line 1, column"),
+    ],
+)
+def test_broken_models(tmp_path, config, code, words):
+    repository = model(tmp_path / "repository", config, code)
+    assert_one_sentence(serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off"), 1, words)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--no-such-option=1", "unrecognized option '--no-such-option=1'"),
+        ("--exit-timeout-secs=soon", "value given to --exit-timeout-secs"),
+        ("--grpc-port=1", "--grpc-port cannot follow `--`: use --grpc-port instead"),
+    ],
+)
+def test_wrong_triton_arguments(tmp_path, argument, words):
+    repository = model(tmp_path / "repository", 'backend: "python"', "")
+    done = serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off", "--", argument)
+    assert_one_sentence(done, 2, words)
+
+
+def test_missing_wheel():
+    # Without site-packages nothing is installed.
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "rejection_server", "serve"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "server")},
+        capture_output=True,
+        text=True,
+    )
+    assert_one_sentence(done, 1, "is not installed in .*: start with scripts/serve")

@@ -1,0 +1,300 @@
+"""The embedded host with a real Triton and a small Python model: starting, serving, stopping, dying."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+
+from rejection_server.host import ServeOptions, Server
+from rejection_server.host.errors import ModelLoadError, RepositoryError
+
+ROOT = Path(__file__).parents[2]
+GONE_WITHIN_S = 15
+
+CONFIG = """
+backend: "python"
+max_batch_size: 8
+input [
+  { name: "text" data_type: TYPE_STRING dims: [ 1 ] },
+  { name: "numbers" data_type: TYPE_INT64 dims: [ -1 ] }
+]
+output [
+  { name: "lengths" data_type: TYPE_INT32 dims: [ 1 ] },
+  { name: "doubled" data_type: TYPE_INT64 dims: [ -1 ] },
+  { name: "process" data_type: TYPE_INT32 dims: [ 1 ] }
+]
+"""
+MODEL = """
+import os
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        text = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
+        numbers = pb_utils.get_input_tensor_by_name(request, "numbers").as_numpy()
+        if text[0, 0].startswith(b"sleep"):
+            time.sleep(float(text[0, 0].split()[1]))
+        lengths = np.array([[len(row[0])] for row in text], np.int32)
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("lengths", lengths),
+                pb_utils.Tensor("doubled", 2 * numbers),
+                pb_utils.Tensor("process", np.full_like(lengths, os.getpid())),
+            ]
+        )
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return make_repository(tmp_path / "repository")
+
+
+def make_repository(folder, model=MODEL, config=CONFIG):
+    (folder / "echo" / "1").mkdir(parents=True)
+    (folder / "echo" / "config.pbtxt").write_text(config)
+    (folder / "echo" / "1" / "model.py").write_text(model)
+    return folder
+
+
+def options(repository, **changes):
+    return ServeOptions(repository=repository, grpc_port=0, metrics_port=None, **changes)
+
+
+def infer(address, texts, numbers=((1,),)):
+    client = triton.InferenceServerClient(address)
+    numbers = np.array([*numbers] * (len(texts) if len(numbers) == 1 else 1), np.int64)
+    inputs = [triton.InferInput("text", [len(texts), 1], "BYTES"), triton.InferInput("numbers", numbers.shape, "INT64")]
+    inputs[0].set_data_from_numpy(np.array(texts, object).reshape(-1, 1))
+    inputs[1].set_data_from_numpy(numbers)
+    result = client.infer("echo", inputs, client_timeout=60)
+    client.close()
+    return {name: result.as_numpy(name).tolist() for name in ("lengths", "doubled", "process")}
+
+
+def fail_to_infer(address, texts):
+    with pytest.raises(triton.InferenceServerException):
+        infer(address, texts)
+
+
+def traces(folder):
+    """What is left of a server: its processes, shared memory and runtime folder."""
+    found = [str(region) for region in Path("/dev/shm").glob(f"{folder.name}*")]
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or ()
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(folder) in word for word in words):
+            found.append(f"{process.pid} {words[0]}")
+    return found + ([str(folder)] if folder.exists() else [])
+
+
+def assert_gone(folder, within_s=GONE_WITHIN_S):
+    deadline = time.monotonic() + within_s
+    while (left := traces(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+class Launched:
+    """`python -m rejection_server serve` in a process of its own, ready."""
+
+    def __init__(self, repository, *arguments):
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "rejection_server", "serve", "--repository", str(repository)),
+                *("--grpc-port", "0", "--metrics-port", "off", *arguments),
+            ],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "server")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.output = []
+        for line in self.process.stdout:
+            self.output.append(line)
+            if "Ctrl-C" in line:
+                break
+        else:
+            raise AssertionError(self.process.communicate()[1])
+        self.address = next(line.split()[1] for line in self.output if "gRPC" in line)
+        (self.guardian,) = psutil.Process(self.process.pid).children()
+        (self.triton,) = self.guardian.children()
+        self.stubs = self.triton.children()
+        self.folder = Path(self.guardian.cmdline()[5])
+
+    def finish(self):
+        """Exit status and what was said on standard error."""
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def launched(repository):
+    launched = Launched(repository)
+    assert len(traces(launched.folder)) >= 5, "the test must see a server that runs"
+    yield launched
+    launched.process.kill()
+    launched.process.communicate()
+    assert_gone(launched.folder)
+
+
+def test_tensors_arrive_whole_both_ways(repository):
+    with Server(options(repository)) as server:
+        texts = [b"abc", "grüße 🤷".encode(), b"", b"\x00\xff1"]
+        answer = infer(server.grpc_address, texts, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-(2**62), 0, 2**61]])
+        assert answer["lengths"] == [[3], [12], [0], [3]]
+        assert answer["doubled"] == [[2, 4, 6], [8, 10, 12], [14, 16, 18], [-(2**63), 0, 2**62]]
+        folder = server.runtime_folder
+    assert_gone(folder, within_s=0)
+
+
+def test_stopping_lets_requests_finish(repository):
+    with Server(options(repository)) as server:
+        answers = []
+        request = threading.Thread(target=lambda: answers.append(infer(server.grpc_address, [b"sleep 2"])))
+        request.start()
+        time.sleep(0.7)
+        assert server.stop() == 0
+        request.join()
+        assert answers[0]["lengths"] == [[7]]
+        assert server.stop() == 0, "stopping twice is fine"
+
+
+def test_log_file_and_tail(repository, tmp_path):
+    path = tmp_path / "triton.log"
+    with Server(options(repository, log_level="info", log_path=path)) as server:
+        assert server.log_path == path
+        assert any("successfully loaded 'echo'" in line for line in server.log_tail())
+    assert "Started GRPCInferenceService" in path.read_text()
+
+
+def test_metrics_and_http_ports(repository):
+    options = ServeOptions(repository=repository, host="localhost", grpc_port=0, http_port=0, metrics_port=0)
+    with Server(options) as server:
+        assert b"nv_inference_count" in fetch(server.metrics_address)
+        assert b'"name":"triton"' in fetch(f"{server.http_address}/v2")
+
+
+def fetch(url):
+    from urllib.request import urlopen
+
+    with urlopen(url, timeout=10) as answer:
+        return answer.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_forwarded(launched, number):
+    answers = []
+    request = threading.Thread(target=lambda: answers.append(infer(launched.address, [b"sleep 2"])))
+    request.start()
+    time.sleep(0.7)
+    launched.process.send_signal(number)
+    status, errors = launched.finish()
+    request.join()
+    assert answers[0]["lengths"] == [[7]]
+    assert status == 0
+    assert "Traceback" not in errors
+    assert traces(launched.folder) == []
+
+
+def test_second_interrupt_forces(launched):
+    request = threading.Thread(target=fail_to_infer, args=(launched.address, [b"sleep 30"]))
+    request.start()
+    time.sleep(0.7)
+    begin = time.monotonic()
+    launched.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    launched.process.send_signal(signal.SIGINT)
+    status, _ = launched.finish()
+    assert time.monotonic() - begin < 5
+    assert status == 128 + signal.SIGKILL
+    assert traces(launched.folder) == []
+    request.join()
+
+
+def test_launcher_is_killed(launched):
+    launched.process.kill()
+    assert_gone(launched.folder, within_s=6)
+
+
+def test_launcher_is_killed_with_a_request_in_flight(launched):
+    request = threading.Thread(target=fail_to_infer, args=(launched.address, [b"sleep 30"]))
+    request.start()
+    time.sleep(0.7)
+    launched.process.kill()
+    assert_gone(launched.folder, within_s=6)
+    request.join()
+
+
+def test_triton_is_killed(launched):
+    launched.triton.kill()
+    status, errors = launched.finish()
+    assert status == 128 + signal.SIGKILL
+    assert "scripts/serve: Triton was killed by signal 9 (SIGKILL)" in errors
+    assert traces(launched.folder) == []
+
+
+def test_guardian_is_killed(launched):
+    launched.guardian.kill()
+    status, errors = launched.finish()
+    assert status != 0
+    assert "Traceback" not in errors
+    assert_gone(launched.folder)
+
+
+def test_launcher_and_guardian_are_killed(launched, repository):
+    launched.process.kill()
+    launched.guardian.kill()
+    processes = [launched.triton, *launched.stubs]
+    assert psutil.wait_procs(processes, timeout=GONE_WITHIN_S)[1] == []
+    # What is left are files; the next start clears them up once they are old enough.
+    os.utime(launched.folder, (0, 0))
+    with Server(options(repository)):
+        assert traces(launched.folder) == []
+
+
+def test_stub_is_killed(launched):
+    """Triton would go on, ready by its own account, and answer every request with an error."""
+    launched.stubs[0].kill()
+    status, errors = launched.finish()
+    assert status != 0
+    assert "the process of model instance echo_0 was killed by signal 9 (SIGKILL): Triton does not start it" in errors
+    assert traces(launched.folder) == []
+
+
+def test_a_model_that_raises_is_named(tmp_path):
+    model = MODEL.replace("def execute", "def initialize(self, args): raise ValueError('no file')\n\n    def execute")
+    server = Server(options(make_repository(tmp_path / "r", model=model)))
+    with pytest.raises(ModelLoadError, match=r"model 'echo' could not be loaded: ValueError: no file$"):
+        server.start()
+    assert traces(server.runtime_folder) == []
+
+
+def test_a_broken_config_is_named(tmp_path):
+    server = Server(options(make_repository(tmp_path / "r", config=CONFIG + "max_batch_size: x")))
+    with pytest.raises(ModelLoadError, match=r"'echo' could not be loaded: failed to read text proto .*line"):
+        server.start()
+    assert traces(server.runtime_folder) == []
+
+
+def test_a_model_without_code_does_not_hang(tmp_path):
+    repository = make_repository(tmp_path / "r")
+    (repository / "echo" / "1" / "model.py").unlink()
+    server = Server(options(repository))
+    with pytest.raises(RepositoryError, match=r"Python model file not found in '.*echo/1/model\.py'"):
+        server.start()
+    assert traces(server.runtime_folder) == []

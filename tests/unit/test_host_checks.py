@@ -1,0 +1,185 @@
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from rejection_server.host.errors import (
+    OptionError,
+    PortTakenError,
+    RepositoryError,
+    TritonNotInstalledError,
+    UnsupportedMachineError,
+)
+from rejection_server.host.layout import lay_out, remove_stale
+from rejection_server.host.locate import Machine, check_machine, find_wheel, loader_complaints, needed_libpython
+from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
+
+FITTING = Machine(system="Linux", processor="x86_64", libc="glibc 2.35", python=(3, 12))
+PATHS = {"tritonserver": Path("/t"), "backends": Path("/b"), "caches": Path("/c"), "shm_prefix": "p-", "has_gpu": False}
+
+
+@pytest.mark.parametrize("changes", [{}, {"python": (3, 11)}, {"python": (3, 13)}, {"libc": "glibc 2.36"}])
+def test_fitting_machines(changes):
+    check_machine(dataclasses.replace(FITTING, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"processor": "aarch64"}, "x86-64 processor, this is Linux on aarch64: use the container"),
+        ({"system": "Darwin"}, "this is Darwin"),
+        ({"libc": "glibc 2.31"}, "2.35 or newer, this system has 2.31: use the container"),
+        ({"libc": "glibc 2.9"}, "this system has 2.9"),
+        ({"libc": ""}, "another C library: use the container"),
+        ({"python": (3, 10)}, "CPython 3.11 or 3.12 or 3.13, this is CPython 3.10"),
+        ({"python": (3, 14)}, "this is CPython 3.14"),
+        ({"free_threaded": True, "python": (3, 13)}, "free-threaded"),
+        ({"implementation": "pypy", "python": (3, 11)}, "this is pypy 3.11"),
+    ],
+)
+def test_unfitting_machines(changes, words):
+    with pytest.raises(UnsupportedMachineError, match=words):
+        check_machine(dataclasses.replace(FITTING, **changes))
+
+
+def test_wheel_is_found_complete():
+    wheel = find_wheel()
+    assert os.access(wheel.tritonserver, os.X_OK)
+    assert (wheel.caches / "local").is_dir()
+
+
+def test_python_without_a_stub():
+    with pytest.raises(UnsupportedMachineError, match=r"no Python backend for Python 3\.99"):
+        find_wheel((3, 99))
+
+
+def test_wheel_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("rejection_server.host.locate.WHEEL", "no-such-wheel")
+    with pytest.raises(TritonNotInstalledError, match="no-such-wheel"):
+        find_wheel()
+
+
+def test_missing_libpython_is_named_by_the_loader():
+    # No system that this runs on has the library of Python 3.8 any more.
+    stub = find_wheel((3, 8)).stub
+    assert needed_libpython(stub) == "libpython3.8.so.1.0"
+    missing = loader_complaints(stub, {"LD_LIBRARY_PATH": str(find_wheel().libraries)})
+    assert missing == ["libpython3.8.so.1.0"]
+
+
+def test_static_python_is_refused_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("rejection_server.host.layout.find_libpython", lambda: None)
+    with pytest.raises(UnsupportedMachineError, match="apt-get install libpython3"):
+        lay_out(dataclasses.replace(find_wheel(), stub=find_wheel((3, 8)).stub))
+    assert not list(tmp_path.iterdir())
+
+
+def test_layout_and_what_the_loader_says(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PYTHONHOME", "/elsewhere")
+    layout = lay_out(find_wheel())
+    stub = layout.backends / "python" / "triton_python_backend_stub"
+    assert os.access(stub, os.X_OK)
+    assert not (layout.backends / "python" / "libtriton_python.so").is_symlink()
+    assert (layout.backends / "onnxruntime" / "model.py").is_file()
+    assert loader_complaints(stub, layout.environment) == []
+    assert "PYTHONHOME" not in layout.environment
+    os.close(layout.alive_fd)
+
+
+def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    live, dead = lay_out(find_wheel()), lay_out(find_wheel())
+    os.close(dead.alive_fd)
+    regions = [Path("/dev/shm", layout.shm_prefix + "region") for layout in (live, dead)]
+    for region in regions:
+        region.touch()
+    try:
+        remove_stale(tmp_path)
+        assert dead.folder.exists(), "too young to judge"
+        for layout in (live, dead):
+            os.utime(layout.folder, (0, 0))
+        remove_stale(tmp_path)
+        assert live.folder.exists()
+        assert not dead.folder.exists()
+        assert [region.exists() for region in regions] == [True, False]
+    finally:
+        os.close(live.alive_fd)
+        for region in regions:
+            region.unlink(missing_ok=True)
+
+
+def test_repositories_that_are_none(tmp_path):
+    with pytest.raises(RepositoryError, match=r"no model repository at .*/nowhere"):
+        check_repository(tmp_path / "nowhere")
+    with pytest.raises(RepositoryError, match="holds no model"):
+        check_repository(tmp_path)
+    model = tmp_path / "model"
+    (model / "1").mkdir(parents=True)
+    check_repository(tmp_path)
+    (model / "config.pbtxt").touch()
+    with pytest.raises(RepositoryError, match="name the folder above"):
+        check_repository(model)
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [("grpc_port", "--grpc-port"), ("http_port", "--http-port"), ("metrics_port", "--metrics-port")],
+)
+def test_taken_ports(field, option):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = dataclasses.replace(free_options(), **{field: port})
+        with pytest.raises(PortTakenError, match=f"port {port} of 127.0.0.1.*{option}"):
+            choose_endpoints(options)
+
+
+def test_free_ports_differ():
+    endpoints = choose_endpoints(dataclasses.replace(free_options(), http_port=0))
+    assert len({endpoints.grpc_port, endpoints.http_port, endpoints.metrics_port} - {0, None}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grpc_port": 65536}, "--grpc-port 65536 is not a port"),
+        ({"metrics_port": -1}, "--metrics-port -1 is not a port"),
+        ({"host": "no such host"}, "'no such host' is not a name or address"),
+        ({"host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_impossible_endpoints(changes, words):
+    with pytest.raises(OptionError, match=words):
+        choose_endpoints(dataclasses.replace(free_options(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("address", "reachable"),
+    [("0.0.0.0", "127.0.0.1:1"), ("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1"), ("::", "[::1]:1")],
+)
+def test_addresses_for_clients(address, reachable):
+    endpoints = Endpoints(address, 1, None, 2)
+    assert endpoints.grpc == reachable
+    assert endpoints.http is None
+    assert endpoints.metrics == f"http://{reachable[:-1]}2/metrics"
+
+
+def test_command_line():
+    options = dataclasses.replace(free_options(), model_config_name="gpu", triton_arguments=("--id=x",))
+    command = triton_command(options, Endpoints("::1", 1, None, 2), **PATHS)
+    assert {"--grpc-address=[::1]", "--metrics-address=ipv6:::1", "--allow-http=false"} < set(command)
+    assert command[-2:] == ["--model-config-name=gpu", "--id=x"]
+
+
+@pytest.mark.parametrize("argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory"])
+def test_arguments_that_are_ours(argument):
+    options = dataclasses.replace(free_options(), triton_arguments=(argument,))
+    with pytest.raises(OptionError, match="cannot follow `--`"):
+        triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
+
+
+def free_options():
+    return ServeOptions(repository=Path("model_repository"), grpc_port=0, metrics_port=0)
