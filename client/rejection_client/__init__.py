@@ -1,11 +1,15 @@
 """Ask a Triton server, over gRPC, whether a language model refused.
 
-`RejectionClient` is the client, `Prediction` what it answers, and every failure of a call is a `RejectionError`
-(see `rejection_client.errors` for the tree). The command `rejection` does the same from a shell.
+`RejectionClient` is the client, `AsyncRejectionClient` the same for asyncio, `ClientConfig` all they can be told, and
+`Prediction` what they answer. Every failure of a call is a `RejectionError` (see `rejection_client.errors` for the
+tree). `rejection_client.llm_guard` is a scanner for LLM Guard. The command `rejection` does the same from a shell.
 """
 
-from rejection_client._client import RejectionClient
-from rejection_client._prediction import Prediction
+import logging as _logging
+
+from rejection_client._client import AsyncRejectionClient, RejectionClient
+from rejection_client._config import ClientConfig, Tls
+from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
 from rejection_client.errors import (
     AccessDeniedError,
     DeadlineExceededError,
@@ -19,17 +23,27 @@ from rejection_client.errors import (
     UnexpectedAnswerError,
 )
 
+# Whoever wants the log sets logging up; until then nothing is printed.
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
+
 __all__ = [
     "AccessDeniedError",
+    "AsyncRejectionClient",
+    "ClientConfig",
     "DeadlineExceededError",
+    "DocumentPrediction",
     "InvalidInputError",
+    "ModelInfo",
     "ModelNotFoundError",
     "OverloadedError",
     "Prediction",
     "RejectionClient",
     "RejectionError",
     "RequestCancelledError",
+    "Result",
     "ServerError",
     "ServerUnavailableError",
+    "Tls",
     "UnexpectedAnswerError",
+    "Unit",
 ]

@@ -1,86 +1,128 @@
-"""The client: one connection, its deadline, and the calls on it."""
+"""The two clients, method for method the same; what they do is in `_core`."""
 
-import logging
-import math
-import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self, overload
+from typing import Literal, Self
 
-import grpc
-from tritonclient.grpc import service_pb2_grpc
-
-from rejection_client import _protocol, _status
-from rejection_client._prediction import Prediction
-
-_log = logging.getLogger(__name__)
-
-_CHANNEL_OPTIONS = (
-    # The server states its own limit, in a better message than gRPC's.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-)
-_OTHER_SCHEMES = ("http", "https", "grpc", "grpcs", "tcp")
-_LIVE_TIMEOUT_S = 0.5
-
-
-class _Model(NamedTuple):
-    """What the client must know of the served model before its first request."""
-
-    labels: tuple[str, ...]
-    max_batch_size: int
+from rejection_client._addresses import DEFAULT_URL
+from rejection_client._aio import AsyncioRuntime
+from rejection_client._config import ClientConfig
+from rejection_client._core import Core
+from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result
+from rejection_client._runtime import finish
+from rejection_client._threads import ThreadRuntime
 
 
 class RejectionClient:
-    """Classifies texts on a Triton server; threads may share one client.
+    """Classifies texts on one Triton server or several; threads may share one client.
 
     Nothing is sent until the first call, which also asks the server, once, for the label names and for the largest
     batch it takes. Use it as a context manager, or call `close()`.
+
+    These options are the same in every method that has them: `max_length` truncates each text to so many tokens,
+    special tokens included (1 or more; the model's maximum is the default and the most). `timeout_s` takes the place of
+    `ClientConfig.timeout_s`, the deadline of each request. `metadata` is sent along, as `traceparent` would be.
     """
 
-    def __init__(self, url: str = "127.0.0.1:8001", *, timeout_s: float = 10.0, model: str = "rejection") -> None:
+    def __init__(self, url: str | Sequence[str] = DEFAULT_URL, config: ClientConfig | None = None) -> None:
         """Set the client up, without connecting yet.
 
-        `url` is the server's gRPC address: HOST:PORT without a scheme, or any target gRPC knows (`dns:///...`,
-        `unix:...`). `timeout_s` is the deadline of each request in seconds, connecting included. `model` is the name
-        under which the server has the classifier. Raises ValueError for an address or a timeout that cannot be.
+        `url` is the server's gRPC address: HOST:PORT without a scheme. With several, in a sequence or with commas
+        between them, and with a name that stands for several, requests are spread over all. `unix:PATH` works too.
+        Raises ValueError for an address that cannot be, and for certificates that cannot be read.
         """
-        scheme, separator, address = url.partition("://")
-        if separator and scheme.lower() in _OTHER_SCHEMES:
-            raise ValueError(f"url '{url}' has a scheme; give the gRPC address alone: '{address}'")
-        if not url:
-            raise ValueError("url is empty; give the server's gRPC address, such as '127.0.0.1:8001'")
-        if not (timeout_s > 0 and math.isfinite(timeout_s)):
-            raise ValueError(f"timeout_s is {timeout_s}; give a number of seconds above 0")
-        self._url = url
-        self._timeout_s = timeout_s
-        self._model_name = model
-        self._channel = grpc.insecure_channel(url, options=_CHANNEL_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._model: _Model | None = None
-        self._model_lock = threading.Lock()
+        config = config or ClientConfig()
+        self._core = Core(url, config, ThreadRuntime(config.max_concurrent_requests))
 
-    @overload
-    def classify(self, texts: str, *, max_length: int | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str first
+    def classify(
+        self,
+        text: str,
+        *,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Prediction:
+        """Classify one text. Raises a `RejectionError`."""
+        return finish(self._core.classify(text, self._core.call_options(timeout_s, metadata, max_length)))
 
-    @overload
-    def classify(self, texts: Sequence[str], *, max_length: int | None = None) -> list[Prediction]: ...
+    def classify_many(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> list[Prediction]:
+        """Classify any number of texts; the predictions are in the order of the texts.
 
-    def classify(self, texts: str | Sequence[str], *, max_length: int | None = None) -> Prediction | list[Prediction]:
-        """Classify one text, giving one `Prediction`, or a sequence of texts, giving a list in the same order.
-
-        `max_length` truncates each text to so many tokens, special tokens included: 1 or more, and no more than the
-        model's maximum, which is the default. A sequence longer than the server's largest batch goes out as several
-        requests, one after the other; `timeout_s` holds for each. Raises a `RejectionError`: when one request fails,
-        the call fails.
+        They go out in requests as large as the server takes, `ClientConfig.max_concurrent_requests` at once. Raises a
+        `RejectionError`: when one request fails, the call fails, and what is under way is cancelled.
         """
-        if isinstance(texts, str):
-            return self._classify_rows([texts], max_length)[0]
-        return self._classify_rows(texts, max_length)
+        return finish(self._core.classify_many(texts, self._core.call_options(timeout_s, metadata, max_length)))
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Iterator[Result]:
+        """Classify an endless number of texts; the results come in order, each as soon as it can.
+
+        The texts are read in a thread of its own, only as far ahead as keeps the requests busy, and no text waits for a
+        request to fill. A text that fails is a `Result` with its error, and the rest goes on; what the iterable itself
+        raises ends the stream after the results before it. Closing the iterator cancels what is under way.
+        """
+        results = self._core.stream(texts, self._core.call_options(timeout_s, metadata, max_length))
+        try:
+            while True:
+                try:
+                    result = finish(results.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield result
+        finally:
+            finish(results.aclose())
+
+    def classify_document(
+        self,
+        text: str,
+        unit: Literal["windows", "sentences"] = "windows",
+        *,
+        overlap: float = 0.25,
+        all_units: bool = False,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> DocumentPrediction:
+        """Classify a text of any length in parts, and find the one most likely to be a rejection.
+
+        The parts are windows as long as the model reads, of which a share of `overlap` (0 to 0.9) is also in the next,
+        or sentences; a sentence too long for the model is cut into windows. `all_units` gives every part in the answer.
+        Raises a `RejectionError`.
+        """
+        options = self._core.call_options(timeout_s, metadata, max_length)
+        return finish(self._core.classify_document(text, unit, overlap, all_units, options))
+
+    def is_ready(self, *, timeout_s: float | None = None, metadata: Mapping[str, str] | None = None) -> bool:
+        """Ask whether a server would take requests for the model now.
+
+        False if none can be reached, or the model is not loaded; raises a `RejectionError` for any other trouble.
+        """
+        return finish(self._core.is_ready(self._core.call_options(timeout_s, metadata)))
+
+    def wait_until_ready(self, timeout_s: float = 60.0, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Wait until `is_ready`; raises ServerUnavailableError after `timeout_s` seconds."""
+        finish(self._core.wait_until_ready(timeout_s, self._core.call_options(None, metadata)))
+
+    def model_info(self, *, timeout_s: float | None = None, metadata: Mapping[str, str] | None = None) -> ModelInfo:
+        """Ask the server what it tells of its model. Raises a `RejectionError`."""
+        return finish(self._core.model_info(self._core.call_options(timeout_s, metadata)))
 
     def close(self) -> None:
-        """Close the connection; calls still running in other threads end with `RequestCancelledError`."""
-        self._channel.close()
+        """Close the connections; calls still running in other threads end with `RequestCancelledError`."""
+        finish(self._core.close())
 
     def __enter__(self) -> Self:
         """Give the client itself."""
@@ -89,57 +131,101 @@ class RejectionClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self.close()
 
-    def _classify_rows(self, texts: Sequence[str], max_length: int | None) -> list[Prediction]:
-        predictions: list[Prediction] = []
-        if not texts:
-            return predictions
-        model = self._served_model()
-        for first_row in range(0, len(texts), model.max_batch_size):
-            chunk = texts[first_row : first_row + model.max_batch_size]
-            request = _protocol.infer_request(self._model_name, chunk, max_length=max_length, first_row=first_row)
-            response = self._call("ModelInfer", request, first_row=first_row)
-            predictions += _protocol.read_predictions(response, len(chunk), model.labels)
-        return predictions
 
-    def _served_model(self) -> _Model:
-        if self._model is None:
-            with self._model_lock:
-                if self._model is None:
-                    config = self._call("ModelConfig", _protocol.config_request(self._model_name)).config
-                    labels = _protocol.read_labels(self._call("ModelInfer", _protocol.labels_request(self._model_name)))
-                    self._model = _Model(labels, max(1, config.max_batch_size))
-                    _log.debug("%s serves '%s': %s", self._url, self._model_name, self._model)
-        return self._model
+class AsyncRejectionClient:
+    """`RejectionClient` for asyncio: the same methods, awaited, and the same options. One event loop a client.
 
-    def _call(self, rpc: str, request: Any, *, first_row: int = 0) -> Any:
-        """Make one RPC: every call of this client goes through here, for its deadline and its errors."""
-        try:
-            return getattr(self._stub, rpc)(request, timeout=self._timeout_s)
-        except ValueError as error:  # gRPC's sign for a closed channel
-            raise RuntimeError("this RejectionClient is closed; make a new one") from error
-        except grpc.RpcError as error:
-            code = error.code()
-            raise _status.error_from_status(
-                code,
-                error.details() or "",
-                url=self._url,
-                model=self._model_name,
-                timeout_s=self._timeout_s,
-                live=code is grpc.StatusCode.UNAVAILABLE and self._is_live(),
-                first_row=first_row,
-            ) from error
+    A call that is cancelled cancels its request, and the server drops it.
+    """
 
-    def _is_live(self) -> bool:
-        """Whether the server answers at all, asked after it, or the connection, gave up a call.
+    def __init__(self, url: str | Sequence[str] = DEFAULT_URL, config: ClientConfig | None = None) -> None:
+        """Set the client up, as `RejectionClient` does; needs no running event loop yet."""
+        config = config or ClientConfig()
+        self._core = Core(url, config, AsyncioRuntime(config.max_concurrent_requests))
 
-        Triton answers this apart from its inference queues, however full they are. The state of the channel would
-        say less (behind a proxy it is the proxy's), and gRPC's public way to ask for it can hang a process at exit.
+    async def classify(
+        self,
+        text: str,
+        *,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Prediction:
+        """Classify one text. Raises a `RejectionError`."""
+        return await self._core.classify(text, self._core.call_options(timeout_s, metadata, max_length))
+
+    async def classify_many(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> list[Prediction]:
+        """Classify any number of texts in order, as `RejectionClient.classify_many` does."""
+        return await self._core.classify_many(texts, self._core.call_options(timeout_s, metadata, max_length))
+
+    async def stream(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Result]:
+        """Classify an endless number of texts, as `RejectionClient.stream` does, from a task of the same event loop.
+
+        A plain iterable must not block; give an asynchronous one where reading takes time.
         """
+        results = self._core.stream(texts, self._core.call_options(timeout_s, metadata, max_length))
         try:
-            answer = self._stub.ServerLive(_protocol.live_request(), timeout=min(self._timeout_s, _LIVE_TIMEOUT_S))
-        except (grpc.RpcError, ValueError):
-            return False
-        return bool(answer.live)
+            async for result in results:
+                yield result
+        finally:
+            await results.aclose()
+
+    async def classify_document(
+        self,
+        text: str,
+        unit: Literal["windows", "sentences"] = "windows",
+        *,
+        overlap: float = 0.25,
+        all_units: bool = False,
+        max_length: int | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> DocumentPrediction:
+        """Classify a text of any length in parts, as `RejectionClient.classify_document` does."""
+        options = self._core.call_options(timeout_s, metadata, max_length)
+        return await self._core.classify_document(text, unit, overlap, all_units, options)
+
+    async def is_ready(self, *, timeout_s: float | None = None, metadata: Mapping[str, str] | None = None) -> bool:
+        """Ask whether a server would take requests for the model now, as `RejectionClient.is_ready` does."""
+        return await self._core.is_ready(self._core.call_options(timeout_s, metadata))
+
+    async def wait_until_ready(self, timeout_s: float = 60.0, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Wait until `is_ready`; raises ServerUnavailableError after `timeout_s` seconds."""
+        await self._core.wait_until_ready(timeout_s, self._core.call_options(None, metadata))
+
+    async def model_info(
+        self, *, timeout_s: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> ModelInfo:
+        """Ask the server what it tells of its model. Raises a `RejectionError`."""
+        return await self._core.model_info(self._core.call_options(timeout_s, metadata))
+
+    async def close(self) -> None:
+        """Close the connections; calls still running in other tasks end with `RequestCancelledError`."""
+        await self._core.close()
+
+    async def __aenter__(self) -> Self:
+        """Give the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self.close()

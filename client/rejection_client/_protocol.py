@@ -11,7 +11,7 @@ from typing import Any
 # The generated messages alone: Triton's own client class and its numpy tensors would be work done twice here.
 from tritonclient.grpc import service_pb2
 
-from rejection_client._prediction import Prediction
+from rejection_client._prediction import ModelInfo, Prediction
 from rejection_client.errors import InvalidInputError, UnexpectedAnswerError
 
 _LENGTH = struct.Struct("<I")
@@ -20,21 +20,22 @@ _INT32_MAX = 2**31 - 1
 _ALL_LABELS = 1_000_000
 
 
-def infer_request(model: str, texts: Sequence[str], *, max_length: int | None = None, first_row: int = 0) -> Any:
+def infer_request(
+    model: str, texts: Sequence[str], *, max_length: int | None = None, rows: Sequence[int] | None = None
+) -> Any:
     """Ask for the probabilities and token counts of `texts`, n rows in one request.
 
-    Raises InvalidInputError for a text that UTF-8 cannot hold (a lone surrogate) and for a `max_length` that INT32
-    cannot hold; `first_row` is the caller's index of the first text.
+    `rows` are the caller's indexes of the texts, for messages (0, 1, ... without). Raises InvalidInputError for a text
+    that UTF-8 cannot hold (a lone surrogate) and for a `max_length` below 1 or beyond INT32.
     """
-    rows = len(texts)
     request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="text", datatype="BYTES", shape=(rows, 1))
-    request.raw_input_contents.append(_bytes_tensor(texts, first_row))
+    request.inputs.add(name="text", datatype="BYTES", shape=(len(texts), 1))
+    request.raw_input_contents.append(_bytes_tensor(texts, rows))
     if max_length is not None:
-        if not -_INT32_MAX - 1 <= max_length <= _INT32_MAX:
-            raise InvalidInputError(f"max_length {max_length} is too large; give a number of tokens, or leave it out")
-        request.inputs.add(name="max_length", datatype="INT32", shape=(rows, 1))
-        request.raw_input_contents.append(struct.pack("<i", max_length) * rows)
+        if not 1 <= max_length <= _INT32_MAX:
+            raise InvalidInputError(f"max_length is {max_length}; give a number of tokens from 1 up, or leave it out")
+        request.inputs.add(name="max_length", datatype="INT32", shape=(len(texts), 1))
+        request.raw_input_contents.append(struct.pack("<i", max_length) * len(texts))
     request.outputs.add(name="probabilities")
     request.outputs.add(name="token_count")
     return request
@@ -44,7 +45,7 @@ def labels_request(model: str) -> Any:
     """Ask for the label names: one short text, with its probabilities through Triton's classification extension."""
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="text", datatype="BYTES", shape=(1, 1))
-    request.raw_input_contents.append(_bytes_tensor(["label names"], 0))
+    request.raw_input_contents.append(_bytes_tensor(["label names"]))
     request.outputs.add(name="probabilities").parameters["classification"].int64_param = _ALL_LABELS
     return request
 
@@ -54,9 +55,30 @@ def config_request(model: str) -> Any:
     return service_pb2.ModelConfigRequest(name=model)
 
 
-def live_request() -> Any:
-    """Ask whether the server is alive, which says nothing of its models."""
-    return service_pb2.ServerLiveRequest()
+def metadata_request(model: str) -> Any:
+    """Ask for the model's versions."""
+    return service_pb2.ModelMetadataRequest(name=model)
+
+
+def server_request() -> Any:
+    """Ask for the server's name and version."""
+    return service_pb2.ServerMetadataRequest()
+
+
+def ready_request(model: str) -> Any:
+    """Ask whether the server would take requests for the model; it answers apart from the model's queue."""
+    return service_pb2.ModelReadyRequest(name=model)
+
+
+def step_models(config: Any) -> list[str]:
+    """Names of the models that an ensemble is made of; none for any other model."""
+    return [step.model_name for step in config.ensemble_scheduling.step]
+
+
+def read_max_length(config: Any) -> int | None:
+    """Tokens that the model reads, if its configuration has the parameter `model_max_length`."""
+    value = config.parameters["model_max_length"].string_value if "model_max_length" in config.parameters else ""
+    return int(value) if value.isdecimal() and int(value) > 0 else None
 
 
 def read_labels(response: Any) -> tuple[str, ...]:
@@ -78,9 +100,12 @@ def read_labels(response: Any) -> tuple[str, ...]:
     return tuple(names[index] for index in range(len(names)))
 
 
-def read_predictions(response: Any, rows: int, labels: Sequence[str]) -> list[Prediction]:
-    """One `Prediction` a row, from the answer to an `infer_request` of `rows` texts."""
+def read_predictions(response: Any, rows: int, model: ModelInfo, max_length: int | None = None) -> list[Prediction]:
+    """One `Prediction` a row, from the answer to an `infer_request` of `rows` texts with that `max_length`."""
+    labels = model.labels
     width = len(labels)
+    limits = [limit for limit in (max_length, model.max_length) if limit is not None]
+    limit = min(limits) if limits else None
     floats = _unpack(_raw_output(response, "probabilities", "FP32"), "f", rows * width, "probabilities")
     counts = _unpack(_raw_output(response, "token_count", "INT32"), "i", rows, "token_count")
     predictions = []
@@ -92,19 +117,22 @@ def read_predictions(response: Any, rows: int, labels: Sequence[str]) -> list[Pr
                 score=probabilities[-1],
                 probabilities=dict(zip(labels, probabilities, strict=True)),
                 token_count=counts[row],
+                truncated=None if limit is None else counts[row] > limit,
             )
         )
     return predictions
 
 
-def _bytes_tensor(texts: Sequence[str], first_row: int) -> bytes:
+def _bytes_tensor(texts: Sequence[str], rows: Sequence[int] | None = None) -> bytes:
     parts = []
-    for row, text in enumerate(texts, first_row):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
+            row = index if rows is None else rows[index]
             raise TypeError(f"text row {row} is of type {type(text).__name__}, not str")
         try:
             encoded = text.encode()
         except UnicodeEncodeError as error:
+            row = index if rows is None else rows[index]
             raise InvalidInputError(
                 f"text row {row} cannot be sent as UTF-8: character {error.start} is a lone surrogate "
                 "(half of a character, or a byte that was not UTF-8 when read); remove or replace it",
@@ -128,6 +156,6 @@ def _unpack(raw: bytes, code: str, count: int, name: str) -> tuple[Any, ...]:
     if len(raw) != 4 * count:
         raise UnexpectedAnswerError(
             f"the answer's tensor '{name}' has {len(raw)} bytes where {4 * count} belong; "
-            "if the server changed its model, make a new client"
+            "the server may just have changed its model, so try again"
         )
     return struct.unpack(f"<{count}{code}", raw)

@@ -3,11 +3,12 @@
 The kind of an error is read from its gRPC status code alone, never from its words. Two facts beside the code are used:
 
 - `UNAVAILABLE` is what gRPC says when it cannot connect and what Triton says when its queue is full. The caller
-  passes `live`: whether the server, asked right afterwards, answers that it is alive, so that the queue was full.
+  passes `live`: whether the server, asked right afterwards, answers that the model is ready: the queue was full.
 - The row of a refused text is in the server's message, as `row N` (N from 0, within the request).
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from grpc import StatusCode
@@ -89,19 +90,21 @@ def error_from_status(
     model: str,
     timeout_s: float,
     live: bool = False,
-    first_row: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> RejectionError:
     """Make the exception for a failed RPC.
 
-    `first_row` is the index, in the caller's sequence, of the request's first text: rows in the message and in
-    `InvalidInputError.row` count from the caller's first.
+    `rows` are the indexes of the request's texts in the caller's sequence: the row in the message and in
+    `InvalidInputError.row` is the caller's (the request's own, without).
     """
     rule = _REFUSED_FOR_NOW if code is StatusCode.UNAVAILABLE and live else RULES[code]
     details = _NO_REQUEST_ID.sub("", details) or f"status {code.name}"
     if rule.error is not InvalidInputError:
         return rule.error(rule.message.format(url=url, model=model, timeout_s=timeout_s, details=details))
     found = ROW.search(details)
-    row = None if found is None else int(found[1]) + first_row
+    row = None if found is None else int(found[1])
+    if row is not None and rows is not None:
+        row = rows[row] if row < len(rows) else None
     if row is not None:
         details = ROW.sub(f"row {row}", details, count=1)
     return InvalidInputError(rule.message.format(details=details), row)

@@ -1,52 +1,62 @@
-"""The command `rejection`: what a person types; everything it knows about texts it asks `RejectionClient`.
+"""The command `rejection`: its command line, its exit codes, and what ends it early.
 
-Results are written and flushed request by request, so that a reader, an interrupt or a server that dies midway
-leaves complete lines. Exit codes are in the help text.
+What each subcommand does is in `_commands`. Results are written and flushed one by one, so that a reader, an interrupt
+or a server that dies midway leaves complete lines. Exit codes are in the help text.
 """
 
 import argparse
-import io
 import math
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from rejection_client._client import RejectionClient
-from rejection_client._lines import Row, batched, read_batches
-from rejection_client._output import Progress, Table, json_line
-from rejection_client._prediction import Prediction
-from rejection_client._status import ROW
-from rejection_client.errors import InvalidInputError, RejectionError
-
-PIPED_WIDTH = 100
-"""Columns of the table where the output is not a terminal."""
+from rejection_client import _commands
+from rejection_client._config import ClientConfig, Tls
+from rejection_client._lines import InputError
+from rejection_client.errors import RejectionError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
 
 DESCRIPTION = "Ask a Triton server whether texts are rejections: a language model declining to do what it was asked."
-HELP = """\
-examples:
-  rejection classify "Sorry, but I can't assist with that."
-  rejection classify "Sure, here it is." "I won't do that."      two texts
-  rejection classify < answers.txt                              one text a line
-  tail -f answers.log | rejection classify --output jsonl       results as lines arrive
-  rejection classify --output jsonl < answers.txt | jq -c 'select(.score > 0.9)'
-  REJECTION_URL=gpu-box:8001 rejection classify "I cannot."     another server
-
-output:
-  table   label, probability of the last label (the rejection), tokens, the text shortened
-  jsonl   one object a line: text, label, score (that same probability), probabilities, token_count
-
+EXIT_CODES = """\
 exit codes:
-  0    every text was classified
+  0    done
   1    an error, told on standard error; a text the server refuses is told and left out, and the rest goes on
   2    the command line is wrong
+  3    with --exit-code: something is a rejection
   130  interrupted (Ctrl-C)
   141  the reader of the output went away
 """
+HELP = f"""\
+examples:
+  rejection classify "Sorry, but I can't assist with that."
+  rejection classify < answers.txt                              one text a line
+  rejection document --unit sentences answer.txt
+  rejection health --wait 60 && rejection info
+  rejection watch
+  REJECTION_URL=gpu-box:8001 rejection classify "I cannot."     another server
+
+{EXIT_CODES}"""
+CLASSIFY_HELP = f"""\
+examples:
+  rejection classify "Sorry, but I can't assist with that."
+  rejection classify < answers.txt                              one text a line
+  rejection classify "Sure, here it is." "I won't do that."      two texts
+  rejection classify < answers.txt                              one text a line
+  tail -f answers.log | rejection classify --output jsonl       results as lines arrive
+  rejection classify --jsonl answer --output csv --file a.jsonl --file b.jsonl > scored.csv
+  rejection classify --csv response --file log.csv --output jsonl | jq -c 'select(.is_rejection) | .record.id'
+  rejection classify --exit-code --threshold 0.9 "$ANSWER" || echo "refused, or in trouble"
+
+output:
+  table   label, probability of the last label (the rejection), tokens (with * where truncated), the text shortened
+  jsonl   one object a line: text, label, score (that same probability), is_rejection, probabilities, token_count,
+          truncated, and record, the JSON object or the CSV line that the text came in
+  csv     text, or the columns that came in, then label, score, is_rejection, token_count, truncated
+
+{EXIT_CODES}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,70 +66,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None or sys.stderr is None:
         return EXIT_ERROR  # Python's sign for a closed descriptor: nowhere to write
     try:
-        client = RejectionClient(options.url, timeout_s=options.timeout, model=options.model)
+        connection = _commands.Connection(options.url, _config(options)) if "url" in options else None
+        if connection is not None:
+            connection.check()
     except ValueError as error:
         parser.error(str(error))
     try:
-        with client, Progress(sys.stderr.isatty() and not sys.stdout.isatty()) as progress:
-            return _classify(options, client, progress)
+        return int(options.run(options, connection))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return EXIT_PIPE_CLOSED
-    except OSError as error:  # an unreadable standard input, a full disk
+    except (RejectionError, InputError) as error:
+        return _commands.fail(str(error))
+    except OSError as error:  # an unreadable input, a full disk
         _drop_output()
-        return _fail(f"{error.strerror or error} (standard input or output)")
+        return _commands.fail(f"{error.strerror or error} ({error.filename or 'standard input or output'})")
 
 
-def _classify(options: argparse.Namespace, client: RejectionClient, progress: Progress) -> int:
-    format_row = _formatter(options.output)
-    refused = 0
-    for batch in _batches(options.texts):
-        rows = list(batch)
-        predictions: list[Prediction] = []
-        while rows and not predictions:
-            try:
-                predictions = client.classify([row.text for row in rows], max_length=options.max_length)
-            except RejectionError as error:
-                progress.clear()
-                row = error.row if isinstance(error, InvalidInputError) else None
-                if row is None:
-                    done = f" ({progress.done:,} texts were classified before)" if progress.done else ""
-                    return _fail(f"{error}{done}")
-                refused = _fail(ROW.sub(rows.pop(row).place, str(error), count=1))
-        sys.stdout.write("".join(map(format_row, rows, predictions)))
-        sys.stdout.flush()
-        progress.add(len(rows))
-    return refused
-
-
-def _batches(texts: Sequence[str]) -> Iterator[tuple[Row, ...]]:
-    if texts:
-        return batched(Row(text, f"argument {number}") for number, text in enumerate(texts, 1))
-    if sys.stdin is None:  # Python's sign for a closed descriptor
-        return iter(())
-    if sys.stdin.isatty():
-        print("rejection: reading texts from the terminal, one a line; Ctrl-D ends", file=sys.stderr)
-    return read_batches(sys.stdin.buffer)
-
-
-def _formatter(output: str) -> Callable[[Row, Prediction], str]:
-    if output == "jsonl":
-        _set_output("utf-8", "strict")  # JSON is UTF-8 whatever the locale
-        return json_line
-    _set_output(None, "backslashreplace")
-    return Table(shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH).lines
-
-
-def _set_output(encoding: str | None, errors: str) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding=encoding, errors=errors)
-
-
-def _fail(sentence: str) -> int:
-    print(f"rejection: {sentence}", file=sys.stderr)
-    return EXIT_ERROR
+def _config(options: argparse.Namespace) -> ClientConfig:
+    wants_tls = options.tls or any((options.ca, options.cert, options.key, options.server_name))
+    tls = Tls(
+        ca_path=options.ca,
+        certificate_path=options.cert,
+        private_key_path=options.key,
+        server_name=options.server_name,
+    )
+    return ClientConfig(
+        model=options.model,
+        timeout_s=options.timeout,
+        max_concurrent_requests=options.concurrency,
+        tls=tls if wants_tls else None,
+        token=os.environ.get("REJECTION_TOKEN") or None,
+        compression=options.compression,
+    )
 
 
 def _drop_output() -> None:
@@ -144,47 +125,143 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rejection-client {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    classify = commands.add_parser(
+
+    def command(name: str, summary: str, description: str, epilog: str = EXIT_CODES) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    classify = command(
         "classify",
-        help="classify texts given as arguments, or the lines of standard input",
-        description="Classify texts given as arguments or, without any, each line of standard input.",
-        epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "classify texts: arguments, or lines of files or of standard input",
+        "Classify texts given as arguments or, without any, each line of the files or of standard input.",
+        CLASSIFY_HELP,
     )
+    classify.set_defaults(run=_commands.classify)
     classify.add_argument("texts", nargs="*", metavar="TEXT", help="a text; put -- before texts that begin with a dash")
     classify.add_argument(
-        "--url",
-        default=os.environ.get("REJECTION_URL") or "127.0.0.1:8001",
-        help="the server's gRPC address, HOST:PORT (REJECTION_URL, else 127.0.0.1:8001)",
+        "--file", dest="files", action="append", default=[], metavar="PATH", help="read this file; may be repeated"
     )
-    classify.add_argument("--model", default="rejection", help="the model's name on the server (rejection)")
-    classify.add_argument(
-        "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="deadline of each request (10)"
+    form = classify.add_mutually_exclusive_group()
+    form.add_argument("--jsonl", metavar="FIELD", help="the input is JSON lines; the text is in this field")
+    form.add_argument("--csv", metavar="COLUMN", help="the input is CSV with a header; the text is in this column")
+    _add_output(classify, ("table", "jsonl", "csv"))
+    _add_verdict(classify)
+    _add_connection(classify)
+
+    document = command(
+        "document",
+        "find the part of a long text that is most likely a rejection",
+        "Classify one long text in overlapping windows or in sentences, and show the highest part with its characters.",
     )
-    classify.add_argument(
-        "--max-length",
-        type=_tokens,
-        metavar="TOKENS",
-        help="truncate each text to so many tokens (the model's maximum)",
+    document.set_defaults(run=_commands.document)
+    document.add_argument("path", nargs="?", default="-", metavar="FILE", help="the text (standard input)")
+    document.add_argument("--unit", choices=("windows", "sentences"), default="windows", help="the parts (windows)")
+    document.add_argument(
+        "--overlap", type=_overlap, default=0.25, metavar="SHARE", help="part of a window also in the next (0.25)"
     )
-    classify.add_argument("--output", choices=("table", "jsonl"), default="table", help="form of the results (table)")
+    document.add_argument("--all", action="store_true", help="show every part")
+    _add_output(document, ("table", "jsonl"))
+    _add_verdict(document)
+    _add_connection(document)
+
+    health = command("health", "tell whether each server takes requests", "Tell whether each server takes requests.")
+    health.set_defaults(run=_commands.health)
+    health.add_argument("--wait", type=_seconds, metavar="SECONDS", help="wait so long for them to be ready")
+    _add_connection(health)
+
+    info = command("info", "show what the server tells of its model", "Show what the server tells of its model.")
+    info.set_defaults(run=_commands.info)
+    _add_output(info, ("table", "jsonl"))
+    _add_connection(info)
+
+    watch = command(
+        "watch",
+        "show rates, latencies, queues and batch sizes, live",
+        "Show what each model of a server does, from its Prometheus metrics, until Ctrl-C.",
+    )
+    watch.set_defaults(run=_commands.watch)
+    watch.add_argument(
+        "--metrics",
+        default=os.environ.get("REJECTION_METRICS") or "http://127.0.0.1:8002/metrics",
+        metavar="URL",
+        help="the server's metrics (REJECTION_METRICS, else http://127.0.0.1:8002/metrics)",
+    )
+    watch.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="time between readings (2)")
+    watch.add_argument("--count", type=_number, metavar="N", help="end after so many tables")
     return parser
 
 
+def _add_output(parser: argparse.ArgumentParser, choices: tuple[str, ...]) -> None:
+    parser.add_argument("--output", choices=choices, default=choices[0], help=f"form of the results ({choices[0]})")
+
+
+def _add_verdict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold", type=_share, default=0.5, metavar="P", help="a rejection is what scores above this (0.5)"
+    )
+    parser.add_argument("--exit-code", action="store_true", help="exit with 3 if anything is a rejection")
+    parser.add_argument(
+        "--max-length",
+        type=_number,
+        metavar="TOKENS",
+        help="truncate each text, or bound each window, to so many tokens (the model's maximum)",
+    )
+
+
+def _add_connection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connection")
+    group.add_argument(
+        "--url",
+        default=os.environ.get("REJECTION_URL") or "127.0.0.1:8001",
+        help="the server's gRPC address, HOST:PORT; several with commas between (REJECTION_URL, else 127.0.0.1:8001)",
+    )
+    group.add_argument("--model", default="rejection", help="the model's name on the server (rejection)")
+    group.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="deadline of each request (10)"
+    )
+    group.add_argument("--concurrency", type=_number, default=4, metavar="N", help="requests under way at once (4)")
+    group.add_argument(
+        "--compression", choices=("none", "deflate", "gzip"), default="none", help="of what is sent (none)"
+    )
+    group.add_argument("--tls", action="store_true", help="encrypt; the options below imply it")
+    group.add_argument("--ca", metavar="PEM", help="certificates that the server's must descend from")
+    group.add_argument("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
+    group.add_argument("--key", metavar="PEM", help="its key")
+    group.add_argument("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
+    group.description = "The environment variable REJECTION_TOKEN is sent as a bearer token."
+
+
 def _seconds(value: str) -> float:
+    return _bounded(value, "a number of seconds above 0", lambda seconds: seconds > 0)
+
+
+def _share(value: str) -> float:
+    return _bounded(value, "a number from 0 to 1", lambda share: 0 <= share <= 1)
+
+
+def _overlap(value: str) -> float:
+    return _bounded(value, "a share from 0 to 0.9", lambda share: 0 <= share <= 0.9)
+
+
+def _bounded(value: str, wanted: str, fits: "_commands.Check") -> float:
     try:
-        seconds = float(value)
+        number = float(value)
     except ValueError:
-        seconds = 0.0
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise argparse.ArgumentTypeError(f"'{value}' is not a number of seconds above 0")
-    return seconds
+        number = math.nan
+    if not (math.isfinite(number) and fits(number)):
+        raise argparse.ArgumentTypeError(f"'{value}' is not {wanted}")
+    return number
 
 
-def _tokens(value: str) -> int:
+def _number(value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 2**31:
-        raise argparse.ArgumentTypeError(f"'{value}' is not a number of tokens from 1 up")
+        raise argparse.ArgumentTypeError(f"'{value}' is not a number from 1 up")
     return int(value)
 
 

@@ -1,14 +1,22 @@
 """Messages of the inference protocol: what is sent for texts, and what is read from an answer."""
 
 import struct
+from dataclasses import replace
 
 import pytest
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 
-from rejection_client import InvalidInputError, Prediction, UnexpectedAnswerError
-from rejection_client._protocol import infer_request, labels_request, read_labels, read_predictions
+from rejection_client import InvalidInputError, ModelInfo, Prediction, UnexpectedAnswerError
+from rejection_client._protocol import (
+    infer_request,
+    labels_request,
+    read_labels,
+    read_max_length,
+    read_predictions,
+    step_models,
+)
 
-LABELS = ("NORMAL", "REJECTION")
+MODEL = ModelInfo("m", ("1",), ("NORMAL", "REJECTION"), 64, 512, "triton 2")
 
 
 def answer(**tensors):
@@ -40,13 +48,13 @@ def test_max_length_is_an_input_with_a_row_for_each_text():
 
 def test_a_lone_surrogate_is_refused_by_row_before_sending():
     with pytest.raises(InvalidInputError, match=r"text row 65 .* character 1 is a lone surrogate") as caught:
-        infer_request("m", ["fine", "x\ud800"], first_row=64)
+        infer_request("m", ["fine", "x\ud800"], rows=[3, 65])
     assert caught.value.row == 65
     assert isinstance(caught.value.__cause__, UnicodeEncodeError)
 
 
-@pytest.mark.parametrize("max_length", [2**31, -(2**31) - 1])
-def test_max_length_beyond_its_type_is_refused(max_length):
+@pytest.mark.parametrize("max_length", [2**31, 0, -1])
+def test_max_length_that_cannot_be_is_refused(max_length):
     with pytest.raises(InvalidInputError, match="max_length") as caught:
         infer_request("m", ["a"], max_length=max_length)
     assert caught.value.row is None
@@ -81,9 +89,9 @@ def test_an_answer_without_labels_is_explained(tensors, message):
 def test_predictions_by_row():
     floats = struct.pack("<4f", 0.25, 0.75, 0.5, 0.5)
     response = answer(token_count=("INT32", struct.pack("<2i", 7, 512)), probabilities=("FP32", floats))
-    assert read_predictions(response, 2, LABELS) == [
-        Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 7),
-        Prediction("NORMAL", 0.5, {"NORMAL": 0.5, "REJECTION": 0.5}, 512),
+    assert read_predictions(response, 2, MODEL) == [
+        Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 7, False),
+        Prediction("NORMAL", 0.5, {"NORMAL": 0.5, "REJECTION": 0.5}, 512, False),
     ]
 
 
@@ -98,4 +106,35 @@ def test_predictions_by_row():
 )
 def test_an_answer_of_another_shape_is_explained(tensors, message):
     with pytest.raises(UnexpectedAnswerError, match=message):
-        read_predictions(answer(**tensors), 1, LABELS)
+        read_predictions(answer(**tensors), 1, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("token_count", "max_length", "model_max_length", "truncated"),
+    [
+        (512, None, 512, False),
+        (513, None, 512, True),
+        (9, 8, 512, True),
+        (513, 1000, 512, True),
+        (9, 8, None, True),
+        (8, 8, None, False),
+        (10_000, None, None, None),
+    ],
+)
+def test_a_text_is_truncated_where_the_smaller_limit_says(token_count, max_length, model_max_length, truncated):
+    response = answer(
+        token_count=("INT32", struct.pack("<i", token_count)), probabilities=("FP32", struct.pack("<2f", 1, 0))
+    )
+    model = replace(MODEL, max_length=model_max_length)
+    assert read_predictions(response, 1, model, max_length)[0].truncated is truncated
+
+
+def test_the_models_maximum_is_a_parameter_of_an_ensembles_step():
+    config = model_config_pb2.ModelConfig(name="rejection")
+    config.ensemble_scheduling.step.add(model_name="tokenizer")
+    config.ensemble_scheduling.step.add(model_name="classifier")
+    assert step_models(config) == ["tokenizer", "classifier"]
+    assert read_max_length(config) is None
+    for value, length in {"512": 512, "0": None, "many": None}.items():
+        config.parameters["model_max_length"].string_value = value
+        assert read_max_length(config) == length

@@ -3,15 +3,18 @@
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
 import rejection_client
-from rejection_client import Prediction, errors
+from rejection_client import AsyncRejectionClient, Prediction, RejectionClient, errors
 
 
 def test_all_names_exactly_the_public_names():
@@ -32,7 +35,7 @@ def test_every_exception_is_exported():
 
 def test_modules_are_private_but_for_the_errors_and_the_command():
     modules = {module.name for module in pkgutil.iter_modules(rejection_client.__path__)}
-    assert {name for name in modules if not name.startswith("_")} == {"errors", "cli"}
+    assert {name for name in modules if not name.startswith("_")} == {"errors", "cli", "llm_guard"}
     assert Path(rejection_client.__file__).with_name("py.typed").exists()
 
 
@@ -51,7 +54,7 @@ def test_every_public_thing_is_documented():
 
 def test_the_library_does_not_print():
     for module in pkgutil.iter_modules(rejection_client.__path__):
-        if module.name in {"cli", "_output", "__main__"}:
+        if module.name in {"cli", "_output", "_commands", "__main__"}:
             continue
         source = inspect.getsource(importlib.import_module(f"rejection_client.{module.name}"))
         calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -60,8 +63,76 @@ def test_the_library_does_not_print():
 
 def test_a_prediction_cannot_be_changed():
     prediction = Prediction(
-        label="REJECTION", score=0.9, probabilities={"NORMAL": 0.1, "REJECTION": 0.9}, token_count=3
+        label="REJECTION", score=0.9, probabilities={"NORMAL": 0.1, "REJECTION": 0.9}, token_count=3, truncated=False
     )
     with pytest.raises(FrozenInstanceError):
         prediction.score = 0.1  # type: ignore[misc]
     assert not hasattr(prediction, "__dict__")
+
+
+def test_is_rejection_is_strict():
+    prediction = Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 3, False)
+    assert prediction.is_rejection()
+    assert prediction.is_rejection(0.74)
+    assert not prediction.is_rejection(0.75)
+
+
+def methods(client):
+    names = {"__init__", "__enter__", "__exit__", "__aenter__", "__aexit__"}
+    return {
+        name: value
+        for name, value in vars(client).items()
+        if inspect.isfunction(value) and (name in names or not name.startswith("_"))
+    }
+
+
+def test_both_clients_are_equal_method_for_method():
+    """Same names, same parameters with the same defaults and types; awaited answers are the same."""
+    sync, asynchronous = methods(RejectionClient), methods(AsyncRejectionClient)
+    assert list(sync) == [
+        name.replace("__aenter__", "__enter__").replace("__aexit__", "__exit__") for name in asynchronous
+    ]
+    for name, ours, theirs in zip(sync, sync.values(), asynchronous.values(), strict=True):
+        parameters, answer = signature(ours)
+        other_parameters, other_answer = signature(theirs)
+        assert parameters == other_parameters, name
+        assert answer == other_answer, name
+        if name != "__init__":
+            assert inspect.iscoroutinefunction(theirs) or inspect.isasyncgenfunction(theirs), name
+        assert inspect.getdoc(ours), name
+        assert inspect.getdoc(theirs), name
+
+
+def signature(method):
+    """Parameters and answer, with asyncio's iterators named as the plain ones."""
+
+    def plain(annotation):
+        return str(annotation).replace("collections.abc.AsyncIterator", "collections.abc.Iterator")
+
+    found = inspect.signature(method)
+    either = "collections.abc.Iterable[str] | collections.abc.AsyncIterable[str]"
+    parameters = [
+        (p.name, p.kind, p.default, str(p.annotation).replace(either, "collections.abc.Iterable[str]"))
+        for p in found.parameters.values()
+    ]
+    return parameters, plain(found.return_annotation)
+
+
+def test_the_package_imports_fast():
+    """In a process of its own, less the interpreter's start; the best of three, for a busy machine."""
+    code = "import time; t = time.process_time(); import rejection_client; print(time.process_time() - t)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(rejection_client.__file__).parents[1])}
+    times_s = [
+        float(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times_s) <= 0.4
+
+
+def test_splitting_and_llm_guard_are_loaded_only_when_used():
+    code = (
+        "import sys, rejection_client, rejection_client.cli; print({'punkt', 'llm_guard', 'torch'} & set(sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(rejection_client.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
+    assert run.stdout == "set()\n"

@@ -41,17 +41,19 @@ def test_unavailable_depends_on_whether_the_server_lives():
 
 
 @pytest.mark.parametrize(
-    ("details", "first_row", "row", "named"),
+    ("details", "rows", "row", "named"),
     [
-        ("text row 3: not valid UTF-8 at byte 2", 0, 3, "text row 3: not"),
-        ("in ensemble 'rejection', text row 3: not valid UTF-8", 128, 131, "text row 131: not"),
-        ("[request id: <id_unknown>] text row 0: row 7 is quoted", 64, 64, "input: text row 64: row 7 is quoted"),
-        ("unexpected shape for input 'text'", 64, None, "unexpected shape"),
-        ("arrow 5 and rows 6", 64, None, "arrow 5 and rows 6"),
+        ("text row 3: not valid UTF-8 at byte 2", None, 3, "text row 3: not"),
+        ("in ensemble 'rejection', text row 3: not valid UTF-8", range(128, 192), 131, "text row 131: not"),
+        ("[request id: <id_unknown>] text row 0: row 7 is quoted", [64, 90], 64, "input: text row 64: row 7 is quoted"),
+        ("text row 1: not valid UTF-8", [3, 77], 77, "text row 77: not"),
+        ("text row 9: beyond the request", [3, 77], None, "text row 9: beyond"),
+        ("unexpected shape for input 'text'", range(64), None, "unexpected shape"),
+        ("arrow 5 and rows 6", range(64), None, "arrow 5 and rows 6"),
     ],
 )
-def test_the_row_counts_from_the_callers_first_text(details, first_row, row, named):
-    error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, **CALL, first_row=first_row)
+def test_the_row_counts_from_the_callers_first_text(details, rows, row, named):
+    error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, **CALL, rows=rows)
     assert isinstance(error, InvalidInputError)
     assert error.row == row
     assert named in str(error)

@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 
 def test_the_installed_package_imports(binaries, environment):
-    code = "import rejection_client as r; print(r.__file__); print(r.RejectionClient(timeout_s=1).classify([]))"
+    code = "import rejection_client as r; print(r.__file__); print(r.RejectionClient().classify_many([]))"
     run = subprocess.run(
         [binaries / "python", "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=binaries
     )

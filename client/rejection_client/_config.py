@@ -1,0 +1,155 @@
+"""Everything a client can be told, in one frozen object; checked when it is made, used nowhere else."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
+_COMPRESSIONS = ("none", "deflate", "gzip")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tls:
+    """Encrypted connections; with a certificate of the client's own, mutual TLS. Files are PEM, read once."""
+
+    ca_path: str | Path | None = None
+    """Certificates that the server's must descend from; None takes those that gRPC brings along."""
+
+    certificate_path: str | Path | None = None
+    """The client's own certificate chain, for mutual TLS; goes with `private_key_path`."""
+
+    private_key_path: str | Path | None = None
+    """Key of the client's certificate."""
+
+    server_name: str | None = None
+    """Name the server's certificate must carry; None takes the host in the address."""
+
+    def __post_init__(self) -> None:
+        """Check that certificate and key come together."""
+        if (self.certificate_path is None) != (self.private_key_path is None):
+            raise ValueError("certificate_path and private_key_path go together: give both, or neither")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientConfig:
+    """How a client behaves; `dataclasses.replace` makes a changed copy. Raises ValueError for what cannot be."""
+
+    model: str = "rejection"
+    """Name under which the server has the classifier."""
+
+    timeout_s: float = 10.0
+    """Deadline of each request, seconds from its start to its answer with every retry in between. Calls that take
+    many texts make many requests, and each has this long."""
+
+    max_concurrent_requests: int = 4
+    """Requests that `classify_many`, `stream` and `classify_document` have under way at once."""
+
+    max_texts_per_request: int | None = None
+    """Texts in one request at most; None, or more than the server takes, means as many as the server takes."""
+
+    max_attempts: int = 3
+    """Times that one request is sent at most while servers refuse it as overloaded; 1 never sends again."""
+
+    retry_ratio: float = 0.05
+    """Refused requests that may be sent again, as a share of all requests: what keeps retries from feeding an
+    overload. 0.05 is one in twenty."""
+
+    retry_reserve: int = 3
+    """Retries that may be made beyond `retry_ratio` before it counts, so that a lone refusal is always retried."""
+
+    backoff_initial_s: float = 0.1
+    """Pause before the first retry, seconds; doubles with each further one. A random half of it is left out."""
+
+    backoff_max_s: float = 2.0
+    """Longest pause, seconds, between two retries or between two looks at a server that does not answer."""
+
+    check_after_s: float = 1.0
+    """With several servers: seconds without an answer after which the server is asked whether it is alive. One that
+    is gets more time; the request of one that is not goes to another."""
+
+    resolve_every_s: float = 30.0
+    """Seconds after which a name is looked up again, so that servers added later get requests."""
+
+    keepalive_time_s: float = 310.0
+    """Seconds of silence during a call after which the connection is tested. Triton's defaults take one test in 300 s
+    and close connections that test more often."""
+
+    keepalive_timeout_s: float = 5.0
+    """Seconds without a sign of the other end after which a connection with unanswered data counts as broken."""
+
+    tls: Tls | None = None
+    """Encryption; None talks in the clear."""
+
+    token: str | None = field(default=None, repr=False)
+    """Sent with every call as `authorization: Bearer TOKEN`; without `tls` it can be read on the way."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every call, names in lower case."""
+
+    context: Callable[[], Mapping[str, str]] | None = None
+    """Asked before every call for metadata of that moment, such as the W3C trace context (`traceparent`)."""
+
+    max_send_bytes: int | None = None
+    """Largest message sent; None leaves it to the server, which states its limit."""
+
+    max_receive_bytes: int | None = None
+    """Largest message taken; None takes any."""
+
+    compression: Literal["none", "deflate", "gzip"] = "none"
+    """Of what is sent; short texts grow by it, long ones shrink to about half."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("timeout_s", "backoff_initial_s", "backoff_max_s", "check_after_s", "resolve_every_s"):
+            _check_seconds(name, getattr(self, name))
+        for name in ("keepalive_time_s", "keepalive_timeout_s"):
+            _check_seconds(name, getattr(self, name))
+        for name in ("max_concurrent_requests", "max_attempts", "max_texts_per_request"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give 1 or more")
+        for name in ("max_send_bytes", "max_receive_bytes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 2**31:
+                raise ValueError(f"{name} is {value}; give a number of bytes above 0 and below 2 GiB, or None")
+        if not 0 <= self.retry_ratio <= 1:
+            raise ValueError(f"retry_ratio is {self.retry_ratio}; give a share from 0 to 1")
+        if self.retry_reserve < 0:
+            raise ValueError(f"retry_reserve is {self.retry_reserve}; give 0 or more retries")
+        if self.compression not in _COMPRESSIONS:
+            raise ValueError(f"compression is '{self.compression}'; give one of {', '.join(_COMPRESSIONS)}")
+        if not self.model:
+            raise ValueError("model is empty; give the model's name on the server, such as 'rejection'")
+        # Names and values fail here, with their reason, and not inside gRPC at the first call.
+        checked_metadata(self.metadata)
+        if self.token is not None:
+            checked_metadata({"authorization": self.token})
+
+
+def check_timeout(timeout_s: float) -> float:
+    """`timeout_s` itself, if it is a deadline; raises ValueError otherwise."""
+    return _check_seconds("timeout_s", timeout_s)
+
+
+def checked_metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Metadata as gRPC takes it, names in lower case; raises ValueError for a name or value that HTTP/2 refuses."""
+    pairs = []
+    for name, value in metadata.items():
+        if not _METADATA_NAME.fullmatch(name.lower()) or name.lower().startswith("grpc-") or name.endswith("-bin"):
+            raise ValueError(
+                f"metadata name {name!r} cannot be sent; use letters, digits, '_', '.' and '-', no 'grpc-' in front "
+                "and no '-bin' at the end"
+            )
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the value of metadata '{name}' cannot be sent; use printable ASCII characters")
+        pairs.append((name.lower(), value))
+    return tuple(pairs)
+
+
+def _check_seconds(name: str, value: float) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is {value}; give a number of seconds above 0")
+    return value

@@ -1,0 +1,249 @@
+"""What the client's fault tests run against: real servers with a model that does as its text says, and bad networks."""
+
+import asyncio
+import contextlib
+import inspect
+import socket
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from rejection_client import AsyncRejectionClient
+from rejection_server.host import ServeOptions, Server
+
+CONFIG = """
+backend: "python"
+max_batch_size: 8
+input [
+  { name: "text" data_type: TYPE_STRING dims: [ 1 ] },
+  { name: "max_length" data_type: TYPE_INT32 dims: [ 1 ] optional: true }
+]
+output [
+  { name: "probabilities" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" },
+  { name: "token_count" data_type: TYPE_INT32 dims: [ 1 ] }
+]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+dynamic_batching { default_queue_policy { max_queue_size: QUEUE } }
+parameters [ { key: "model_max_length" value: { string_value: "64" } } ]
+"""
+MODEL = """
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    # The score of a text with "sorry" is 0.9, of any other 0.1; a token is a word, and two are special.
+    # "sleep S" takes S seconds; "wait PATH" takes ten, and writes to PATH that it started and that its caller went.
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        rows = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
+        texts = [row[0].decode() for row in rows]
+        for text in texts:
+            if text.startswith("sleep "):
+                time.sleep(float(text.split()[1]))
+            elif text.startswith("wait "):
+                self.wait(request, Path(text.split()[1]))
+            elif text == "bad":
+                return pb_utils.InferenceResponse(
+                    error=pb_utils.TritonError("this text is bad", pb_utils.TritonError.INVALID_ARG)
+                )
+        scores = [0.9 if "sorry" in text.lower() else 0.1 for text in texts]
+        probabilities = np.array([[1 - score, score] for score in scores], np.float32)
+        counts = np.array([[2 + len(text.split())] for text in texts], np.int32)
+        tensors = [pb_utils.Tensor("probabilities", probabilities), pb_utils.Tensor("token_count", counts)]
+        return pb_utils.InferenceResponse(tensors)
+
+    def wait(self, request, path):
+        path.write_text("started")
+        for _ in range(200):
+            time.sleep(0.05)
+            if request.is_cancelled():
+                path.write_text("cancelled")
+                return
+"""
+
+
+def make_repository(folder, queue=100):
+    """A model repository with that model; `queue` requests may wait."""
+    model = folder / "rejection"
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text(CONFIG.replace("QUEUE", str(queue)))
+    (model / "labels.txt").write_text("NORMAL\nREJECTION\n")
+    (model / "1" / "model.py").write_text(MODEL)
+    return folder
+
+
+def start_servers(repository, hosts=("127.0.0.1",), port=0):
+    """Ready servers, started at once, one for each address of this machine."""
+
+    def start(host):
+        server = Server(ServeOptions(repository=repository, host=host, grpc_port=port, metrics_port=None))
+        server.start()
+        return server
+
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        return list(pool.map(start, hosts))
+
+
+def stop_servers(servers):
+    """Stop them at once."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(Server.kill, servers))
+        list(pool.map(Server.wait, servers))
+
+
+class Cable:
+    """A TCP connection between client and server that can be silenced and cut."""
+
+    def __init__(self, address):
+        host, port = address.rsplit(":", 1)
+        self._upstream = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends = []
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self.hold_answers = threading.Event()
+        self.answer_held = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._upstream)
+                self.connections += 1
+                self._ends += [near, far]
+                threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
+                threading.Thread(target=self._carry, args=(far, near, True), daemon=True).start()
+
+    def _carry(self, source, sink, answers):
+        with contextlib.suppress(OSError, ValueError):
+            while data := source.recv(65536):
+                if answers and self.hold_answers.is_set():
+                    self.answer_held.set()
+                else:
+                    sink.sendall(data)
+
+    def cut_connections(self):
+        """Close what is connected; new connections are taken."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def cut(self):
+        """Close both ends; nobody listens afterwards."""
+        # A thread blocked in accept() keeps a merely closed listener alive.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut_connections()
+
+
+class Gateway(grpc.GenericRpcHandler):
+    """A gRPC server that passes every call on to another, and remembers what metadata came with each."""
+
+    def __init__(self, address, credentials=None, workers=4):
+        self._channel = grpc.insecure_channel(address)
+        self.metadata = []
+        self._server = grpc.server(ThreadPoolExecutor(workers), handlers=[self])
+        port = "127.0.0.1:0"
+        bound = self._server.add_secure_port(port, credentials) if credentials else self._server.add_insecure_port(port)
+        self._server.start()
+        self.port = bound
+        self.address = f"127.0.0.1:{bound}"
+
+    def service(self, call):
+        forward = self._channel.unary_unary(call.method)
+
+        def handle(request, context):
+            self.metadata.append((call.method.rpartition("/")[2], dict(context.invocation_metadata())))
+            try:
+                return forward(request, timeout=30)
+            except grpc.RpcError as error:
+                context.abort(error.code(), error.details())
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def stop(self):
+        self._server.stop(0).wait()
+        self._channel.close()
+
+
+class Blocking:
+    """`AsyncRejectionClient` with the manners of the other, so that one test can be of both; its loop has a thread."""
+
+    def __init__(self, *arguments):
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = AsyncRejectionClient(*arguments)
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+
+        def call(*arguments, **options):
+            made = method(*arguments, **options)
+            return self._iterate(made) if inspect.isasyncgen(made) else self._run(made)
+
+        return call
+
+    def _run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _next(self, results):
+        return [result async for result in _first(results)]
+
+    def _iterate(self, results):
+        try:
+            while found := self._run(self._next(results)):
+                yield found[0]
+        finally:
+            if self._loop.is_running():
+                self._run(results.aclose())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _first(results):
+    with contextlib.suppress(StopAsyncIteration):
+        yield await anext(results)
+
+
+def make_certificates(folder):
+    """An authority, and certificates of it for the name `triton.test` and for a client, by the command openssl."""
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
+        *("-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"),
+    )
+    for name, subject in (("server", "triton.test"), ("client", "client")):
+        openssl(
+            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-subj", f"/CN={subject}", "-keyout", f"{name}.key", "-out", f"{name}.csr"),
+        )
+        (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{subject}\n")
+        openssl(
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem"),
+        )
+    return folder

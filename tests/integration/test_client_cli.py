@@ -1,0 +1,272 @@
+"""The command `rejection` against the served model."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from integration.client_servers import Cable
+
+ROOT = Path(__file__).parents[2]
+REFUSAL = "Sorry, but I can't assist with that."
+VERBS = ("classify", "document", "health", "info", "watch")
+ANSWER = "The capital of France is Paris, a city of two million people on the river Seine."
+
+
+@pytest.fixture
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def cable(server):
+    cable = Cable(server.grpc_address)
+    yield cable
+    cable.cut()
+
+
+def command(*arguments):
+    verb = () if arguments[:1] and arguments[0] in VERBS else ("classify",)
+    return [sys.executable, "-m", "rejection_client", *verb, *arguments]
+
+
+def environment(address, **more):
+    # Without PYTHONUNBUFFERED and its like, which change what is tested here.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**plain, "PYTHONPATH": str(ROOT / "client"), "REJECTION_URL": address, **more}
+
+
+def run(address, *arguments, given="", **more):
+    return subprocess.run(
+        command(*arguments, *(() if arguments[:1] == ("watch",) else ("--timeout", "30"))),
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(address, **more),
+    )
+
+
+@contextlib.contextmanager
+def started(address, *arguments):
+    """The command with pipes for its streams, killed at the end."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(*arguments), env=environment(address), **pipes)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def give(process, raw):
+    process.stdin.write(raw)
+    process.stdin.flush()
+
+
+def take_line(process, timeout_s=30):
+    """The next line of output; unlike readline(), does not wait forever."""
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    while not line.endswith(b"\n"):
+        assert select.select([process.stdout], [], [], deadline - time.monotonic())[0], f"no line, only {line!r}"
+        byte = os.read(process.stdout.fileno(), 1)
+        assert byte, f"output ended after {line!r}"
+        line += byte
+    return line
+
+
+def test_command_prints_a_table(server):
+    done = run(server.grpc_address, REFUSAL, ANSWER)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, refusal, answer = done.stdout.splitlines()
+    assert header.split() == ["LABEL", "P(REJECTION)", "TOKENS", "TEXT"]
+    assert refusal.split()[0] == "REJECTION"
+    assert float(refusal.split()[1]) > 0.5
+    assert refusal.endswith(f"  {REFUSAL}")
+    assert answer.split()[0] == "NORMAL"
+
+
+def test_command_prints_json_lines_in_any_locale(server):
+    done = run(server.grpc_address, "--output", "jsonl", given="désolé 🤷\n\n", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["text"] for line in lines] == ["désolé 🤷", ""]
+    fields = {"text", "label", "score", "is_rejection", "probabilities", "token_count", "truncated"}
+    assert set(lines[0]) == fields
+
+
+def test_command_streams_its_input(server):
+    with started(server.grpc_address, "--output", "jsonl") as process:
+        for text in (REFUSAL, ANSWER):
+            give(process, f"{text}\n".encode())
+            assert json.loads(take_line(process))["text"] == text
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_command_leaves_out_what_cannot_be_classified(server):
+    with started(server.grpc_address, "--output", "jsonl") as process:
+        out, err = process.communicate(b"one\nt\xffo\n" + b"x" * (1024 * 1024 + 1) + b"\nfour", timeout=60)
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "four"]
+    assert process.returncode == 1
+    first, second = err.decode().splitlines()
+    assert "line 2" in first
+    assert "line 3" in second
+
+
+def test_command_when_the_server_dies_midway(cable):
+    with started(cable.address, "--output", "jsonl", "--timeout", "2") as process:
+        give(process, b"one\n")
+        assert json.loads(take_line(process))["text"] == "one"
+        cable.cut()
+        out, err = process.communicate(b"two\nthree\n", timeout=60)
+    assert process.returncode == 1
+    assert out == b""
+    assert err.decode().startswith(f"rejection: cannot reach {cable.address}: ")
+    assert err.decode().endswith("(1 texts were classified before)\n")
+
+
+@pytest.mark.parametrize("waiting_for", ["input", "the server"])
+def test_command_interrupted(cable, waiting_for):
+    with started(cable.address, "--output", "jsonl") as process:
+        give(process, b"one\n")
+        take_line(process)
+        if waiting_for == "the server":
+            cable.hold_answers.set()
+            give(process, b"two\n")
+            assert cable.answer_held.wait(30)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stdout.read() == b""
+        assert process.stderr.read() == b""
+
+
+def test_command_whose_reader_leaves(server):
+    with started(server.grpc_address) as process:
+        give(process, b"one\n")
+        take_line(process)
+        process.stdout.close()
+        give(process, b"two\nthree\n")
+        process.stdin.close()
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
+
+
+def test_the_script_classifies(server):
+    done = subprocess.run(
+        [ROOT / "scripts" / "classify", REFUSAL],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "REJECTION_URL": server.grpc_address},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "REJECTION" in done.stdout.splitlines()[1]
+
+
+def test_command_scores_a_field_of_json_lines(server, tmp_path):
+    for name, text in (("a", REFUSAL), ("b", ANSWER)):
+        (tmp_path / name).write_text(json.dumps({"id": name, "answer": text}) + "\n{}\n")
+    done = run(
+        server.grpc_address,
+        *("--jsonl", "answer", "--file", str(tmp_path / "a"), "--file", str(tmp_path / "b"), "--output", "jsonl"),
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["record"]["id"], line["label"]) for line in lines] == [("a", "REJECTION"), ("b", "NORMAL")]
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert f"{tmp_path / 'a'} line 2 is not a JSON object with a text in its field 'answer'" in first
+    assert f"{tmp_path / 'b'} line 2" in second
+
+
+def test_command_scores_a_column_of_csv(server):
+    given = f'id,text,label\n1,"{REFUSAL}",old\n2,"two\nlines",old\n'
+    done = run(server.grpc_address, "--csv", "text", "--output", "csv", given=given)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = csv.DictReader(io.StringIO(done.stdout))
+    assert (first["id"], first["text"], first["label"]) == ("1", REFUSAL, "old")
+    assert first["predicted_label"] == "REJECTION"
+    assert first["is_rejection"] == "true"
+    assert float(first["score"]) > 0.5
+    assert second["text"] == "two\nlines"
+
+
+def test_command_names_a_column_that_is_not_there(server):
+    done = run(server.grpc_address, "--csv", "answer", given="id,text\n1,x\n")
+    assert done.returncode == 1
+    assert "has no column 'answer'; its first line names id, text" in done.stderr
+
+
+def test_exit_code_tells_of_rejections(server):
+    assert run(server.grpc_address, "--exit-code", REFUSAL).returncode == 3
+    assert run(server.grpc_address, "--exit-code", "--threshold", "1", REFUSAL).returncode == 0
+
+
+def test_document_shows_the_highest_sentence(server):
+    text = f"{ANSWER} {REFUSAL} {ANSWER}"
+    done = run(server.grpc_address, "document", "--unit", "sentences", "--output", "jsonl", given=text)
+    assert done.returncode == 0, done.stderr
+    (unit,) = map(json.loads, done.stdout.splitlines())
+    assert text[unit["start"] : unit["end"]] == unit["text"] == REFUSAL
+    assert unit["unit_count"] == 3
+    done = run(server.grpc_address, "document", "--unit", "sentences", "--all", "--exit-code", given=text)
+    assert done.returncode == 3
+    assert len(done.stdout.splitlines()) == 4
+    assert done.stdout.split()[0] == "CHARACTERS"
+
+
+def test_health_tells_of_each_server(server, closed_port):
+    done = run(server.grpc_address, "health", "--wait", "10")
+    assert (done.returncode, done.stdout) == (0, f"{server.grpc_address} takes requests for 'rejection'\n")
+    done = run(f"{server.grpc_address},{closed_port}", "health")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1] == f"{closed_port} does not take requests for 'rejection'"
+
+
+def test_info_shows_the_model(server):
+    done = run(server.grpc_address, "info")
+    assert done.returncode == 0
+    assert "labels          NORMAL, REJECTION\n" in done.stdout
+    done = run(server.grpc_address, "info", "--output", "jsonl")
+    assert json.loads(done.stdout)["max_batch_size"] == 64
+
+
+def test_watch_shows_what_the_server_does(server):
+    watching = subprocess.Popen(
+        command("watch", "--metrics", server.metrics_address, "--interval", "2", "--count", "1"),
+        env=environment(server.grpc_address),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while watching.poll() is None:
+        run(server.grpc_address, *["text"] * 20)
+    header, *rows = watching.stdout.read().splitlines()[1:]
+    watching.stdout.close()
+    assert watching.returncode == 0
+    assert header.split()[:2] == ["MODEL", "REQUESTS/S"]
+    by_model = {row.split()[0]: row.split()[1:] for row in rows}
+    assert set(by_model) == {"classifier", "rejection", "tokenizer"}
+    requests_per_s, failures_per_s, texts_per_s, latency_ms, *_ = map(float, by_model["rejection"])
+    assert 0 < requests_per_s < texts_per_s
+    assert failures_per_s == 0
+    assert latency_ms > 0
+
+
+def test_watch_without_metrics_says_so(closed_port):
+    done = run("", "watch", "--metrics", f"http://{closed_port}/metrics")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rejection: cannot read http://{closed_port}/metrics: ")

@@ -1,0 +1,92 @@
+"""The configuration: what it refuses, and what gRPC is told of it."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import grpc
+import pytest
+
+from rejection_client import ClientConfig, RejectionClient, Tls
+from rejection_client._channel import Settings
+from rejection_client._config import checked_metadata
+
+TRITON_SHORTEST_PING_INTERVAL_MS = 300_000
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        ClientConfig().timeout_s = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ClientConfig) if field.name.endswith("_s")])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_times_are_finite_and_positive(name, value):
+    with pytest.raises(ValueError, match=name):
+        ClientConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", ""),
+        ("max_concurrent_requests", 0),
+        ("max_texts_per_request", 0),
+        ("max_attempts", 0),
+        ("retry_ratio", 1.1),
+        ("retry_ratio", -0.1),
+        ("retry_reserve", -1),
+        ("max_send_bytes", 0),
+        ("max_receive_bytes", 2**31),
+        ("compression", "zip"),
+        ("metadata", {"grpc-timeout": "1"}),
+        ("metadata", {"a b": "1"}),
+        ("metadata", {"x-bin": "1"}),
+        ("metadata", {"x": "é"}),
+        ("metadata", {"x": "a\nb"}),
+        ("token", "a\nb"),
+    ],
+)
+def test_what_cannot_be_is_refused(name, value):
+    with pytest.raises(ValueError, match="authorization" if name == "token" else name):
+        ClientConfig(**{name: value})
+
+
+def test_metadata_is_sent_in_lower_case():
+    assert checked_metadata({"X-Tenant": "a", "traceparent": "00-b"}) == (("x-tenant", "a"), ("traceparent", "00-b"))
+
+
+def test_secrets_are_not_shown():
+    shown = repr(ClientConfig(token="hush-hush", metadata={"x-key": "hush-hush"}))
+    assert "hush" not in shown
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_of_one_call_is_checked_too(timeout_s):
+    with RejectionClient() as client, pytest.raises(ValueError, match="timeout_s"):
+        client.classify("text", timeout_s=timeout_s)
+
+
+def test_triton_takes_the_keepalive():
+    """By its defaults it closes a connection that is tested more often, or without a call under way."""
+    options = dict(Settings.of(ClientConfig()).options)
+    assert options["grpc.keepalive_time_ms"] >= TRITON_SHORTEST_PING_INTERVAL_MS
+    assert options["grpc.keepalive_permit_without_calls"] == 0
+
+
+def test_sizes_and_compression_reach_the_channel():
+    settings = Settings.of(ClientConfig(max_send_bytes=1000, compression="gzip"))
+    options = dict(settings.options)
+    assert options["grpc.max_send_message_length"] == 1000
+    assert options["grpc.max_receive_message_length"] == -1
+    assert settings.compression is grpc.Compression.Gzip
+
+
+def test_a_certificate_needs_its_key():
+    with pytest.raises(ValueError, match="go together"):
+        Tls(certificate_path="client.pem")
+
+
+def test_certificates_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "empty.pem").write_text("")
+    for path, why in (("none.pem", "No such file"), ("empty.pem", "not a PEM file")):
+        with pytest.raises(ValueError, match=rf"ca_path .*{path}.* {why}"):
+            RejectionClient(config=ClientConfig(tls=Tls(ca_path=tmp_path / path)))

@@ -1,0 +1,82 @@
+"""The scanner for LLM Guard: its rules, against a client whose scores are given."""
+
+import inspect
+
+import pytest
+
+from rejection_client import Prediction, llm_guard
+from rejection_client.llm_guard import NoRefusal, risk_score
+
+
+class Scores:
+    """A client that gives each text the score it names, as in `0.9 of a text.`, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def classify_many(self, texts, *, max_length=None):
+        self.asked.append((list(texts), max_length))
+        scores = [float(text.split()[0]) for text in texts]
+        return [Prediction("", score, {"NORMAL": 1 - score, "REJECTION": score}, 9, False) for score in scores]
+
+
+@pytest.mark.parametrize("output", ["", "  ", "\n\t"])
+def test_a_blank_output_is_valid_and_asks_nobody(output):
+    client = Scores()
+    assert NoRefusal(client).scan("prompt", output) == (output, True, -1.0)
+    assert client.asked == []
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "is_valid", "risk"),
+    [
+        (0.99, 0.75, False, 1.0),
+        (0.80, 0.75, False, 0.2),
+        (0.7549, 0.75, True, 0.0),  # rounded to 0.75, which is not above 0.75
+        (0.7551, 0.75, False, 0.0),  # rounded to 0.76
+        (0.5, 0.75, True, -0.3),
+        (0.0, 0.75, True, -1.0),
+        (1.0, 1.0, True, 0.0),
+        (0.004, 0.5, True, -1.0),
+    ],
+)
+def test_scores_are_rounded_before_they_are_compared(score, threshold, is_valid, risk):
+    output = f"{score} of a text"
+    assert NoRefusal(Scores(), threshold).scan("prompt", output) == (output, is_valid, pytest.approx(risk))
+
+
+def test_the_whole_output_is_cut_at_128_tokens():
+    client = Scores()
+    NoRefusal(client).scan("prompt", " 0.1 one. 0.9 two. ")
+    assert client.asked == [([" 0.1 one. 0.9 two. "], 128)]
+
+
+def test_the_first_sentence_above_the_threshold_decides():
+    client = Scores()
+    output = "  0.7 of it. 0.8 of it. 0.95 of it. "
+    assert NoRefusal(client, match_type="sentence").scan("prompt", output) == (output, False, 0.2)
+    assert client.asked == [(["0.7 of it.", "0.8 of it.", "0.95 of it."], 128)]
+
+
+def test_the_highest_sentence_is_the_risk_of_a_valid_output():
+    output = "0.3 of it. 0.6 of it. 0.1 of it."
+    assert NoRefusal(Scores(), match_type="sentence").scan("prompt", output) == (output, True, -0.2)
+
+
+@pytest.mark.parametrize(("score", "threshold"), [(1.0, 0.001), (0.001, 1.0), (0.0, 0.001)])
+def test_the_risk_stays_within_its_bounds(score, threshold):
+    assert -1 <= risk_score(score, threshold) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"threshold": 0}, "threshold"), ({"threshold": 1.1}, "threshold"), ({"match_type": "word"}, "match_type")],
+)
+def test_options_that_cannot_be(options, named):
+    with pytest.raises(ValueError, match=named):
+        NoRefusal(Scores(), **options)
+
+
+def test_the_module_offers_the_scanner():
+    assert llm_guard.__all__ == ["NoRefusal"]
+    assert list(inspect.signature(NoRefusal.scan).parameters) == ["self", "prompt", "output"]
