@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from rejection_server.graph.ragged import to_ragged
-from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
 from support.tiny_models import padded_classifier
+
+from rejection_server.graph.ragged import to_ragged
+from rejection_server.host import ServeOptions, Server
 
 TEXTS = ["", "Hi", "Sorry, no.", *("some words " * n for n in (3, 40, 90, 250, 400))]
 

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores belong to the classifier
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled  # noqa: E402
+from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
 
 class TritonPythonModel:
