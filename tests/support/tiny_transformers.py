@@ -1,16 +1,23 @@
 """Small random text classifiers in Hugging Face's format, one for each architecture, with tokenizers of their kind.
 
-Needs torch and transformers: import it behind `pytest.importorskip`.
+Needs torch and transformers: a test module that imports this one is skipped where they are not installed.
 """
 
 import functools
 import json
+import os
 from dataclasses import dataclass
 
-import torch
-import transformers
+import pytest
 from support.repository import RESPONSES
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for such small models threads only get in each other's way
+
+WHY = "exporting a model needs requirements/prepare.txt and requirements/export.txt"
+torch = pytest.importorskip("torch", reason=WHY)
+pytest.importorskip("onnxscript", reason=WHY)
+transformers = pytest.importorskip("transformers", reason=WHY)
 
 VOCABULARY = 600
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -59,19 +66,6 @@ ARCHITECTURES = {
         "XLMRobertaTokenizer",
         "unigram",
         {**SMALL, "max_position_embeddings": POSITIONS, "type_vocab_size": 1},
-    ),
-    "deberta": Architecture(
-        "DebertaForSequenceClassification",
-        "DebertaTokenizer",
-        "bytes",
-        {
-            **SMALL,
-            "max_position_embeddings": 128,
-            "relative_attention": True,
-            "pos_att_type": ["c2p", "p2c"],
-            "position_biased_input": False,
-            "type_vocab_size": 0,
-        },
     ),
     "deberta-v2": Architecture(
         "DebertaV2ForSequenceClassification",
@@ -145,13 +139,18 @@ def make(folder, architecture, *, labels=("calm", "loud"), seed=0, problem_type=
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
-            **({"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id} if architecture == "modernbert" else {}),
+            **(
+                {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+                if architecture == "modernbert"
+                else {}
+            ),
             "id2label": dict(enumerate(labels)),
             "label2id": {label: index for index, label in enumerate(labels)},
             "problem_type": problem_type,
             **(settings or {}),
         }
     )
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     model = model_class(config).eval()
     model.save_pretrained(folder, **save)
@@ -174,7 +173,15 @@ def _tokenizer(shape):
     if shape.tokenizer == "TokenizersBackend":
         vocab, merges = _bytes("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
         backend = transformers.DebertaTokenizer(vocab=vocab, merges=merges).backend_tokenizer
-        return kind(tokenizer_object=backend, model_max_length=128, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]")
+        return kind(
+            tokenizer_object=backend,
+            model_max_length=128,
+            cls_token="[CLS]",
+            sep_token="[SEP]",
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            mask_token="[MASK]",
+        )
     empty = kind()
     specials = [empty.cls_token, empty.pad_token, empty.sep_token, empty.unk_token, empty.mask_token]
     vocab, merges = _bytes(*specials)

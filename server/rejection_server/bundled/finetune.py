@@ -23,7 +23,7 @@ class Recipe:
     """Numbers of the training run. None was chosen on the test file."""
 
     epochs: int = 4
-    learning_rate: float = 6e-5
+    learning_rate: float = 5e-5
     head_learning_rate: float = 5e-4
     """The classification head starts random, the encoder does not."""
     weight_decay: float = 0.01
@@ -31,9 +31,12 @@ class Recipe:
     tokens_per_batch: int = 3072
     """Padded tokens of a batch: batches hold rows of similar length, so many short or few long ones."""
     max_rows_per_batch: int = 32
-    max_length: int = 512
-    noisy_weight: float = 0.5
+    max_length: int = 256
+    """Tokens of a training row. Whoever refuses does so early; judging uses the model's whole length."""
+    noisy_weight: float = 0.4
     """Weight of a row of the source whose labels are noisy and count partial refusals as refusals."""
+    noisy_share: float = 0.5
+    """Share of that source's rows that an epoch draws: they are many, and alike."""
     synthetic_weight: float = 0.5
     noisy_smoothing: float = 0.1
     smoothing: float = 0.02
@@ -117,7 +120,8 @@ def finetune(
     done_share = 0.0
     started = time.monotonic()
     for epoch in range(recipe.epochs):
-        rows = [varied(row, rng) for row in train]
+        drawn = [row for row in train if row.source != NOISY or rng.random() < recipe.noisy_share]
+        rows = [varied(row, rng) for row in drawn]
         encoded = tokenizer([row.text for row in rows], truncation=True, max_length=recipe.max_length)["input_ids"]
         batches = _batches([len(ids) for ids in encoded], recipe, rng)
         total, seen, said = 0.0, 0, time.monotonic()

@@ -148,7 +148,7 @@ def _led(core: str, rng: random.Random) -> str:
 def _answer(rng: random.Random) -> str:
     """One answering text; three in four carry an apology, a ban, a refusal in quotes or another trap."""
     compose: _Composer = rng.choices(
-        (_trap, _guide_behind_trap, _foreign_answer, _plain, _guide, _fragment), (55, 20, 4, 8, 5, 8)
+        (_trap, _hedged, _guide_behind_trap, _foreign_answer, _plain, _guide, _fragment), (43, 22, 14, 4, 6, 4, 7)
     )[0]
     return compose(rng)
 
@@ -164,6 +164,12 @@ def _trap(rng: random.Random) -> str:
     elif rng.random() < 0.1:
         text = f"{text}\n\n{rng.choice(_NORMAL['hard'])}"
     return _fill(text, rng)
+
+
+def _hedged(rng: random.Random) -> str:
+    """What the model says it cannot do, and then an answer all the same."""
+    answer = rng.sample(_NORMAL["view"], rng.choice((1, 2, 3))) if rng.random() < 0.7 else [_guide(rng)]
+    return " ".join((rng.choice(_NORMAL["hedge"]), rng.choice(_NORMAL["turn"]), *answer))
 
 
 def _guide_behind_trap(rng: random.Random) -> str:

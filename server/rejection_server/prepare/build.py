@@ -1,0 +1,215 @@
+"""The graph that is served: a padded float32 classifier made ragged, in a chosen precision."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto, helper, numpy_helper
+
+from rejection_server.graph.opset import at_least_opset
+from rejection_server.graph.quantize import quantize_per_token
+from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
+from rejection_server.prepare.describe import check_vocabulary
+from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
+from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.weights import attach, detach
+
+Precision = Literal["fp32", "fp16", "int8"]
+Device = Literal["cpu", "gpu"]
+
+FASTER = 0.95
+"""The optimised graph is taken if it needs less than this share of the plain one's time."""
+TIMED_LENGTHS = (16, 128)
+TIMED_RUNS = 8
+LARGEST_FILE = 2**31 - 1
+
+_CONTRIB = "com.microsoft"
+_OPSET = 18
+_OLDEST = 13
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of the graph."""
+
+    optimizer: str
+    """Whether onnxruntime's transformer optimiser was used, and why."""
+    milliseconds: dict[str, float]
+    """Time of a text of so many tokens on one thread of this machine, the fastest of several runs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What graph is to be made."""
+
+    precision: Precision
+    device: Device
+    activation: Activation
+    pad_id: int
+    labels: int
+    largest_id: int
+    """Largest token id that the tokenizer can give."""
+    heads: int
+    hidden_size: int
+    max_length: int
+
+
+def build(padded: Path, served: Path, plan: Plan) -> Built:
+    """Write the served form of the padded model to `served`, with or without the optimiser, whichever is faster.
+
+    Each step has a process of its own: memory is what a large float32 model is short of. Raises UnsupportedError,
+    VocabularyError, CorruptedError or DiskFullError.
+    """
+    isolated(write_graph, padded, served, plan)
+    if plan.device == "gpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return Built("not used: without a GPU its effect cannot be measured", {})
+    fused, optimized = served.with_name("fused.onnx"), served.with_name("optimized.onnx")
+    try:
+        isolated(fuse, padded, fused, plan)
+        isolated(write_graph, fused, optimized, plan)
+        plain, other = isolated(milliseconds, [served, optimized], plan)
+    except DiskFullError:
+        raise
+    except Exception as exc:  # the optimiser raises whatever its fusions stumble over
+        _log.info("the transformer optimiser failed", exc_info=True)
+        return Built(f"not used: it failed ({' '.join(str(exc).split())[:120] or type(exc).__name__})", {})
+    finally:
+        for path in (fused, fused.with_name(f"{fused.name}.data")):
+            path.unlink(missing_ok=True)
+    ratio = sum(other.values()) / sum(plain.values())
+    if ratio < FASTER:
+        optimized.replace(served)
+        return Built(f"used: {1 / ratio:.2f} times as fast", other)
+    return Built(f"not used: {1 / ratio:.2f} times as fast", plain)
+
+
+def write_graph(padded: Path, served: Path, plan: Plan) -> None:
+    """Write the served form of the padded model to `served`; raises what `build` does."""
+    model = _read(padded, plan.labels)
+    rows = embedding_rows(model)
+    if rows is not None:
+        check_vocabulary(plan.largest_id, rows)
+    model = _in_precision(model, plan.precision)
+    weights = detach(model)
+    form: Form = "padded" if plan.device == "gpu" else "loop"
+    try:
+        ragged = to_ragged(model, form=form, activation=plan.activation, pad_id=plan.pad_id)
+    except GraphError as exc:
+        raise UnsupportedError(f"the model's ONNX file cannot be served: {exc}") from exc
+    del model
+    attach(ragged, weights)
+    _write(ragged, served)
+
+
+def _read(path: Path, labels: int) -> ModelProto:
+    try:
+        model = onnx.load(path)
+    except Exception as exc:  # protobuf's own error, or a missing file with the weights
+        raise CorruptedError(f"{path.name} is not a readable ONNX file: {' '.join(str(exc).split())[:200]}") from exc
+    del model.graph.value_info[:]  # shapes of the example inputs; the runtime infers its own
+    for node in model.graph.node:  # traces of the exporting machine's source files
+        del node.metadata_props[:]
+        node.doc_string = ""
+    outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
+    for value in outputs:  # some exporters leave the number of labels open
+        shape = value.type.tensor_type.shape.dim
+        if len(shape) == 2 and not shape[1].dim_value:
+            shape[1].dim_value = labels
+    return model
+
+
+def embedding_rows(model: ModelProto) -> int | None:
+    """Rows of the table that `input_ids` are looked up in; None where the graph does not show it."""
+    tables = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    ids = {"input_ids"}
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity") and node.input[0] in ids:
+            ids.add(node.output[0])
+        elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in ids and node.input[0] in tables:
+            return int(tables[node.input[0]][0])
+    return None
+
+
+def _in_precision(model: ModelProto, precision: Precision) -> ModelProto:
+    if precision == "int8":
+        return quantize_per_token(model)
+    if precision == "fp16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        model = at_least_opset(model, _OPSET)
+        _spell_out_constants(model)
+        converted: ModelProto = convert_float_to_float16(model, keep_io_types=True)
+        del converted.graph.value_info[:]
+        return converted
+    if any(entry.domain in ("", "ai.onnx") and entry.version < _OLDEST for entry in model.opset_import):
+        return at_least_opset(model, _OLDEST)  # while the weights are there: their shapes guide the conversion
+    return model
+
+
+def _spell_out_constants(model: ModelProto) -> None:
+    """Give constants written as plain numbers the form of tensors, the only one that the conversion sees."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                value = np.asarray(helper.get_attribute_value(attribute), dtype=np.float32)
+                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
+
+
+def fuse(padded: Path, fused: Path, plan: Plan) -> None:
+    """Write the padded model as onnxruntime's transformer optimiser leaves it, the weights in a file beside it."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    model = _read(padded, plan.labels)
+    logging.disable(logging.WARNING)  # this process ends soon; what fused and what did not is not for who prepares
+    tables = detach(model, only_tables=True)
+    result = optimize_model(
+        model, "bert", num_heads=plan.heads, hidden_size=plan.hidden_size, opt_level=0, use_gpu=plan.device == "gpu"
+    ).model
+    if all(entry.domain != _CONTRIB for entry in result.opset_import):
+        result.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+    del result.graph.value_info[:]
+    attach(result, tables)
+    with disk_errors(fused):
+        onnx.save(result, fused, save_as_external_data=True, location=f"{fused.name}.data")
+
+
+def _write(model: ModelProto, path: Path) -> None:
+    if model.ByteSize() > LARGEST_FILE:
+        raise UnsupportedError("the served model would be larger than 2 GB, which one ONNX file cannot hold: use int8")
+    with disk_errors(path):
+        onnx.save(model, path)
+
+
+def milliseconds(paths: list[Path], plan: Plan) -> list[dict[str, float]]:
+    """Time of a text by its number of tokens, for each graph: on one thread, the fastest of several runs.
+
+    The graphs take turns, and on a CPU its own time counts: whatever else the machine does must not decide.
+    """
+    clock = time.thread_time if plan.device == "cpu" else time.perf_counter
+    sessions = [_session(path, plan.device) for path in paths]
+    best: list[dict[str, float]] = [{} for _ in paths]
+    for length in sorted({min(length, plan.max_length) for length in TIMED_LENGTHS}):
+        ids = np.arange(length, dtype=np.int64) % 7 + 5
+        feed = {"input_ids": ids, "sequence_lengths": np.asarray([[length]], dtype=np.int32)}
+        for _ in range(TIMED_RUNS):
+            for session, times in zip(sessions, best, strict=True):
+                begin = clock()
+                session.run(["logits"], feed)
+                elapsed = round((clock() - begin) * 1000, 2)
+                times[str(length)] = min(elapsed, times.get(str(length), elapsed))
+    return best
+
+
+def _session(path: Path, device: Device) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    provider = "CUDAExecutionProvider" if device == "gpu" else "CPUExecutionProvider"
+    return onnxruntime.InferenceSession(str(path), options, providers=[provider])

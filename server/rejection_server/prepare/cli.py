@@ -1,0 +1,199 @@
+"""The command `prepare`: any Hugging Face text classifier becomes a checked model repository."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Turn a text classifier in Hugging Face format into a model repository for Triton, and prove that it answers like the
+original.
+
+The model is fetched (or read from a folder), exported to ONNX if it is not ONNX already, brought into the form that is
+served, started on an embedded Triton, and asked at least 200 texts over gRPC. Only if its answers are those of the
+original is the repository written, whole and at once.
+"""
+
+EPILOG = """\
+examples:
+  scripts/prepare protectai/distilroberta-base-rejection-v1 --output build/rejection
+      then: scripts/serve --repository build/rejection
+  scripts/prepare ./my-classifier --output build/mine --precision fp32
+      a folder with config.json, model.safetensors and tokenizer.json
+  scripts/prepare ./my-newer-classifier --output build/mine --version 2
+      beside version 1; a running Triton switches to it without a stop
+
+environment:
+  HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and the hub client's other variables are respected
+
+exit status:
+  0 if the repository was written; 1 if not, and then nothing has changed; 2 for a wrong option
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        return _prepare(options)
+    except _StoppedError as exc:
+        print("\nscripts/prepare: interrupted; nothing was written", file=sys.stderr)
+        return 128 + exc.number
+
+
+class _StoppedError(BaseException):
+    """A signal asked for the end; what was begun is cleaned away on its way up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)  # once is enough; the cleaning must not be cut short
+    raise _StoppedError(number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/prepare",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="id on the Hugging Face hub (name/model), or a folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the repository goes")
+    parser.add_argument("--revision", metavar="COMMIT", help="commit, branch or tag on the hub (default: main)")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "int8"),
+        default="auto",
+        help="of the weights; auto is int8 on a CPU and fp16 on a GPU; int8 gives way to fp32 if it is not good enough",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="what the repository is for (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-length",
+        type=_positive,
+        metavar="TOKENS",
+        help="longest text, special tokens included (default: what the model takes, at most 2048)",
+    )
+    parser.add_argument(
+        "--version",
+        type=_positive,
+        metavar="N",
+        help="add the model as version N to the repository that is already there",
+    )
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="texts to compare on, at least 200: one a line, or *.jsonl with a field text (default: a bundled sample)",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=_share,
+        metavar="SHARE",
+        help="smallest share of texts with the same label, 0 to 1 (default: 1; int8 0.995)",
+    )
+    parser.add_argument(
+        "--max-difference",
+        type=_share,
+        metavar="P",
+        help="largest difference of a probability (default: fp32 1e-4, fp16 1e-2, int8 any)",
+    )
+    parser.add_argument(
+        "--max-mean-difference",
+        type=_share,
+        metavar="P",
+        help="largest mean difference of the probabilities (default: fp32 1e-4, fp16 and int8 1e-2)",
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read weights from a pickle (pytorch_model.bin), which its author could have made run code here",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from exc
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from exc
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    try:
+        # Only now: help and wrong options are answered before anything is installed.
+        from rejection_server.prepare import gate, pipeline
+        from rejection_server.prepare.errors import PrepareError
+        from rejection_server.prepare.memory import PeakMemory
+    except ImportError as exc:
+        print(
+            f"scripts/prepare: the Python package {exc.name} is not installed in {sys.prefix}: "
+            "start with scripts/prepare, which installs what is needed",
+            file=sys.stderr,
+        )
+        return 1
+    options = pipeline.Options(
+        model=arguments.model,
+        output=arguments.output,
+        revision=arguments.revision,
+        precision=arguments.precision,
+        device=arguments.device,
+        texts=arguments.texts,
+        max_length=arguments.max_length,
+        version=arguments.version,
+        allow_pickle=arguments.allow_pickle,
+        agreement=arguments.min_agreement,
+        largest=arguments.max_difference,
+        mean=arguments.max_mean_difference,
+    )
+    begin = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"[{time.monotonic() - begin:5.1f} s] {line}", file=sys.stderr, flush=True)
+
+    try:
+        with PeakMemory(os.getpid()) as memory:
+            prepared = pipeline.prepare(options, report)
+    except PrepareError as exc:
+        print(f"scripts/prepare: {exc}", file=sys.stderr)
+        return 1
+    print(f"\n{prepared.precision} against the original, as served:\n\n{gate.table(prepared.figures)}\n")
+    print(f"Written to {prepared.output}, version {prepared.version} of the classifier.")
+    print(f"Took {time.monotonic() - begin:.0f} s and at most {memory.peak_bytes / 1e9:.2f} GB of memory.")
+    if options.device == "gpu":
+        print("The comparison ran on this machine's processor; the configuration asks for a GPU.")
+    print(f"Serve it:  {shlex.join(['scripts/serve', '--repository', str(prepared.output)])}", flush=True)
+    return 0

@@ -1,0 +1,133 @@
+"""Are the served answers those of the original? Pure comparison of probabilities, by length of the text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rejection_server.graph.ragged import Activation
+
+Floats = NDArray[np.float64]
+
+CLASSES = ((1, 16), (17, 64), (65, 256), (257, None))
+"""Tokens, special ones included: from, to."""
+BORDERLINE = 0.01
+"""How near to 0.5 a probability lies whose label may change where only the others' is looked at."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the gate lets through."""
+
+    agreement: float
+    """Smallest share of texts with the same label, 0 to 1."""
+    largest: float
+    """Largest difference of a probability."""
+    mean: float
+    """Largest mean difference of the probabilities."""
+    ignore_borderline: bool = False
+    """Leave texts out of the agreement whose decision the original itself finds near 0.5."""
+
+
+THRESHOLDS = {
+    "fp32": Thresholds(agreement=1.0, largest=1e-4, mean=1e-4, ignore_borderline=True),
+    "fp16": Thresholds(agreement=1.0, largest=1e-2, mean=1e-2, ignore_borderline=True),
+    "int8": Thresholds(agreement=0.995, largest=1.0, mean=0.01),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Differences between two models' answers to some texts."""
+
+    tokens: str
+    """Length class, like 17-64, or all."""
+    texts: int
+    agreement: float
+    """Share of texts with the same label."""
+    agreement_clear: float
+    """The same without borderline texts."""
+    largest: float
+    mean: float
+
+
+def probabilities_of(logits: Floats, activation: Activation) -> Floats:
+    """Probabilities [texts, labels] of logits."""
+    if activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def compare(reference: Floats, served: Floats, token_counts: Sequence[int], activation: Activation) -> list[Figures]:
+    """Figures for every length class that has texts, then for all.
+
+    `reference` and `served` are probabilities [texts, labels]. Raises ValueError when one of them is not finite.
+    """
+    if not np.isfinite(served).all() or not np.isfinite(reference).all():
+        raise ValueError("an answer is not a number")
+    same, borderline = _decisions(reference, served, activation)
+    difference = np.abs(reference - served)
+    counts = np.asarray(token_counts)
+    result = []
+    for first, last in (*CLASSES, (0, None)):
+        chosen = (counts >= first) & (counts <= (np.inf if last is None else last))
+        if not chosen.any():
+            continue
+        clear = chosen & ~borderline
+        result.append(
+            Figures(
+                tokens="all" if first == 0 else f"{first}-{last}" if last else f"{first} and more",
+                texts=int(chosen.sum()),
+                agreement=float(same[chosen].mean()),
+                agreement_clear=float(same[clear].mean()) if clear.any() else 1.0,
+                largest=float(difference[chosen].max()),
+                mean=float(difference[chosen].mean()),
+            )
+        )
+    return result
+
+
+def _decisions(
+    reference: Floats, served: Floats, activation: Activation
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each text: is the label the same, and does the original hesitate."""
+    if activation == "sigmoid":
+        same = ((reference > 0.5) == (served > 0.5)).all(axis=1)
+        return same, (np.abs(reference - 0.5) <= BORDERLINE).any(axis=1)
+    best = np.sort(reference, axis=1)
+    # Of two labels, 0.5 +- x is a lead of 2 x.
+    hesitates = best[:, -1] - best[:, -2] <= 2 * BORDERLINE
+    return reference.argmax(axis=1) == served.argmax(axis=1), hesitates
+
+
+def failures(figures: Sequence[Figures], thresholds: Thresholds) -> list[str]:
+    """What is beyond the thresholds, over all texts; empty when nothing is."""
+    total = figures[-1]
+    agreement = total.agreement_clear if thresholds.ignore_borderline else total.agreement
+    missed = []
+    if agreement < thresholds.agreement:
+        clear = ", those near 0.5 left out" if thresholds.ignore_borderline else ""
+        missed.append(
+            f"{agreement:.2%} of the texts get the same label{clear}, at least {thresholds.agreement:.2%} must"
+        )
+    if total.largest > thresholds.largest:
+        missed.append(f"a probability differs by {total.largest:.2g}, at most {thresholds.largest:g} is allowed")
+    if total.mean > thresholds.mean:
+        missed.append(f"probabilities differ by {total.mean:.2g} on average, at most {thresholds.mean:g} is allowed")
+    return missed
+
+
+def table(figures: Sequence[Figures]) -> str:
+    """The figures as a Markdown table."""
+    rows = [("tokens", "texts", "same label", "largest difference", "mean difference")]
+    rows += [(f.tokens, str(f.texts), f"{f.agreement:.2%}", f"{f.largest:.2e}", f"{f.mean:.2e}") for f in figures]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def line(cells: Sequence[str]) -> str:
+        numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([cells[0].ljust(widths[0]), *numbers]) + " |"
+
+    ruler = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
+    return "\n".join([line(rows[0]), ruler, *(line(row) for row in rows[1:])])

@@ -1,0 +1,153 @@
+"""What the original model answers, in float32, and its export to ONNX. Runs in a process of its own."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from rejection_server.prepare.describe import check_vocabulary
+from rejection_server.prepare.errors import CorruptedError, PrepareError, UnsupportedError
+from rejection_server.prepare.source import PICKLE, SAFETENSORS
+
+Rows = Sequence[Sequence[int]]
+Floats = NDArray[np.float64]
+
+_OPSET = 18
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed; it is not imported."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def answers_of_torch(
+    folder: Path, weights: str, rows: Rows, *, largest_id: int, labels: int, max_length: int, export_to: Path | None
+) -> Floats:
+    """Logits [texts, labels] of the model in `folder` on PyTorch in float32, each text alone.
+
+    With `export_to` the model is also written there as ONNX: `input_ids` and `attention_mask` [rows, tokens] to
+    `logits` [rows, labels], the weights in a file beside it.
+
+    Raises UnsupportedError, VocabularyError or CorruptedError.
+    """
+    import torch
+
+    model = _load(folder, weights)
+    check_vocabulary(largest_id, model.get_input_embeddings().num_embeddings)
+    answers = []
+    with torch.inference_mode():
+        for ids in rows:
+            tensor = torch.tensor([list(ids)], dtype=torch.int64)
+            logits = model(input_ids=tensor, attention_mask=torch.ones_like(tensor)).logits
+            if logits.ndim != 2 or logits.shape[1] != labels:
+                raise UnsupportedError(f"the model has {labels} labels but gives scores of shape {list(logits.shape)}")
+            answers.append(logits[0].to(torch.float64).numpy())
+    if export_to is not None:
+        _export(model, export_to, max_length)
+    return np.asarray(answers)
+
+
+def _load(folder: Path, weights: str) -> Any:
+    import torch
+    import transformers
+
+    safetensors = importlib.import_module("safetensors")  # absent where types are checked
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=weights != PICKLE,
+            dtype=torch.float32,
+            attn_implementation="eager",  # plain operators, which onnxruntime fuses
+            output_loading_info=True,
+        )
+    except safetensors.SafetensorError as exc:
+        raise CorruptedError(f"{weights} is damaged ({exc}): fetch it again") from exc
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as exc:
+        reason = " ".join(str(exc).split())[:300]
+        raise UnsupportedError(f"transformers cannot read the model from {weights or SAFETENSORS}: {reason}") from exc
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UnsupportedError(
+            f"the weights are not those of a trained text classifier: {', '.join(missing[:3])} "
+            f"{'are' if len(missing) > 1 else 'is'} missing from {weights}"
+        )
+    return model.eval()
+
+
+def _export(model: Any, path: Path, max_length: int) -> None:
+    import torch
+
+    warnings.simplefilter("ignore")  # this process ends soon; what they say is not for who prepares a model
+    logging.getLogger("torch").setLevel(logging.ERROR)
+
+    class LogitsOnly(torch.nn.Module):  # type: ignore[misc]  # torch is absent where types are checked
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    ids = torch.ones((2, 9), dtype=torch.int64)
+    axes = {0: torch.export.Dim("rows", min=1, max=1024), 1: torch.export.Dim("tokens", min=2, max=max(max_length, 16))}
+    try:
+        program = torch.onnx.export(
+            LogitsOnly().eval(),
+            (ids, torch.ones_like(ids)),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            opset_version=_OPSET,
+            dynamo=True,
+            dynamic_shapes=(axes, axes),
+            verbose=False,
+        )
+        # Weights beside the graph: as one message they would be held three times over.
+        program.save(str(path), external_data=True)
+    except PrepareError:
+        raise
+    except Exception as exc:  # torch.export raises dozens of kinds
+        reason = " ".join(str(exc).split())[:200]
+        raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
+
+
+def answers_of_onnx(path: Path, rows: Rows, *, labels: int) -> Floats:
+    """Logits [texts, labels] of a padded ONNX model on onnxruntime, each text alone.
+
+    Raises UnsupportedError or CorruptedError.
+    """
+    session = _open(path)
+    inputs = {value.name for value in session.get_inputs()}
+    outputs = [value.name for value in session.get_outputs()]
+    output = "logits" if "logits" in outputs else outputs[0]
+    answers = []
+    for ids in rows:
+        tokens = np.asarray([list(ids)], dtype=np.int64)
+        feed = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
+        (logits,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
+        if logits.ndim != 2 or logits.shape[1] != labels:
+            raise UnsupportedError(
+                f"{path.name} is not a text classifier with {labels} labels: its output '{output}' has the shape "
+                f"{list(logits.shape)}"
+            )
+        answers.append(np.asarray(logits[0], dtype=np.float64))
+    return np.asarray(answers)
+
+
+def _open(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime raises nothing narrower
+        raise CorruptedError(f"onnxruntime cannot read {path.name}: {' '.join(str(exc).split())[:300]}") from exc

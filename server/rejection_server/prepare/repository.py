@@ -1,0 +1,182 @@
+"""The model repository: rendered, put together in a temporary folder, and put in place at once or not at all."""
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from rejection_server.graph.ragged import Activation
+from rejection_server.prepare.build import Device
+from rejection_server.prepare.describe import BUNDLED
+from rejection_server.prepare.errors import OutputError, disk_errors
+
+TEMPLATES = Path(__file__).parent / "templates"
+MODELS = ("rejection", "tokenizer", "classifier")
+TOKENIZER_VERSION = "1"
+"""Version of tokenizer and ensemble; the classifier alone is switched while requests flow."""
+FACTS = "model.json"
+
+_SHORT_TEXT = 16  # tokens of the second warm-up
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a repository's configurations depend on."""
+
+    labels: tuple[str, ...]
+    model_max_length: int
+    activation: Activation = "softmax"
+    device: Device = "cpu"
+
+
+def render(model: str, shape: Shape) -> str:
+    """The `config.pbtxt` of one of the three models."""
+    return Template((TEMPLATES / f"{model}.pbtxt").read_text(encoding="utf-8")).substitute(
+        labels=len(shape.labels),
+        model_max_length=shape.model_max_length,
+        short_length=min(_SHORT_TEXT, shape.model_max_length),
+        instances=(TEMPLATES / f"instances.{shape.device}.pbtxt").read_text(encoding="utf-8").rstrip("\n"),
+    )
+
+
+def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, tokenizer_json: Path) -> None:
+    """Write a whole repository to the empty folder `repository`; `graph` is moved, `tokenizer_json` copied."""
+    with disk_errors(repository):
+        for model in MODELS:
+            folder = repository / model
+            folder.mkdir(parents=True)
+            (folder / "config.pbtxt").write_text(render(model, shape), encoding="utf-8")
+            if model != "tokenizer":
+                (folder / "labels.txt").write_text("".join(f"{label}\n" for label in shape.labels), encoding="utf-8")
+        (repository / "rejection" / TOKENIZER_VERSION).mkdir()
+        (repository / "rejection" / TOKENIZER_VERSION / ".gitkeep").touch()
+        shutil.copytree(BUNDLED / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
+        tokenizer = repository / "tokenizer" / TOKENIZER_VERSION
+        tokenizer.mkdir()
+        for name in ("model.py", "tokenizing.py"):
+            shutil.copyfile(BUNDLED / "tokenizer" / "1" / name, tokenizer / name)
+        shutil.copyfile(tokenizer_json, tokenizer / "tokenizer.json")
+        classifier = repository / "classifier" / str(version)
+        classifier.mkdir()
+        graph.replace(classifier / "model.onnx")
+
+
+def write_facts(repository: Path, version: int, facts: Mapping[str, Any]) -> None:
+    """Write `model.json` beside the ONNX file."""
+    path = repository / "classifier" / str(version) / FACTS
+    with disk_errors(repository):
+        path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def workplace(output: Path) -> Iterator[Path]:
+    """A temporary folder beside `output`, on the same disk so that a rename is enough; removed in the end.
+
+    Raises OutputError when nothing can be written there.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.preparing-", dir=output.parent))
+    except OSError as exc:
+        raise OutputError(f"{output.parent} cannot be written to ({exc.strerror}): choose another --output") from exc
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(output: Path) -> None:
+    """Raise OutputError if `output` holds anything but a model repository that may be replaced."""
+    if output.resolve() == BUNDLED:
+        raise OutputError(f"{output} is the bundled model repository, which stays as it is: choose another --output")
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise OutputError(f"{output} is a file: choose another --output")
+    held = {entry.name for entry in output.iterdir()}
+    if held and not (set(MODELS) <= held and any(output.glob(f"classifier/*/{FACTS}"))):
+        raise OutputError(f"{output} holds other things than a prepared model repository: choose another --output")
+
+
+def check_version(output: Path, shape: Shape, version: int, tokenizer_json: Path) -> None:
+    """Raise OutputError unless the repository `output` can take a model of this shape as a further version.
+
+    What Triton keeps once for all versions has to be the same: labels, length, activation and tokenizer.
+    """
+    if version_folder(output, version).exists():
+        raise OutputError(f"{output} already has version {version}: take the next number, or remove that folder")
+    differs = f"version {version} cannot stand beside the others in {output}: they have"
+    other = "; prepare a repository of its own"
+    labels = (output / "classifier" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    if labels != list(shape.labels):
+        raise OutputError(f"{differs} the labels {', '.join(labels)}, this one {', '.join(shape.labels)}{other}")
+    if (output / "tokenizer" / TOKENIZER_VERSION / "tokenizer.json").read_bytes() != tokenizer_json.read_bytes():
+        raise OutputError(f"{differs} another tokenizer, and a request must not meet one half of each{other}")
+    for facts in _facts_of(output):
+        for name, mine in (("model_max_length", shape.model_max_length), ("activation", shape.activation)):
+            if facts.get(name, mine) != mine:
+                raise OutputError(f"{differs} {name} {facts[name]}, this one {mine}{other}")
+        if facts.get("device", shape.device) != shape.device:
+            raise OutputError(f"{differs} the configuration for {facts['device']}, this one for {shape.device}{other}")
+
+
+def _facts_of(output: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(output.glob(f"classifier/*/{FACTS}")):
+        with contextlib.suppress(ValueError):
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def version_folder(output: Path, version: int) -> Path:
+    """Where the classifier's version lies."""
+    return output / "classifier" / str(version)
+
+
+def tidy(staged: Path) -> None:
+    """Remove what Python left in the repository while it was tried out."""
+    for folder in list(staged.rglob("__pycache__")):
+        shutil.rmtree(folder)
+
+
+def publish_version(staged: Path, output: Path, version: int) -> None:
+    """Move the classifier's new version beside the others, in one rename: a Triton that polls sees it whole."""
+    with disk_errors(staged):
+        version_folder(staged, version).rename(version_folder(output, version))
+
+
+def publish(staged: Path, output: Path) -> None:
+    """Put the repository in place in one step; what was there before goes, and only now."""
+    with disk_errors(staged):
+        if output.is_dir() and any(output.iterdir()):
+            _exchange(staged, output)
+            shutil.rmtree(staged)
+        else:
+            staged.replace(output)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders. Linux can do it without a moment in which either name is missing; Python cannot say so."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            return
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+    aside = one.with_name(f"{one.name}.before")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)

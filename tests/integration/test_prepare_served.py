@@ -1,0 +1,150 @@
+"""What is written, as served: labels, precisions, the gate's verdict, and a second version while requests flow."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from support import tiny_transformers
+from support.kserve import Wire, request
+from support.tree import fingerprint
+from tritonclient.grpc import service_pb2
+
+from rejection_server.host import ServeOptions, Server
+from rejection_server.prepare.errors import GateError, OutputError
+from rejection_server.prepare.pipeline import Options, prepare
+
+LABELS = ("praise", "blame", "question", "thanks")
+GENTLE = {"initializer_range": 0.1}  # int8 keeps up with such weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def original(folder):
+    return tiny_transformers.make(
+        folder / "original", "roberta", labels=LABELS, problem_type="multi_label_classification", settings=GENTLE
+    )
+
+
+@pytest.fixture(scope="module")
+def repository(folder, original):
+    return prepare(Options(model=str(original), output=folder / "served", agreement=0.9)).output
+
+
+def facts_of(repository, version=1):
+    return json.loads((repository / "classifier" / str(version) / "model.json").read_text())
+
+
+def test_model_json_says_where_the_model_comes_from(repository):
+    facts = facts_of(repository)
+    served = fingerprint(repository)
+    assert facts["sha256"] == served["classifier/1/model.onnx"]
+    assert set(facts["inputs_sha256"]) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert facts["precision"] == "int8", "auto, on a CPU"
+    assert facts["labels"] == list(LABELS)
+    assert facts["gate"]["figures"][-1]["texts"] >= 200
+    assert not list(repository.rglob("__pycache__"))
+    assert {path.name for path in repository.parent.iterdir()} == {"original", "served"}, "nothing temporary is left"
+
+
+def test_a_second_version_takes_over_while_requests_flow(folder, repository):
+    before = fingerprint(repository)
+    newer = tiny_transformers.make(
+        folder / "newer", "roberta", labels=LABELS, problem_type="multi_label_classification", settings=GENTLE, seed=9
+    )
+    options = ServeOptions(
+        repository=repository,
+        grpc_port=0,
+        metrics_port=None,
+        triton_arguments=("--model-control-mode=explicit", "--load-model=*"),
+    )
+    with Server(options) as server:
+        wire = Wire(server.grpc_address)
+        metadata = wire.stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="rejection"), timeout=10)
+        assert [list(t.shape) for t in metadata.outputs] == [[-1, 4], [-1, 4], [-1, 1]]
+        old = wire.infer(["Where is the station?"])
+        np.testing.assert_allclose(old["probabilities"], 1 / (1 + np.exp(-old["logits"])), atol=1e-6)
+        message = request(["Where is the station?"])
+        message.outputs.add(name="probabilities").parameters["classification"].int64_param = 1
+        assert wire.stub.ModelInfer(message, timeout=10).raw_output_contents[0].rpartition(b":")[2].decode() in LABELS
+
+        prepare(Options(model=str(newer), output=repository, version=2, agreement=0.9))
+        assert {name: digest for name, digest in fingerprint(repository).items() if "/2/" not in name} == before
+
+        stop, answers, failed = threading.Event(), [], []
+
+        def ask():
+            mine = Wire(server.grpc_address)
+            while not stop.is_set():
+                try:
+                    answers.append(mine.infer(["Where is the station?"])["logits"][0])
+                except Exception as error:
+                    failed.append(error)
+                time.sleep(0.002)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        wire.stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="classifier"), timeout=60)
+        time.sleep(0.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        new = wire.infer(["Where is the station?"])["logits"][0]
+        index = wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=10)
+        assert [m.version for m in index.models if m.name == "classifier"] == ["2"]
+    assert not failed
+    assert not np.array_equal(old["logits"][0], new)
+    kinds = {tuple(answer) for answer in answers}
+    assert kinds == {tuple(old["logits"][0]), tuple(new)}, "every request is answered by one version or the other"
+    assert facts_of(repository, 2)["source"] == str(newer)
+
+    with pytest.raises(OutputError, match="already has version 2"):
+        prepare(Options(model=str(newer), output=repository, version=2))
+
+
+def test_a_version_with_other_labels_is_refused(folder, repository):
+    other = tiny_transformers.make(folder / "other", "roberta", labels=("yes", "no"))
+    before = fingerprint(repository)
+    with pytest.raises(OutputError, match="they have the labels praise, blame, question, thanks, this one yes, no"):
+        prepare(Options(model=str(other), output=repository, version=3))
+    assert fingerprint(repository) == before
+
+
+def test_int8_that_is_not_good_enough_gives_way_to_fp32(folder):
+    original = tiny_transformers.make(folder / "single", "distilbert", labels=("score",), settings=GENTLE)
+    said = []
+    prepared = prepare(Options(model=str(original), output=folder / "gives-way", mean=1e-5), said.append)
+    assert prepared.precision == facts_of(prepared.output)["precision"] == "fp32"
+    assert facts_of(prepared.output)["activation"] == "sigmoid", "a single logit has nothing to be weighed against"
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "on average, at most 1e-05 is allowed" in warning
+    assert (prepared.output / "classifier" / "labels.txt").read_text() == "score\n"
+
+
+def test_a_model_beyond_the_thresholds_leaves_what_was_there(folder, original, repository):
+    before = fingerprint(repository)
+    with pytest.raises(GateError, match="nothing was written: a probability differs by"):
+        prepare(Options(model=str(original), output=repository, precision="fp32", largest=1e-12))
+    assert fingerprint(repository) == before
+
+
+def test_for_a_gpu(folder):
+    original = tiny_transformers.make(folder / "for-gpu", "bert", settings=GENTLE)
+    prepared = prepare(Options(model=str(original), output=folder / "gpu", device="gpu"))
+    assert prepared.precision == "fp16"
+    assert prepared.figures[-1].agreement_clear == 1
+    assert 1e-7 < prepared.figures[-1].largest < 1e-2
+    assert "KIND_GPU" in (prepared.output / "classifier" / "config.pbtxt").read_text()
+    assert facts_of(prepared.output)["form"] == "padded"

@@ -1,0 +1,227 @@
+"""The repository's files, and that they are put in place whole or not at all."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from support.repository import REPOSITORY, ROOT
+from support.tiny_models import VOCABULARY, padded_classifier
+from support.tree import fingerprint
+
+from rejection_server.graph.ragged import to_ragged
+from rejection_server.prepare import repository
+from rejection_server.prepare.build import Plan, embedding_rows, write_graph
+from rejection_server.prepare.errors import OutputError, PrepareError, UnsupportedError, VocabularyError
+from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.memory import PeakMemory
+from rejection_server.prepare.weights import attach, detach
+
+SHAPE = repository.Shape(("NORMAL", "REJECTION"), 512)
+
+
+@pytest.mark.parametrize("model", repository.MODELS)
+def test_templates_give_the_bundled_configurations(model):
+    assert repository.render(model, SHAPE) == (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+
+
+def test_other_shapes():
+    config = repository.render("classifier", repository.Shape(("a", "b", "c"), 12, device="gpu"))
+    assert "KIND_GPU" in config
+    assert "KIND_CPU" not in config
+    assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
+
+
+def staged(folder, shape=SHAPE, version=1, content=b"graph"):
+    (folder.parent / "g.onnx").write_bytes(content)
+    (folder.parent / "tokenizer.json").write_text("{}")
+    repository.assemble(
+        folder, shape, version=version, graph=folder.parent / "g.onnx", tokenizer_json=folder.parent / "tokenizer.json"
+    )
+    facts = {"activation": shape.activation, "model_max_length": shape.model_max_length, "device": shape.device}
+    repository.write_facts(folder, version, facts)
+    return folder
+
+
+def test_it_has_the_form_of_the_bundled_one(tmp_path):
+    made = set(fingerprint(staged(tmp_path / "made")))
+    assert made == set(fingerprint(REPOSITORY)) | {"classifier/1/model.json"}
+
+
+def test_publishing_replaces_what_was_there_in_one_step(tmp_path):
+    output = tmp_path / "served"
+    for content in (b"first", b"second"):
+        with repository.workplace(output) as work:
+            repository.publish(staged(work / "made", content=content), output)
+        assert (output / "classifier/1/model.onnx").read_bytes() == content
+        assert [path.name for path in tmp_path.iterdir()] == ["served"]
+
+
+def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path):
+    output = tmp_path / "served"
+    repository.publish(staged(tmp_path / "first"), output)
+    watch = "import os, sys\nwhile True:\n    os.stat(sys.argv[1])\n"
+    with subprocess.Popen([sys.executable, "-c", watch, str(output / "classifier" / "1" / "model.onnx")]) as watcher:
+        time.sleep(0.3)
+        for turn in range(50):
+            repository.publish(staged(tmp_path / f"next{turn}"), output)
+        assert watcher.poll() is None
+        watcher.kill()
+
+
+@pytest.mark.parametrize("held", ["letter.txt", "classifier/config.pbtxt"])
+def test_other_folders_are_not_overwritten(tmp_path, held):
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).touch()
+    with pytest.raises(OutputError, match="holds other things"):
+        repository.check_output(tmp_path)
+
+
+def test_the_bundled_repository_is_not_overwritten():
+    with pytest.raises(OutputError, match="the bundled model repository"):
+        repository.check_output(REPOSITORY)
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="choose another --output"), repository.workplace(tmp_path / "file" / "out"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokenizer", "says"),
+    [
+        (repository.Shape(("NO", "YES"), 512), "{}", "the labels NORMAL, REJECTION, this one NO, YES"),
+        (repository.Shape(SHAPE.labels, 256), "{}", "model_max_length 512, this one 256"),
+        (repository.Shape(SHAPE.labels, 512, "sigmoid"), "{}", "activation softmax, this one sigmoid"),
+        (repository.Shape(SHAPE.labels, 512, device="gpu"), "{}", "the configuration for cpu, this one for gpu"),
+        (SHAPE, "{ }", "another tokenizer"),
+    ],
+)
+def test_versions_that_cannot_stand_side_by_side(tmp_path, shape, tokenizer, says):
+    output = staged(tmp_path / "served")
+    (tmp_path / "tokenizer.json").write_text(tokenizer)
+    with pytest.raises(OutputError, match=says):
+        repository.check_version(output, shape, 2, tmp_path / "tokenizer.json")
+
+
+def test_a_second_version(tmp_path):
+    output = staged(tmp_path / "served")
+    before = fingerprint(output)
+    repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
+    repository.publish_version(staged(tmp_path / "made", version=2, content=b"newer"), output, 2)
+    after = fingerprint(output)
+    assert {name for name in after if name not in before} == {"classifier/2/model.onnx", "classifier/2/model.json"}
+    assert before.items() <= after.items()
+    with pytest.raises(OutputError, match="already has version 2"):
+        repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
+
+
+def test_weights_come_back_wherever_they_have_gone():
+    model = padded_classifier()
+    whole = to_ragged(model, form="loop")
+    weights = detach(model)
+    assert "words" in weights
+    assert model.ByteSize() < 100_000
+    rewritten = to_ragged(model, form="loop")
+    attach(rewritten, weights)
+    assert not weights
+    assert rewritten == whole
+
+
+def plan(**changes):
+    values = {
+        "precision": "fp32",
+        "device": "cpu",
+        "activation": "softmax",
+        "pad_id": 0,
+        "labels": 2,
+        "largest_id": VOCABULARY - 1,
+        "heads": 1,
+        "hidden_size": 32,
+        "max_length": 512,
+    }
+    return Plan(**{**values, **changes})
+
+
+def logits(path):
+    feed = {"input_ids": np.arange(9), "sequence_lengths": np.array([[4], [5]], np.int32)}
+    return onnxruntime.InferenceSession(str(path)).run(["logits"], feed)[0]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8", 0.1)])
+def test_precisions(tmp_path, precision, tolerance):
+    onnx.save(padded_classifier(), tmp_path / "padded.onnx")
+    write_graph(tmp_path / "padded.onnx", tmp_path / "fp32.onnx", plan())
+    write_graph(tmp_path / "padded.onnx", tmp_path / "small.onnx", plan(precision=precision))
+    whole, small = logits(tmp_path / "fp32.onnx"), logits(tmp_path / "small.onnx")
+    np.testing.assert_allclose(small, whole, atol=tolerance)
+    assert not np.array_equal(small, whole)
+    assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (tmp_path / "fp32.onnx").stat().st_size
+
+
+def test_graphs_that_do_not_fit(tmp_path):
+    onnx.save(padded_classifier(), tmp_path / "padded.onnx")
+    with pytest.raises(VocabularyError, match=f"ids up to {VOCABULARY}"):
+        write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan(largest_id=VOCABULARY))
+    model = padded_classifier()
+    model.graph.output[0].name = "hidden"
+    model.graph.output.append(onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["rows", 32]))
+    onnx.save(model, tmp_path / "padded.onnx")
+    with pytest.raises(UnsupportedError, match="cannot be served"):
+        write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan())
+
+
+def test_embedding_rows():
+    assert embedding_rows(padded_classifier()) == VOCABULARY
+
+
+def test_peak_memory_counts_processes_that_are_started():
+    hungry = "x = bytearray(300 << 20); x[::4096] = bytes(len(x[::4096])); import time; time.sleep(1)"
+    with PeakMemory(os.getpid()) as memory:
+        subprocess.run([sys.executable, "-c", hungry], check=True)
+    with PeakMemory(os.getpid()) as alone:
+        time.sleep(0.5)
+    assert memory.peak_bytes - alone.peak_bytes > 250 << 20
+
+
+def test_steps_run_in_processes_of_their_own():
+    assert isolated(os.getpid) != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        isolated(divmod, 1, 0)
+    with pytest.raises(PrepareError, match="'_exit' was killed, most likely because memory ran out"):
+        isolated(os._exit, 9)
+
+
+def test_help_needs_nothing_installed():
+    command = "import sys; from rejection_server.prepare.cli import main; main(['--help'])"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", command],
+        env={"PYTHONPATH": str(ROOT / "server")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--precision" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["m"], ["m", "--output", "o", "--version", "0"], ["m", "--outpt", "o"]])
+def test_wrong_options(arguments, capsys):
+    from rejection_server.prepare.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "scripts/prepare" in capsys.readouterr().err
+
+
+def test_facts_are_json(tmp_path):
+    output = staged(tmp_path / "served")
+    assert json.loads((output / "classifier/1/model.json").read_text())["activation"] == "softmax"

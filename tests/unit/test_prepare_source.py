@@ -1,0 +1,161 @@
+"""Which files of a model are used, and what configuration and labels say about it."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rejection_server.prepare.describe import check_vocabulary, longest_text
+from rejection_server.prepare.errors import (
+    CorruptedError,
+    MissingPackageError,
+    SourceError,
+    UnsupportedError,
+    VocabularyError,
+)
+from rejection_server.prepare.labels import activation_of, labels_of
+from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.source import check_download, choose_files, find_source
+
+PUBLISHED = [
+    *("README.md", "config.json", "merges.txt", "model.safetensors", "pytorch_model.bin", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "training_args.bin", "vocab.json", "onnx/config.json"),
+    *("onnx/model.onnx", "onnx/merges.txt", "onnx/tokenizer.json", "onnx/vocab.json"),
+]
+
+
+def choose(names, has_torch=True, allow_pickle=False):
+    return choose_files(names, has_torch=has_torch, allow_pickle=allow_pickle)
+
+
+def without(*names):
+    return [name for name in PUBLISHED if name not in names]
+
+
+def test_only_what_is_needed_of_the_published_model():
+    small = {"config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"}
+    assert set(choose(PUBLISHED, has_torch=False).files) == small
+    assert set(choose(PUBLISHED).files) == small | {"model.safetensors"}
+
+
+def test_weights_beside_the_graph():
+    names = [*without("onnx/model.onnx"), "model.onnx", "model.onnx_data", "model.onnx.data", "model.onnxish"]
+    chosen = choose(names)
+    assert chosen.onnx == "model.onnx"
+    assert {"model.onnx_data", "model.onnx.data"} <= set(chosen.files)
+    assert "model.onnxish" not in chosen.files
+
+
+def test_a_tokenizer_without_its_json():
+    assert {"vocab.json", "merges.txt"} <= set(choose(without("tokenizer.json")).files)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error", "says"),
+    [
+        (without("config.json"), {}, SourceError, "no config.json"),
+        (without("onnx/model.onnx", "model.safetensors"), {}, UnsupportedError, "allow it with --allow-pickle"),
+        (without("onnx/model.onnx", "model.safetensors", "pytorch_model.bin"), {}, SourceError, "neither"),
+        (
+            without("onnx/model.onnx"),
+            {"has_torch": False},
+            MissingPackageError,
+            r"\.venv/bin/python -m pip install -r requirements/export\.txt",
+        ),
+        (without("tokenizer.json", "vocab.json", "merges.txt"), {}, SourceError, "no tokenizer"),
+    ],
+)
+def test_what_is_not_enough(names, options, error, says):
+    with pytest.raises(error, match=says):
+        choose(names, **options)
+
+
+def test_the_command_to_install_names_a_file_that_exists():
+    assert (Path(__file__).parents[2] / "requirements" / "export.txt").is_file()
+
+
+def test_pickles_are_used_only_when_allowed_and_only_for_want_of_better():
+    assert choose(PUBLISHED, allow_pickle=True).weights == "model.safetensors"
+    assert choose(without("model.safetensors"), allow_pickle=True).weights == "pytorch_model.bin"
+    assert choose(without("model.safetensors")).weights is None
+
+
+def test_folders(tmp_path):
+    with pytest.raises(SourceError, match="there is no folder \\./nothing"):
+        find_source("./nothing", None, has_torch=False)
+    with pytest.raises(SourceError, match="a folder has no revisions"):
+        find_source(str(tmp_path), "main", has_torch=False)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path, large):
+    blob, link = tmp_path / "blob", tmp_path / "config.json"
+    blob.write_bytes(b"{}")
+    link.symlink_to(blob)
+    sha256 = hashlib.sha256(b"{}").hexdigest() if large else None
+    git = hashlib.sha1(b"blob 2\0{}").hexdigest()
+    check_download(link, sha256, git)
+    blob.write_bytes(b"[]")
+    with pytest.raises(CorruptedError, match=r"config\.json is corrupted"):
+        check_download(link, sha256, git)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels():
+    assert labels_of({"1": "REJECTION", "0": "NORMAL"}) == ("NORMAL", "REJECTION")
+    assert labels_of({10: "k", **{i: str(i) for i in range(10)}})[10] == "k"
+    for wrong in ({}, {0: "a", 2: "b"}, {0: "a\nb"}, {0: " "}):
+        with pytest.raises(UnsupportedError):
+            labels_of(wrong)
+
+
+def test_activations():
+    assert activation_of(2, None) == "softmax"
+    assert activation_of(3, "single_label_classification") == "softmax"
+    assert activation_of(3, "multi_label_classification") == "sigmoid"
+    assert activation_of(1, None) == "sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "positions", "pad_id", "tokenizer_length", "longest"),
+    [
+        ("roberta", 514, 1, 512, 512),
+        ("roberta", 514, 1, int(1e30), 512),
+        ("mpnet", 514, 1, None, 512),
+        ("bert", 512, 0, 128, 128),
+        ("deberta-v2", 512, 0, int(1e30), 512),
+        ("modernbert", 8192, 50283, 8192, 8192),
+        ("xlnet", None, 5, 100, 100),
+    ],
+)
+def test_longest_text(model_type, positions, pad_id, tokenizer_length, longest):
+    assert longest_text(model_type, {"max_position_embeddings": positions}, pad_id, tokenizer_length) == longest
+
+
+def test_a_model_without_a_length_is_refused():
+    with pytest.raises(UnsupportedError, match="how long a text may be"):
+        longest_text("xlnet", {}, 5, int(1e30))
+
+
+def test_vocabulary():
+    check_vocabulary(99, 100)
+    with pytest.raises(VocabularyError, match="ids up to 100, the model has embeddings for 0 to 99"):
+        check_vocabulary(100, 100)
+
+
+def test_the_bundled_sample_is_varied():
+    texts = read_texts(SAMPLE)
+    assert len(set(texts)) == len(texts) >= 200
+    sizes = sorted(len(text) for text in texts)
+    assert sizes[0] <= 3
+    assert sizes[-1] > 2000
+    scripts = ("а", "α", "ا", "א", "ह", "的", "の", "다", "ż", "ş", "ß", "ñ", "ç")
+    for letter in scripts:
+        assert any(letter in text for text in texts), letter
+
+
+def test_too_few_texts(tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("one\n\ntwo\n")
+    with pytest.raises(Exception, match="holds 2 texts; at least 200"):
+        read_texts(path)
