@@ -108,8 +108,8 @@ environment_is_current() {
     [ -x "$ENVIRONMENT_VENV/bin/python" ] && [ ! -e "$ENVIRONMENT_VENV/.unfinished" ] || return 1
     ! environment_is_of_another_python || return 1
     [ "$(cat "$ENVIRONMENT_VENV/.installed-$kind" 2>/dev/null)" = "$(environment_key "$kind")" ] && return 0
-    # dev holds all of serve.
-    [ "$kind" = serve ] && environment_is_current dev
+    # Both hold all of serve.
+    [ "$kind" = serve ] && { environment_is_current dev || environment_is_current prepare; }
 }
 
 environment_make() {

@@ -49,7 +49,7 @@ def as_client(address, texts, **options):
                 "token_count": one.token_count,
                 "text": text,
             }
-            for text, one in zip(texts, client.classify(texts, **options), strict=True)
+            for text, one in zip(texts, client.classify_many(texts, **options), strict=True)
         ]
 
 

@@ -10,9 +10,9 @@ Run as a script, with the standard library only, in a session of its own:
 The guardian starts COMMAND as its child, in a process group of its own, and sits between two pipes. Standard input
 carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes are to be
 watched, `t` asks Triton to finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death,
-counts as the launcher's last command: stop now. Standard output tells the launcher `started PID`, `lost INSTANCE
-STATUS` when a model's process died, which ends Triton too, and, once everything is gone, `exited STATUS`. A negative
-status is a signal. Standard error is handed to Triton.
+counts as the launcher's last command: stop now. Standard output tells the launcher `started PID`, `watching` in answer
+to `w`, `lost INSTANCE STATUS` when a model's process died, which ends Triton too, and, once everything is gone,
+`exited STATUS`. A negative status is a signal. Standard error is handed to Triton.
 
 Gone means: no process of Triton's group, none that lost its parent (the guardian adopts those), no shared memory whose
 name begins with SHM_PREFIX, no RUNTIME_FOLDER. If the guardian itself is killed the kernel kills Triton, and the
@@ -56,7 +56,8 @@ def main(arguments: list[str]) -> int:
     launcher = _open_pidfd(parent) if os.getppid() == parent else None
     triton = _spawn(command, prctl)
     _tell(f"started {triton}")
-    status = _watch(triton, launcher, wake, float(stop_grace_s))
+    unloads = any(argument.startswith("--model-control-mode=") and "none" not in argument for argument in command)
+    status = _watch(triton, launcher, wake, float(stop_grace_s), unloads=unloads)
     kill_group(triton)
     _kill_adopted()
     remove_leftovers(shm_prefix, Path(runtime_folder))
@@ -78,8 +79,11 @@ def remove_leftovers(shm_prefix: str, runtime_folder: Path) -> None:
     shutil.rmtree(runtime_folder, ignore_errors=True)
 
 
-def _watch(triton: int, launcher: int | None, wake: int, stop_grace_s: float) -> int:
-    """Relay the launcher's commands until Triton has ended; returns its status, negative for a signal."""
+def _watch(triton: int, launcher: int | None, wake: int, stop_grace_s: float, *, unloads: bool) -> int:
+    """Relay the launcher's commands until Triton has ended; returns its status, negative for a signal.
+
+    `unloads`: whether Triton may end a model's process while it serves, because it was told to unload the model.
+    """
     commands = sys.stdin.fileno()
     sources = {commands, wake} | ({launcher} if launcher is not None else set())
     stubs: dict[int, tuple[int, str]] = {}
@@ -103,6 +107,7 @@ def _watch(triton: int, launcher: int | None, wake: int, stop_grace_s: float) ->
         command = os.read(commands, 1) if commands in ready else None
         if command == b"w":
             stubs = _open_stubs(triton)
+            _tell("watching")
         elif command == b"t":
             stop(stop_grace_s)
         elif command == b"k":
@@ -113,10 +118,12 @@ def _watch(triton: int, launcher: int | None, wake: int, stop_grace_s: float) ->
         for descriptor in stubs.keys() & set(ready):
             pid, instance = stubs.pop(descriptor)
             os.close(descriptor)
-            lost = _zombie_status(pid)
-            # Processes that end while Triton stops, or unloads a model, end well.
+            status = _zombie_status(pid)
+            # Processes that end while Triton stops, or unloads a model, end well. A machine under load may let Triton
+            # collect one before it is looked at here: then only what Triton was told says whether that was wanted.
+            lost = not unloads if status is None else status != 0
             if lost and kill_at == float("inf"):
-                _tell(f"lost {instance} {lost}")
+                _tell(f"lost {instance} {status or 0}")
                 stop(LOST_GRACE_S)
         if time.monotonic() >= kill_at:
             os.kill(triton, signal.SIGKILL)
@@ -136,13 +143,13 @@ def _open_stubs(triton: int) -> dict[int, tuple[int, str]]:
     return stubs
 
 
-def _zombie_status(pid: int) -> int:
-    """How a process that its parent has not collected ended, negative for a signal; 0 if it has been collected."""
+def _zombie_status(pid: int) -> int | None:
+    """How a process that its parent has not collected ended, negative for a signal; None if it has been collected."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return os.waitstatus_to_exitcode(int(fields[-1])) if fields[0] == "Z" else 0
+        return None
+    return os.waitstatus_to_exitcode(int(fields[-1])) if fields[0] in "ZX" else None
 
 
 def _reap(triton: int) -> int | None:

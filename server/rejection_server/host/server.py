@@ -35,6 +35,7 @@ POLL_S = 0.05
 SIGNAL_DELAY_S = 0.2
 UNLOAD_S = 15
 """How long unloading the models may take, after the requests in flight."""
+WATCH_WAIT_S = 10.0
 KEPT_LINES = 2000
 ATTEMPTS = 3
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -80,6 +81,7 @@ class Server:
         self._returncode: int | None = None
         self._failure: HostError | None = None
         self._stop_requested = False
+        self._watching = threading.Event()
         self._exited = threading.Event()
 
     def start(self) -> None:
@@ -207,6 +209,7 @@ class Server:
     def _launch(self, command: list[str], layout: Layout) -> None:
         self._lines.clear()
         self._pid = self._returncode = self._failure = None
+        self._watching.clear()
         self._exited.clear()
         grace_s = self.options.exit_timeout_s + UNLOAD_S
         guarded = [sys.executable, "-I", "-S", guardian.__file__, layout.shm_prefix, str(layout.folder), str(grace_s)]
@@ -241,6 +244,8 @@ class Server:
                     self._on_wait(elapsed_s)
                 if probe.is_ready():
                     self._command(b"w")
+                    # Ready only once the death of a model's process would be noticed.
+                    self._watching.wait(WATCH_WAIT_S)
                     _log.info("Triton is ready after %.1f s", elapsed_s)
                     return
                 if self._line_count != seen and not tolerant:
@@ -291,6 +296,8 @@ class Server:
             event, _, value = line.decode().partition(" ")
             if event == "started":
                 self._pid = int(value)
+            elif event == "watching":
+                self._watching.set()
             elif event == "lost":
                 instance, signal_or_status = value.split()
                 self._failure = ModelProcessError(instance, int(signal_or_status))
