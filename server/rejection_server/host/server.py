@@ -293,7 +293,7 @@ class Server:
         assert process.stdout is not None
         returncode: int | None = None
         for line in process.stdout:
-            event, _, value = line.decode().partition(" ")
+            event, _, value = line.decode().strip().partition(" ")
             if event == "started":
                 self._pid = int(value)
             elif event == "watching":
