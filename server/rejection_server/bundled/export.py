@@ -8,6 +8,7 @@ import torch
 
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import to_ragged
+from rejection_server.graph.walk import drop_traces
 
 _OPSET = 18
 
@@ -41,10 +42,7 @@ def export_padded(model: Any, path: Path, max_length: int) -> None:
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     exported = program.model_proto
-    del exported.graph.value_info[:]  # shapes of the example inputs; the runtime infers its own
-    for node in exported.graph.node:  # traces of the exporting machine's source files
-        del node.metadata_props[:]
-        node.doc_string = ""
+    drop_traces(exported.graph)
     onnx.save(exported, path)
 
 

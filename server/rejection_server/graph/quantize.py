@@ -6,14 +6,13 @@ the batch, and outliers of one token cost the others no precision. Embedding tab
 row.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rejection_server.graph.opset import at_least_opset
+from rejection_server.graph.walk import graphs
 
 _SMALLEST_TABLE = 2**16  # elements; smaller tables are not worth two more nodes
 _ZERO_POINT = 128  # uint8 activations are faster than int8 ones on x86-64 processors
@@ -31,18 +30,10 @@ def quantize_per_token(model: ModelProto) -> ModelProto:
     result = at_least_opset(model, _MINIMUM_OPSET)
     if all(entry.domain != _CONTRIB for entry in result.opset_import):
         result.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
-    for graph in _graphs(result.graph):
+    for graph in graphs(result.graph):
         _quantize_graph(graph)
     onnx.checker.check_model(result)
     return result
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
 
 
 def _quantize_graph(graph: GraphProto) -> None:
@@ -58,7 +49,7 @@ def _quantize_graph(graph: GraphProto) -> None:
         else:
             nodes.append(node)
     used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
-    used |= {name for graph_ in _graphs(graph) for node in graph_.node for name in node.input if graph_ is not graph}
+    used |= {name for graph_ in graphs(graph) for node in graph_.node for name in node.input if graph_ is not graph}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)

@@ -14,6 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
+from rejection_server.graph.walk import drop_traces
 from rejection_server.prepare.describe import check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
 from rejection_server.prepare.isolated import isolated
@@ -113,10 +114,7 @@ def _read(path: Path, labels: int) -> ModelProto:
         model = onnx.load(path)
     except Exception as exc:  # protobuf's own error, or a missing file with the weights
         raise CorruptedError(f"{path.name} is not a readable ONNX file: {' '.join(str(exc).split())[:200]}") from exc
-    del model.graph.value_info[:]  # shapes of the example inputs; the runtime infers its own
-    for node in model.graph.node:  # traces of the exporting machine's source files
-        del node.metadata_props[:]
-        node.doc_string = ""
+    drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open
         shape = value.type.tensor_type.shape.dim

@@ -3,10 +3,9 @@
 Rewriting copies a graph several times; with hundreds of megabytes of weights inside, memory is what runs out.
 """
 
-from collections.abc import Iterator
+from onnx import ModelProto, TensorProto
 
-import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from rejection_server.graph.walk import graphs
 
 _SMALL = 1 << 16  # bytes; smaller constants may be read by what rewrites the graph
 
@@ -16,9 +15,9 @@ def detach(model: ModelProto, *, only_tables: bool = False) -> dict[str, TensorP
 
     With `only_tables` just those that rows are looked up in, which nobody has to read to rewrite a graph.
     """
-    tables = {node.input[0] for graph in _graphs(model.graph) for node in graph.node if node.op_type == "Gather"}
+    tables = {node.input[0] for graph in graphs(model.graph) for node in graph.node if node.op_type == "Gather"}
     weights = {}
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for tensor in graph.initializer:
             if tensor.ByteSize() < _SMALL or (only_tables and tensor.name not in tables):
                 continue
@@ -35,15 +34,7 @@ def detach(model: ModelProto, *, only_tables: bool = False) -> dict[str, TensorP
 
 def attach(model: ModelProto, weights: dict[str, TensorProto]) -> None:
     """Undo `detach`, wherever the constants have gone; empties `weights`."""
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for tensor in graph.initializer:
             if tensor.name in weights:
                 tensor.CopyFrom(weights.pop(tensor.name))
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
