@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -40,7 +41,9 @@ examples:
       on whatever port is free, without metrics
   scripts/serve --log-level info
       show what Triton says while it loads
-  scripts/serve -- --cache-config=local,size=268435456 --model-load-thread-count=2
+  scripts/serve --cores 4 --cache-size 1G
+      use 4 cores of a larger machine, and remember more answers
+  scripts/serve -- --model-load-thread-count=2
       what follows -- goes to tritonserver as it is
 
 exit status:
@@ -107,6 +110,21 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="port of the Prometheus metrics; 0 takes a free one, off is none (default: %(default)s)",
     )
     serve.add_argument(
+        "--cores",
+        type=int,
+        metavar="N",
+        help="cores to use: one classifier instance of one thread for each, and a tokenizer for every eight "
+        "(default: all that this process may use, its control group's limit included)",
+    )
+    serve.add_argument(
+        "--cache-size",
+        type=_size,
+        default="64M",
+        metavar="SIZE",
+        help="memory of the response cache, in bytes or with K, M, G: a repeated text is answered from it without "
+        "running a model; off is none (default: %(default)s)",
+    )
+    serve.add_argument(
         "--log-level",
         choices=("error", "warning", "info", "verbose"),
         default="warning",
@@ -129,11 +147,21 @@ def _port(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a port nor off") from exc
 
 
+def _size(text: str) -> int:
+    if text == "off":
+        return 0
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: give bytes, a number with K, M or G, or off")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+
 def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     try:
         # Only now: help and wrong options are answered before anything is installed.
         from rejection_server.host import HostError, ServeOptions, Server
         from rejection_server.host.errors import OptionError, TritonExitedError
+        from rejection_server.host.sizing import usable_cores
     except ImportError as exc:
         print(
             f"scripts/serve: the Python package {exc.name} is not installed in {sys.prefix}: "
@@ -141,6 +169,12 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    # Where another configuration was chosen by name, or models come and go, the counts are the repository's own.
+    fixed = arguments.model_config_name or any(a.startswith("--model-control-mode") for a in triton_arguments)
+    if fixed and arguments.cores is not None:
+        print("scripts/serve: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
+        return 2
+    cores = usable_cores() if arguments.cores is None else arguments.cores
     options = ServeOptions(
         repository=arguments.repository,
         host=arguments.host,
@@ -149,6 +183,8 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
         model_config_name=arguments.model_config_name,
+        cache_bytes=arguments.cache_size,
+        cores=None if fixed else cores,
         triton_arguments=tuple(triton_arguments),
     )
     console = _Console(hold_log=options.log_level in ("error", "warning"))
@@ -242,18 +278,35 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
     if server.metrics_address:
         print(f"  metrics  {server.metrics_address}")
     print(f"  model    {name}, {precision}")
+    if server.instances:
+        print(f"  layout   {_describe_layout(server.instances, options)}")
+    print(f"  cache    {_describe_cache(options.cache_bytes)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
     print(f"Try it:    {shlex.join(['scripts/classify', *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 
 
 def _describe_model(repository: Path) -> tuple[str, str]:
-    """Name and precision of the classifier, as its preparation wrote them down beside it."""
+    """Name and precision of the classifier's newest version, as its preparation wrote them down beside it."""
+    versions = [folder for folder in repository.glob("classifier/[0-9]*") if folder.name.isdecimal()]
+    newest = max(versions, key=lambda folder: int(folder.name), default=repository / "classifier" / "1")
     try:
-        facts = json.loads((repository / "classifier" / "1" / "model.json").read_text(encoding="utf-8"))
+        facts = json.loads((newest / "model.json").read_text(encoding="utf-8"))
         return str(facts.get("name", "rejection")), str(facts.get("precision", "unknown precision"))
     except (OSError, ValueError, AttributeError):
         return "rejection", "unknown precision"
+
+
+def _describe_layout(instances: Mapping[str, int], options: ServeOptions) -> str:
+    counts = ", ".join(f"{count} {model}" for model, count in sorted(instances.items()))
+    return f"{counts} ({options.cores} core{'' if options.cores == 1 else 's'})"
+
+
+def _describe_cache(size: int) -> str:
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.4g} {unit} for repeated texts"
+    return "off"
 
 
 def _quoted(text: str) -> str:

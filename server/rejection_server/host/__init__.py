@@ -3,6 +3,7 @@
 locate    find the wheel's files, check the machine
 layout    the folder that Triton runs from
 options   what can be chosen, and tritonserver's command line
+sizing    instance counts for the cores of the machine
 server    Server: start, wait until ready, stop
 guardian  the process that leaves nothing behind
 """

@@ -17,6 +17,8 @@ __all__ = ["Endpoints", "LogLevel", "ServeOptions", "check_repository", "choose_
 
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
+SMALLEST_CACHE_BYTES = 2**20
+
 _LOG_FLAGS: Mapping[str, tuple[str, ...]] = {
     "error": ("--log-info=false", "--log-warning=false"),
     "warning": ("--log-info=false",),
@@ -35,6 +37,7 @@ _OURS = {
     "--metrics-port": "--metrics-port",
     "--backend-directory": None,
     "--allow-grpc": None,
+    "--cache-config": "--cache-size",
 }
 
 
@@ -62,6 +65,10 @@ class ServeOptions:
     """Seconds that requests in flight may take to finish when the server is stopped."""
     startup_timeout_s: float = 180.0
     """Seconds until every model has to be ready."""
+    cache_bytes: int = 64 * 2**20
+    """Memory of Triton's response cache, in which repeated texts find their scores; 0 is no cache."""
+    cores: int | None = None
+    """Cores to give instances to, for models that grow with the machine; None leaves the counts as configured."""
     triton_arguments: tuple[str, ...] = ()
     """Further arguments of tritonserver, appended last so that they win."""
 
@@ -144,13 +151,17 @@ def triton_command(
     options: ServeOptions,
     endpoints: Endpoints,
     *,
+    repository: Path,
     tritonserver: Path,
     backends: Path,
     caches: Path,
     shm_prefix: str,
     has_gpu: bool,
 ) -> list[str]:
-    """The command line of tritonserver; raises OptionError if an extra argument repeats one of ours."""
+    """The command line of tritonserver for `repository`, the one of the options or what stands in for it.
+
+    Raises OptionError if an extra argument repeats one of ours, or the cache has an impossible size.
+    """
     for argument in options.triton_arguments:
         name = argument.partition("=")[0]
         if name in _OURS:
@@ -161,7 +172,7 @@ def triton_command(
     web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
     command = [
         str(tritonserver),
-        f"--model-repository={options.repository.resolve()}",
+        f"--model-repository={repository.resolve()}",
         "--model-control-mode=none",
         "--strict-readiness=true",
         f"--backend-directory={backends}",
@@ -178,6 +189,12 @@ def triton_command(
     ]
     if not has_gpu:  # looking for a GPU takes time and warns
         command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
+    if options.cache_bytes:
+        if options.cache_bytes < SMALLEST_CACHE_BYTES:
+            raise OptionError(
+                f"a cache of {options.cache_bytes} bytes holds nothing: give --cache-size 1M or more, or 0 for none"
+            )
+        command.append(f"--cache-config=local,size={options.cache_bytes}")
     if options.model_config_name is not None:
         command.append(f"--model-config-name={options.model_config_name}")
     return [*command, *options.triton_arguments]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -27,6 +27,7 @@ from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import Layout, lay_out
 from rejection_server.host.locate import Machine, check_machine, find_wheel
 from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
+from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 
 __all__ = ["Server"]
@@ -76,6 +77,7 @@ class Server:
         self._line_count = 0
         self._endpoints: Endpoints | None = None
         self._layout: Layout | None = None
+        self._sizing = Sizing(options.repository, {})
         self._guardian: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._returncode: int | None = None
@@ -97,9 +99,14 @@ class Server:
             endpoints = self._endpoints = choose_endpoints(self.options)
             layout = self._layout = lay_out(wheel)
             try:
+                if self.options.cores is not None:
+                    self._sizing = sized_repository(
+                        self.options.repository, self.options.cores, layout.folder / "repository"
+                    )
                 command = triton_command(
                     self.options,
                     endpoints,
+                    repository=self._sizing.repository,
                     tritonserver=wheel.tritonserver,
                     backends=layout.backends,
                     caches=wheel.caches,
@@ -171,6 +178,11 @@ class Server:
     def pid(self) -> int:
         """Process number of tritonserver."""
         return _required(self._pid)
+
+    @property
+    def instances(self) -> Mapping[str, int]:
+        """Instances of each model that was sized for `cores`; empty without that option."""
+        return self._sizing.instances
 
     @property
     def grpc_address(self) -> str:
@@ -279,6 +291,9 @@ class Server:
                     if file is not None:
                         file.write(raw + b"\n")
                     line = raw.decode(errors="replace").rstrip()
+                    # A model that was sized for this machine is reported where it comes from.
+                    if self._sizing.repository != self.options.repository:
+                        line = line.replace(str(self._sizing.repository), str(self.options.repository))
                     self._lines.append(line)
                     self._line_count += 1
                     # After an unknown option Triton prints four hundred lines of help.

@@ -1,0 +1,119 @@
+"""Cores that may be used, and the repository with the instance counts for them."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from support.repository import REPOSITORY
+from tritonclient.grpc import model_config_pb2
+
+from rejection_server.host.errors import OptionError
+from rejection_server.host.sizing import instance_counts, sized_repository, usable_cores
+
+MANY = 10**6
+
+
+def groups(cgroups, *limits, path=""):
+    """A version 2 hierarchy; `limits` are the lines of cpu.max from the top down to `path`."""
+    folder = cgroups
+    for name, limit in zip(["", *path.split("/")] if path else [""], limits, strict=True):
+        folder = folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "cpu.max").write_text(limit + "\n")
+    membership = cgroups / "membership"
+    membership.write_text(f"0::/{path}\n")
+    return {"cgroups": cgroups, "membership": membership}
+
+
+@pytest.mark.parametrize(
+    ("limits", "path", "cores"),
+    [
+        (["max 100000"], "", MANY),
+        (["250000 100000"], "", 2),
+        (["50000 100000"], "", 1),
+        (["max 100000", "300000 100000", "max 100000"], "a/b", 3),
+        (["100000 100000", "max 100000", "800000 100000"], "a/b", 1),
+        (["nonsense"], "", MANY),
+    ],
+)
+def test_control_group_limits_cores(tmp_path, monkeypatch, limits, path, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(MANY))
+    assert usable_cores(**groups(tmp_path, *limits, path=path)) == cores
+
+
+def test_version_1_limits_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(8))
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, cores in (("350000", 3), ("-1", 8)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
+        assert usable_cores(tmp_path, tmp_path / "none") == cores
+
+
+def test_affinity_limits_cores(tmp_path):
+    assert usable_cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("cores", "per_core", "count"), [(1, 1, 1), (2, 1, 2), (2, 0.125, 1), (16, 0.125, 2), (3, 2, 6)]
+)
+def test_instance_counts(cores, per_core, count):
+    assert instance_counts(cores, per_core) == count
+
+
+def count_of(repository, model):
+    text = (repository / model / "config.pbtxt").read_text()
+    return text_format.Parse(text, model_config_pb2.ModelConfig()).instance_group[0].count
+
+
+def test_bundled_repository_stays_as_it_is_on_two_cores(tmp_path):
+    sizing = sized_repository(REPOSITORY, 2, tmp_path / "sized")
+    assert sizing.repository == REPOSITORY
+    assert sizing.instances == {"classifier": 2, "tokenizer": 1}
+    assert not (tmp_path / "sized").exists()
+
+
+@pytest.mark.parametrize(("cores", "classifiers", "tokenizers"), [(1, 1, 1), (16, 16, 2), (64, 64, 8)])
+def test_bundled_repository_grows(tmp_path, cores, classifiers, tokenizers):
+    before = {path: path.read_bytes() for path in REPOSITORY.glob("*/config.pbtxt")}
+    sizing = sized_repository(REPOSITORY, cores, tmp_path / "sized")
+    assert sizing.instances == {"classifier": classifiers, "tokenizer": tokenizers}
+    assert count_of(sizing.repository, "classifier") == classifiers
+    assert count_of(sizing.repository, "tokenizer") == tokenizers
+    assert (sizing.repository / "rejection" / "config.pbtxt").samefile(REPOSITORY / "rejection" / "config.pbtxt")
+    assert (sizing.repository / "classifier" / "1").samefile(REPOSITORY / "classifier" / "1")
+    assert {path: path.read_bytes() for path in REPOSITORY.glob("*/config.pbtxt")} == before
+
+
+def test_only_the_count_changes(tmp_path):
+    sized = sized_repository(REPOSITORY, 5, tmp_path / "sized").repository
+    read = [
+        text_format.Parse((folder / "classifier" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        for folder in (REPOSITORY, sized)
+    ]
+    for config in read:
+        config.instance_group[0].count = 0
+    assert read[0] == read[1]
+
+
+def test_models_that_do_not_ask_keep_their_counts(tmp_path):
+    repository = Path(shutil.copytree(REPOSITORY, tmp_path / "repository", ignore=shutil.ignore_patterns("*.onnx")))
+    config = repository / "classifier" / "config.pbtxt"
+    config.write_text(config.read_text().replace("instances_per_core", "another"))
+    sizing = sized_repository(repository, 16, tmp_path / "sized")
+    assert sizing.instances == {"tokenizer": 2}
+    assert (sizing.repository / "classifier").samefile(repository / "classifier")
+
+
+def test_broken_configuration_is_left_to_triton(tmp_path):
+    (tmp_path / "repository" / "broken").mkdir(parents=True)
+    (tmp_path / "repository" / "broken" / "config.pbtxt").write_text("no such field: 1")
+    sizing = sized_repository(tmp_path / "repository", 16, tmp_path / "sized")
+    assert (sizing.repository, sizing.instances) == (tmp_path / "repository", {})
+
+
+def test_no_core_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="--cores 0 is too few"):
+        sized_repository(REPOSITORY, 0, tmp_path / "sized")
