@@ -13,7 +13,10 @@ REPOSITORY = Path(__file__).parents[2] / "model_repository"
 def server(tmp_path_factory):
     """A ready `Server` on free ports; the last lines of Triton's log are shown if it will not start."""
     log_path = tmp_path_factory.mktemp("triton") / "triton.log"
-    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, log_level="info", log_path=log_path)
+    # No cache: tests ask for the same texts again and again, and mean the models, not what is remembered of them.
+    options = ServeOptions(
+        repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=0, log_level="info", log_path=log_path
+    )
     server = Server(options)
     try:
         server.start()

@@ -259,7 +259,7 @@ def test_watch_shows_what_the_server_does(server):
     assert watching.returncode == 0
     assert header.split()[:2] == ["MODEL", "REQUESTS/S"]
     by_model = {row.split()[0]: row.split()[1:] for row in rows}
-    assert set(by_model) == {"classifier", "rejection", "tokenizer"}
+    assert set(by_model) == {"classifier", "rejection", "scoring", "tokenizer"}
     requests_per_s, failures_per_s, texts_per_s, latency_ms, *_ = map(float, by_model["rejection"])
     assert 0 < requests_per_s < texts_per_s
     assert failures_per_s == 0

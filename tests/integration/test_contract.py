@@ -145,7 +145,7 @@ def test_a_text_of_exactly_one_mebibyte_is_classified(wire):
 def test_bad_values_name_the_row(wire, texts, max_length, says):
     code, message = wire.error(request(texts, max_length))
     assert code == INVALID
-    assert message.startswith(f"in ensemble 'rejection', {says}")
+    assert message.startswith(f"in ensemble 'rejection', in ensemble 'scoring', {says}")
     assert_no_internals(message)
 
 

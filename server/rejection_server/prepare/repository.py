@@ -19,7 +19,7 @@ from rejection_server.prepare.describe import BUNDLED
 from rejection_server.prepare.errors import OutputError, disk_errors
 
 TEMPLATES = Path(__file__).parent / "templates"
-MODELS = ("rejection", "tokenizer", "classifier")
+MODELS = ("rejection", "scoring", "tokenizer", "classifier")
 TOKENIZER_VERSION = "1"
 """Version of tokenizer and ensemble; the classifier alone is switched while requests flow."""
 FACTS = "model.json"
@@ -40,7 +40,7 @@ class Shape:
 
 
 def render(model: str, shape: Shape) -> str:
-    """The `config.pbtxt` of one of the three models."""
+    """The `config.pbtxt` of one of the four models."""
     return Template((TEMPLATES / f"{model}.pbtxt").read_text(encoding="utf-8")).substitute(
         labels=len(shape.labels),
         model_max_length=shape.model_max_length,
@@ -56,10 +56,11 @@ def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, token
             folder = repository / model
             folder.mkdir(parents=True)
             (folder / "config.pbtxt").write_text(render(model, shape), encoding="utf-8")
-            if model != "tokenizer":
+            if model in ("rejection", "classifier"):
                 (folder / "labels.txt").write_text("".join(f"{label}\n" for label in shape.labels), encoding="utf-8")
-        (repository / "rejection" / TOKENIZER_VERSION).mkdir()
-        (repository / "rejection" / TOKENIZER_VERSION / ".gitkeep").touch()
+        for ensemble in ("rejection", "scoring"):  # Triton wants a version folder of them, too
+            (repository / ensemble / TOKENIZER_VERSION).mkdir()
+            (repository / ensemble / TOKENIZER_VERSION / ".gitkeep").touch()
         shutil.copytree(BUNDLED / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
         tokenizer = repository / "tokenizer" / TOKENIZER_VERSION
         tokenizer.mkdir()

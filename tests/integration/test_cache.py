@@ -1,0 +1,107 @@
+"""Repeated texts: answered from the response cache, with the same scores, for any outputs and options."""
+
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from support.repository import REPOSITORY
+
+from rejection_server.host import ServeOptions, Server
+
+OUTPUTS = ("probabilities", "logits", "token_count")
+
+
+@pytest.fixture(scope="module")
+def cached() -> Iterator[Server]:
+    """A server of its own, so that the counts are those of this module."""
+    with Server(ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(cached):
+    with triton.InferenceServerClient(cached.grpc_address) as client:
+        yield client
+
+
+def ask(client, texts, outputs=OUTPUTS, max_length=None, class_count=0):
+    text = triton.InferInput("text", [len(texts), 1], "BYTES")
+    text.set_data_from_numpy(np.array([[t.encode()] for t in texts], dtype=object))
+    inputs = [text]
+    if max_length is not None:
+        inputs.append(triton.InferInput("max_length", [len(texts), 1], "INT32"))
+        inputs[1].set_data_from_numpy(np.full((len(texts), 1), max_length, np.int32))
+    wanted = [triton.InferRequestedOutput(name, class_count=class_count) for name in outputs]
+    answer = client.infer("rejection", inputs, outputs=wanted)
+    return {output.name: answer.as_numpy(output.name).tolist() for output in answer.get_response().outputs}
+
+
+def counts(server, client):
+    """The classifier's executions, and the hits and misses of the cache, so far."""
+    stats = client.get_inference_statistics("classifier").model_stats[0]
+    text = urllib.request.urlopen(server.metrics_address, timeout=10).read().decode()
+    metric = {
+        kind: int(line.split()[-1])
+        for line in text.splitlines()
+        for kind in ("hits", "misses")
+        if line.startswith(f'nv_cache_num_{kind}_per_model{{model="scoring"')
+    }
+    return stats.execution_count, metric["hits"], metric["misses"]
+
+
+def test_repeat_is_a_hit_and_runs_nothing(cached, client):
+    texts = ["The cache has not seen this one.", "Nor has it seen this one, which is longer."]
+    first = ask(client, texts)
+    before = counts(cached, client)
+    assert [ask(client, texts) for _ in range(20)] == [first] * 20
+    after = counts(cached, client)
+    assert after == (before[0], before[1] + 20, before[2])
+
+
+@pytest.mark.parametrize("earlier", OUTPUTS)
+def test_each_caller_gets_the_outputs_it_asks_for(client, earlier):
+    text = f"First asked for {earlier} alone."
+    assert set(ask(client, [text], (earlier,))) == {earlier}
+    whole = ask(client, [text])
+    assert set(whole) == set(OUTPUTS)
+    for outputs in (("logits",), ("probabilities",), ("token_count", "logits"), ("token_count",)):
+        assert ask(client, [text], outputs) == {name: whole[name] for name in outputs}
+    (labels,) = ask(client, [text], ("probabilities",), class_count=1)["probabilities"]
+    assert labels[0].split(b":")[2] in (b"NORMAL", b"REJECTION")
+
+
+def test_options_are_part_of_the_key(client):
+    text = "A text of more than four tokens, asked for with several lengths."
+    answers = [ask(client, [text], max_length=length) for length in (None, 4, 5, 4, None, 512)]
+    assert answers[1] == answers[3] != answers[2]
+    assert answers[0] == answers[4] == answers[5] != answers[1]
+
+
+def test_errors_are_not_remembered(client):
+    for _ in range(2):
+        with pytest.raises(triton.InferenceServerException, match="max_length in row 0 is 0"):
+            ask(client, ["Refused for its option."], max_length=0)
+    assert set(ask(client, ["Refused for its option."])) == set(OUTPUTS)
+
+
+def test_memory_is_bounded():
+    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=2**20)
+    with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
+        first = ask(client, ["text number 0"])
+        # One long row makes the ids of all 64 rows long: 256 KiB to remember for each request.
+        for number in range(8):
+            ask(client, [f"number {number} " + "long " * 600, *(f"{number} {row}" for row in range(63))])
+        executions, _, _ = counts(server, client)
+        assert ask(client, ["text number 0"]) == first
+        assert counts(server, client)[0] == executions + 1, "the oldest entry should have made room"
+
+
+def test_cache_that_is_off_finds_nothing():
+    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=0)
+    with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
+        before = counts(server, client)
+        answers = [ask(client, ["Asked twice."]) for _ in range(2)]
+        assert answers[0] == answers[1]
+        assert counts(server, client) == (before[0] + 2, 0, 0)
