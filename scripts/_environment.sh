@@ -2,6 +2,7 @@
 #
 #   ENVIRONMENT=serve   what serving and calling need (default)
 #   ENVIRONMENT=dev     that, and what scripts/test needs
+#   ENVIRONMENT=load    what serving needs, and Locust
 #   ENVIRONMENT=none    only the functions below
 #
 # PYTHON=/path/to/python3.X chooses the interpreter. Nothing outside .venv is changed.
@@ -108,8 +109,9 @@ environment_is_current() {
     [ -x "$ENVIRONMENT_VENV/bin/python" ] && [ ! -e "$ENVIRONMENT_VENV/.unfinished" ] || return 1
     ! environment_is_of_another_python || return 1
     [ "$(cat "$ENVIRONMENT_VENV/.installed-$kind" 2>/dev/null)" = "$(environment_key "$kind")" ] && return 0
-    # Both hold all of serve.
-    [ "$kind" = serve ] && { environment_is_current dev || environment_is_current prepare; }
+    # Each holds all of serve.
+    [ "$kind" = serve ] &&
+        { environment_is_current dev || environment_is_current prepare || environment_is_current load; }
 }
 
 environment_make() {

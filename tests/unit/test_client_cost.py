@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 CLIENT = Path(__file__).parents[2] / "client"
+BENCH = Path(__file__).parents[1] / "bench"
 
 
 def test_the_client_costs_little():
     # In a process of its own, whose peak memory nothing else has raised.
     run = subprocess.run(
-        [sys.executable, CLIENT / "bench_client.py", "--calls", "1400", "--texts", "10000"],
+        [sys.executable, BENCH / "client_cost.py", "--calls", "1400", "--texts", "10000"],
         env={**os.environ, "PYTHONPATH": str(CLIENT)},
         capture_output=True,
         text=True,

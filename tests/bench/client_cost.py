@@ -1,4 +1,4 @@
-"""What the client costs, measured; `scripts/bench-client` runs it.
+"""What the Python client costs, measured; `scripts/bench client` runs it.
 
 The server is a process of its own that gives every text the same answer at once, so that all the CPU counted here is
 the client's. Overhead is CPU of this process (user and system, all threads) for `classify` less that of the bare stub
@@ -31,22 +31,22 @@ TEXT = "Sorry, but I can't assist with that."
 class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
     """Answers at once, as the served model would."""
 
-    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ModelReady(self, request: Any, context: Any) -> Any:
         return service_pb2.ModelReadyResponse(ready=True)
 
-    def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ServerMetadata(self, request: Any, context: Any) -> Any:
         return service_pb2.ServerMetadataResponse(name="stand-in", version="1")
 
-    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
         return service_pb2.ModelMetadataResponse(name=request.name, versions=["1"])
 
-    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ModelConfig(self, request: Any, context: Any) -> Any:
         response = service_pb2.ModelConfigResponse()
         response.config.max_batch_size = 64
         response.config.parameters["model_max_length"].string_value = "512"
         return response
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ModelInfer(self, request: Any, context: Any) -> Any:
         rows = request.inputs[0].shape[0]
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         if "classification" in request.outputs[0].parameters:
@@ -138,7 +138,11 @@ def memory_mb(address: str, texts: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if something is over its limit."""
-    parser = argparse.ArgumentParser(prog="bench-client", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench client",
+        description="Measure the Python client against a stand-in that answers at once: CPU of a call beyond a bare "
+        "gRPC stub, time to import, memory of many texts. The exit code is 1 if a figure is over its limit.",
+    )
     parser.add_argument("--calls", type=int, default=3500, help="calls for the overhead (3500)")
     parser.add_argument("--texts", type=int, default=10_000, help="texts for the memory (10000)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

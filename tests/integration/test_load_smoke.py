@@ -1,0 +1,116 @@
+"""A short load on the real server by scripts/loadtest's own command: goals on counts and failures, never on time."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def needs_locust():
+    # Not imported: Locust patches the standard library of whoever does.
+    import importlib.util
+
+    return importlib.util.find_spec("locust") is None
+
+
+pytestmark = pytest.mark.skipif(needs_locust(), reason="Locust is not installed: see requirements/load.txt")
+
+
+def loadtest(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'client'}"}
+    command = [sys.executable, "-m", "load.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+
+
+def finish(process, timeout_s=150):
+    output, _ = process.communicate(timeout=timeout_s)
+    return process.returncode, output
+
+
+def result_of(folder):
+    (path,) = folder.glob("*/result.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def on(server):
+    return "--url", server.grpc_address, "--metrics", server.metrics_address
+
+
+def test_twenty_seconds_of_mixed_load_are_all_answered(server, tmp_path):
+    code, output = finish(
+        loadtest(
+            *on(server), "--shape", "steady", "--users", "mix", "--rate", 4, "--duration", 20, "--timeout", 60,
+            "--processes", 2, "--goal", "answers=80", "--goal", "failures=0%", "--output", tmp_path,
+        )
+    )  # fmt: skip
+    assert code == 0, output
+    found = result_of(tmp_path)
+    assert found["figures"]["sent"] == found["figures"]["answers"] == 80
+    assert found["generator"]["processes"] == 2
+    assert sum(kind["sent"] for kind in found["kinds"].values()) == 80
+    assert found["kinds"].keys() >= {"single", "batch", "stream", "long"}
+    assert sum(row["sent"] for row in found["seconds"]) == 80
+    # The server saw as many, by its own account, and its processes were looked at.
+    texts = sum(row["texts"] for row in found["seconds"])
+    executed = sum((s["executions_per_s"] or 0) * (s["batch_size"] or 0) for s in found["server"])
+    assert executed > 0
+    assert texts >= 80
+    assert any(sample["memory_mib"] for sample in found["server"])
+    (table,) = tmp_path.glob("*/seconds.csv")
+    assert sum(int(row["sent"]) for row in csv.DictReader(table.open(encoding="utf-8"))) == 80
+    (page,) = tmp_path.glob("*/report.html")
+    assert "All goals met" in page.read_text(encoding="utf-8")
+
+
+def test_failures_are_named_by_their_code_and_goals_that_are_missed_decide(server, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"text": "x" * (2**20 + 1)}) + "\n", encoding="utf-8")
+    code, output = finish(
+        loadtest(
+            *on(server), "--shape", "steady", "--rate", 5, "--duration", 2, "--timeout", 60, "--texts", texts,
+            "--goal", "failures=0%", "--output", tmp_path,
+        )
+    )  # fmt: skip
+    assert code == 1, output
+    assert result_of(tmp_path)["failures"] == {"INVALID_ARGUMENT": 10}
+    assert "NOT MET" in output
+
+
+def test_ctrl_c_writes_the_report_of_what_was_measured(server, tmp_path):
+    process = loadtest(*on(server), "--shape", "steady", "--rate", 5, "--duration", 600, "--output", tmp_path)
+    seen = ""
+    while "answered" not in seen:  # progress: the load is under way
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130, output
+    assert result_of(tmp_path)["figures"]["sent"] > 0
+    assert "interrupted" in output
+
+
+def test_another_machine_is_not_loaded_by_mistake(tmp_path):
+    code, output = finish(loadtest("--url", "192.0.2.7:8001", "--shape", "steady", "--rate", 5, "--output", tmp_path))
+    assert code == 2
+    assert "--yes" in output
+
+
+def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path):
+    code, output = finish(
+        loadtest("--url", "127.0.0.1:1", "--shape", "steady", "--rate", 5, "--timeout", 5, "--output", tmp_path)
+    )
+    assert code == 1
+    assert "127.0.0.1:1 does not answer a first request: UNAVAILABLE" in output
+    assert "Traceback" not in output

@@ -1,0 +1,45 @@
+"""Run the embedded server until standard input ends: `python embedded.py REPOSITORY [TRITON ARGUMENT ...]`.
+
+Its addresses and process number go to standard output as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from rejection_server.host import HostError, ServeOptions, Server
+
+
+def main(repository: str, *arguments: str) -> int:
+    """Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    options = ServeOptions(repository=Path(repository), grpc_port=0, metrics_port=0, triton_arguments=tuple(arguments))
+    stopping = threading.Event()
+
+    def show(line: str) -> None:
+        if not stopping.is_set():  # then Triton tells of its stopping
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    server = Server(options, on_log=show)
+    try:
+        server.start()
+    except HostError as error:
+        print(f"scripts/loadtest: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    told = {"grpc": server.grpc_address, "metrics": server.metrics_address, "pid": server.pid}
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+    while os.read(0, 4096):
+        pass
+    stopping.set()
+    server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""Goals a person sets, such as `p99=200ms`, and whether a run met them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_GOAL = re.compile(r"(?P<metric>[a-z]+[\d.]*)=(?P<number>\d+(?:\.\d+)?)(?P<unit>[a-z%/]*)")
+_PERCENTILE = re.compile(r"p(?P<percent>\d{1,2}(\.\d+)?)")
+HELP = "pNN=TIME (p99=200ms, p50=0.05s), failures=SHARE% (failures=0.1%), rate=N (answers/s), answers=N"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A limit of one figure."""
+
+    metric: str
+    """p50, p99, p99.9, ...: latency; failures: percent of the requests; rate: good answers per second; answers."""
+    limit: float
+    """Milliseconds, percent, answers per second, answers."""
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether more is better."""
+        return self.metric in ("rate", "answers")
+
+    @property
+    def percent(self) -> float | None:
+        """Of a latency goal: which percentile."""
+        found = _PERCENTILE.fullmatch(self.metric)
+        return float(found["percent"]) if found else None
+
+    def __str__(self) -> str:
+        """As a person reads it."""
+        return f"{self.metric} {'at least' if self.is_floor else 'at most'} {_shown(self.metric, self.limit)}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged figure."""
+
+    wanted: str
+    measured: str
+    is_met: bool
+
+
+def parse(text: str) -> Goal:
+    """Read one goal; raises ValueError with a sentence for anything else."""
+    found = _GOAL.fullmatch(text.replace(" ", ""))
+    if not found:
+        raise ValueError(f"'{text}' is not a goal; give {HELP}")
+    metric, number, unit = found["metric"], float(found["number"]), found["unit"]
+    if _PERCENTILE.fullmatch(metric):
+        if unit not in ("ms", "s"):
+            raise ValueError(
+                f"the goal '{text}' needs a unit: {metric}={found['number']}ms or {metric}={found['number']}s"
+            )
+        return Goal(metric, number * (1000 if unit == "s" else 1))
+    if metric == "failures" and unit == "%":
+        return Goal(metric, number)
+    if metric == "rate" and unit in ("", "/s"):
+        return Goal(metric, number)
+    if metric == "answers" and not unit and number.is_integer():
+        return Goal(metric, number)
+    raise ValueError(f"'{text}' is not a goal; give {HELP}")
+
+
+def judge(goal: Goal, figures: Mapping[str, float | None]) -> Verdict:
+    """Compare with a run's figures, as `figures` of `load.result` gives them; nothing measured is not met."""
+    value = figures.get(goal.metric)
+    if value is None:
+        return Verdict(str(goal), "no answers", is_met=False)
+    is_met = value >= goal.limit if goal.is_floor else value <= goal.limit
+    return Verdict(str(goal), _shown(goal.metric, value), is_met)
+
+
+def _shown(metric: str, value: float) -> str:
+    if metric == "rate":
+        return f"{value:.1f}/s"
+    if metric == "failures":
+        return f"{value:.3g}%"
+    if metric == "answers":
+        return f"{value:.0f}"
+    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
