@@ -17,7 +17,14 @@ from rejection_server.host.locate import Machine, check_machine, find_wheel, loa
 from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
 
 FITTING = Machine(system="Linux", processor="x86_64", libc="glibc 2.35", python=(3, 12))
-PATHS = {"tritonserver": Path("/t"), "backends": Path("/b"), "caches": Path("/c"), "shm_prefix": "p-", "has_gpu": False}
+PATHS = {
+    "repository": Path("/r"),
+    "tritonserver": Path("/t"),
+    "backends": Path("/b"),
+    "caches": Path("/c"),
+    "shm_prefix": "p-",
+    "has_gpu": False,
+}
 
 
 @pytest.mark.parametrize("changes", [{}, {"python": (3, 11)}, {"python": (3, 13)}, {"libc": "glibc 2.36"}])
@@ -172,9 +179,26 @@ def test_command_line():
     command = triton_command(options, Endpoints("::1", 1, None, 2), **PATHS)
     assert {"--grpc-address=[::1]", "--metrics-address=ipv6:::1", "--allow-http=false"} < set(command)
     assert command[-2:] == ["--model-config-name=gpu", "--id=x"]
+    assert "--model-repository=/r" in command
 
 
-@pytest.mark.parametrize("argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory"])
+@pytest.mark.parametrize(
+    ("cache_bytes", "arguments"), [(64 * 2**20, ["--cache-config=local,size=67108864"]), (2**20, None), (0, [])]
+)
+def test_cache_size(cache_bytes, arguments):
+    options = dataclasses.replace(free_options(), cache_bytes=cache_bytes)
+    command = triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
+    expected = [f"--cache-config=local,size={cache_bytes}"] if arguments is None else arguments
+    assert [argument for argument in command if argument.startswith("--cache-config")] == expected
+
+
+def test_cache_too_small_to_hold_anything():
+    options = dataclasses.replace(free_options(), cache_bytes=1000)
+    with pytest.raises(OptionError, match="a cache of 1000 bytes holds nothing"):
+        triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
+
+
+@pytest.mark.parametrize("argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory", "--cache-config=local,size=1"])
 def test_arguments_that_are_ours(argument):
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
