@@ -3,13 +3,18 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from load import target
+from tritonclient.grpc import InferenceServerClient
+
+from rejection_server.host.sizing import usable_cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,11 +94,10 @@ def test_failures_are_named_by_their_code_and_goals_that_are_missed_decide(serve
 def test_ctrl_c_writes_the_report_of_what_was_measured(server, tmp_path):
     process = loadtest(*on(server), "--shape", "steady", "--rate", 5, "--duration", 600, "--output", tmp_path)
     seen = ""
-    while "answered" not in seen:  # progress: the load is under way
+    while not re.search(r"answered [1-9]", seen):  # progress: a whole second has its answers
         line = process.stdout.readline()
         assert line, seen
         seen += line
-    time.sleep(3)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
@@ -114,3 +118,15 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path):
     assert code == 1
     assert "127.0.0.1:1 does not answer a first request: UNAVAILABLE" in output
     assert "Traceback" not in output
+
+
+def test_the_embedded_server_has_instances_for_the_cores_of_the_machine(tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(ROOT / "model_repository", repository)
+    config = repository / "classifier" / "config.pbtxt"
+    text, changed = re.subn(r"(KIND_CPU count:) \d+", rf"\1 {usable_cores() + 1}", config.read_text(encoding="utf-8"))
+    assert changed == 1
+    config.write_text(text, encoding="utf-8")
+    with target.embedded(repository) as embedded, InferenceServerClient(embedded.url) as client:
+        (group,) = client.get_model_config("classifier").config.instance_group
+    assert group.count == usable_cores()

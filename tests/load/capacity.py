@@ -12,10 +12,11 @@ import locust  # noqa: F401
 
 # isort: split
 from load import cli, result, users
-from load.console import Console, ms
+from load.console import Console
 from load.controller import Controller
 from load.rpc import Connection
 from load.sampling import Sampler
+from load.wording import ms
 
 STEP_S = 5.0
 FIRST_RATE = 200.0

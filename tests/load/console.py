@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from load.compare import Change
-from load.controller import Stage
-from load.goals import Verdict
 from load.record import total
+from load.wording import ms
+
+if TYPE_CHECKING:  # importing it patches the standard library
+    from load.controller import Stage
 
 LINE_S = 10.0
 """Between two lines where standard error is no terminal."""
@@ -57,16 +60,9 @@ class Console:
             print("\r\x1b[K", end="", file=sys.stderr)  # noqa: T201
 
 
-def ms(value: float | None) -> str:
-    """A latency as a person reads it."""
-    if value is None:
-        return "-"
-    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
-
-
-def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
+def verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """One a line."""
-    return [f"  {'met    ' if v.is_met else 'NOT MET'}  {v.wanted}: {v.measured}" for v in verdicts]
+    return [f"  {'met    ' if v['is_met'] else 'NOT MET'}  {v['wanted']}: {v['measured']}" for v in verdicts]
 
 
 def change_lines(changes: Sequence[Change]) -> list[str]:
@@ -79,3 +75,32 @@ def change_lines(changes: Sequence[Change]) -> list[str]:
             f"  {change.figure:<10}{change.before:>10.4g}{change.after:>10.4g}  {percent:>8}  {noise:<7} {change.word}"
         )
     return lines
+
+
+def summary_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `result.json` holds, in a few lines: the knee, the figures, failures, verdicts, notes."""
+    figures, generator = found["figures"], found["generator"]
+    knee, check = found["knee"] or {}, found["check"] or {}
+    lines = []
+    if knee.get("rate"):
+        more = "the generator could send no more" if knee["is_generator_limit"] else "the next tried failed"
+        upper = f", {more} at {knee['upper']:.1f}/s" if knee["upper"] else ""
+        lines.append(f"highest sustained rate: {knee['rate']:.1f} requests/s{upper}")
+    if knee.get("rate") and check.get("rate"):
+        off = 100 * (check["rate"] / knee["rate"] - 1)
+        lines.append(f"by the other generator: {check['rate']:.1f} requests/s ({off:+.1f}%)")
+    lines.append(
+        f"'{found['main']['stage']}': {figures['sent']:.0f} sent, {figures['rate']:.1f} answers/s, "
+        f"p50 {ms(figures['p50'])}, p90 {ms(figures['p90'])}, p99 {ms(figures['p99'])}, "
+        f"p99.9 {ms(figures['p99.9'])}, failed {figures['failures'] or 0:.2g}%"
+        + "".join(f" {code} {count}" for code, count in sorted(found["failures"].items()))
+    )
+    lines.append(
+        f"generator: {generator['processes']} processes, {generator['connections']} connections, "
+        f"{generator['cpu_ms_per_request'] or 0:.2f} ms of CPU a request, 99% left within "
+        f"{ms(generator['late_p99_ms'])} of their time"
+    )
+    for stage in found["stages"]:
+        for code, message in sorted(stage["messages"].items()):
+            lines.append(f"'{stage['name']}': {stage['failures'].get(code, 0)} {code}, the first: {message[:200]}")
+    return [*lines, *verdict_lines(found["verdicts"]), *(f"note: {note}" for note in found["notes"])]

@@ -13,12 +13,20 @@ import threading
 from pathlib import Path
 
 from rejection_server.host import HostError, ServeOptions, Server
+from rejection_server.host.sizing import usable_cores
 
 
 def main(repository: str, *arguments: str) -> int:
     """Returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    options = ServeOptions(repository=Path(repository), grpc_port=0, metrics_port=0, triton_arguments=tuple(arguments))
+    # With an instance for each core, and the response cache, as scripts/serve serves.
+    options = ServeOptions(
+        repository=Path(repository),
+        grpc_port=0,
+        metrics_port=0,
+        cores=usable_cores(),
+        triton_arguments=tuple(arguments),
+    )
     stopping = threading.Event()
 
     def show(line: str) -> None:

@@ -112,21 +112,13 @@ class Generator:
     def _on_halt(self, environment: Any, msg: Any, **_: Any) -> None:
         self._halted = True
 
-    def _on_request(self, name: str, response_time: float, context: dict[str, Any], **_: Any) -> None:
-        intended_s, sent_s, ended_s = context["intended_s"], context["sent_s"], context["ended_s"]
-        outcome = context["outcome"]
-        if intended_s < self._begin_s:
+    def _on_request(self, name: str, context: dict[str, Any], **_: Any) -> None:
+        intended_s, sent_s, ended_s = (context[key] - self._begin_s for key in ("intended_s", "sent_s", "ended_s"))
+        if intended_s < 0:
             return  # of a stage that was halted
-        cell = self._recorder.cell(int(intended_s - self._begin_s), name)
-        cell.latency_of(outcome).add(response_time)
-        cell.service_of(outcome).add(1000 * (ended_s - sent_s))
-        cell.late.add(1000 * (sent_s - intended_s))
-        if outcome != OK:
-            self._messages.setdefault(outcome, context["details"])
-        else:
-            answered = self._recorder.cell(int(ended_s - self._begin_s), name)
-            answered.answered += 1
-            answered.texts += context["rows"]
+        self._recorder.count(name, intended_s, sent_s, ended_s, context["outcome"], context["rows"])
+        if context["outcome"] != OK:
+            self._messages.setdefault(context["outcome"], context["details"])
 
     def _report_regularly(self) -> None:
         self._cpu_s, self._reported_s = time.process_time(), time.perf_counter()

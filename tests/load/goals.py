@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from load.wording import ms
+
 _GOAL = re.compile(r"(?P<metric>[a-z]+[\d.]*)=(?P<number>\d+(?:\.\d+)?)(?P<unit>[a-z%/]*)")
 _PERCENTILE = re.compile(r"p(?P<percent>\d{1,2}(\.\d+)?)")
 HELP = "pNN=TIME (p99=200ms, p50=0.05s), failures=SHARE% (failures=0.1%), rate=N (answers/s), answers=N"
@@ -82,4 +84,4 @@ def _shown(metric: str, value: float) -> str:
         return f"{value:.3g}%"
     if metric == "answers":
         return f"{value:.0f}"
-    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+    return ms(value)

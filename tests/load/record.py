@@ -105,6 +105,17 @@ class Recorder:
         """Count what a worker counted."""
         self.cell(second, kind).add(cell)
 
+    def count(self, kind: str, intended_s: float, sent_s: float, ended_s: float, outcome: str, texts: int) -> None:
+        """Count a request that ended, by its times in seconds from the stage's begin; `sent` is counted elsewhere."""
+        cell = self.cell(int(intended_s), kind)
+        cell.latency_of(outcome).add(1000 * (ended_s - intended_s))
+        cell.service_of(outcome).add(1000 * (ended_s - sent_s))
+        cell.late.add(1000 * (sent_s - intended_s))
+        if outcome == OK:
+            answered = self.cell(int(ended_s), kind)
+            answered.answered += 1
+            answered.texts += texts
+
     def take(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Everything counted since the last call, for a message."""
         cells, self.cells = self.cells, {}

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from load import cli, page, report, sampling, target
+from load import cli, console, page, report, sampling, target
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,16 @@ def test_the_table_has_a_row_a_second_with_the_servers_side():
     rows = report.table_of(FOUND)
     assert [row["UNAVAILABLE"] for row in rows] == [0, 1]
     assert all(row["cpu_cores"] == 1.0 for row in rows)
+
+
+def test_the_terminal_tells_the_knee_the_figures_and_every_verdict():
+    generator = {**FOUND["generator"], "late_p99_ms": 1.0}
+    told = console.summary_lines({**FOUND, "generator": generator, "failures": {"UNAVAILABLE": 1}})
+    assert told[0] == "highest sustained rate: 5.0 requests/s, the next tried failed at 6.0/s"
+    assert told[1].startswith("'confirm 5.0/s': 10 sent, 4.5 answers/s, p50 5 ms")
+    assert told[1].endswith("failed 10% UNAVAILABLE 1")
+    assert "'confirm 5.0/s': 1 UNAVAILABLE, the first: queue <full>" in told
+    assert told[-2:] == ["  NOT MET  rate at least 5.0/s: 4.5/s", "note: a <note>"]
 
 
 def test_a_report_of_nothing_but_zeros_is_still_a_page():

@@ -21,6 +21,28 @@ def test_percentiles_are_within_one_percent():
     assert Histogram().percentile(50) is None
 
 
+@pytest.mark.parametrize(("percent", "value"), [(1, 10), (25, 10), (26, 20), (50, 20), (75, 40), (76, 80), (100, 80)])
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(percent, value):
+    histogram = Histogram()
+    for milliseconds in (80, 10, 40, 20):
+        histogram.add(milliseconds)
+    assert histogram.percentile(percent) == pytest.approx(value, rel=0.01)
+
+
+def test_latency_counts_from_the_intended_time_and_belongs_to_its_second():
+    recorder = Recorder()
+    recorder.count("single", intended_s=1.5, sent_s=3.0, ended_s=3.25, outcome=OK, texts=16)
+    recorder.count("single", intended_s=1.75, sent_s=3.0, ended_s=3.01, outcome="UNAVAILABLE", texts=16)
+    second = recorder.total(1, 2)
+    assert second.ok.percentile(50) == pytest.approx(1750, rel=0.01)
+    assert second.latency["UNAVAILABLE"].percentile(50) == pytest.approx(1260, rel=0.01)
+    assert second.service[OK].percentile(50) == pytest.approx(250, rel=0.01)
+    assert second.late.percentile(100) == pytest.approx(1500, rel=0.01)
+    # The answer makes the throughput of the second that it came in; a failure makes none.
+    assert (second.answered, second.texts) == (0, 0)
+    assert (recorder.total(3, 4).answered, recorder.total(3, 4).texts) == (1, 16)
+
+
 def test_merging_is_counting_together():
     parts = [Histogram([(1, 2), (5, 1)]), Histogram([(1, 1)])]
     assert merged(parts).pairs() == [(1, 3), (5, 1)]
@@ -118,6 +140,85 @@ def test_memory_that_grows_and_a_queue_without_bound_are_not_met():
     assert met(overload(), samples=growing)["memory"] is False
     assert met(overload(), queue=Queue(0, 0.0))["accepted"] is False
     assert met(overload(), queue=None)["accepted"] is False
+
+
+def memory(second_quarter_mib, last_quarter_mib, spikes=()):
+    """A minute of samples, from 100 s on; the first and the third quarter are far off and count for nothing."""
+    quarters = 9000.0, second_quarter_mib, 10.0, last_quarter_mib
+    return [
+        Sample(100.0 + second, memory_mib=99_999.0 if second in spikes else quarters[second // 15])
+        for second in range(60)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("early_mib", "late_mib", "is_met"),
+    [
+        (500, 500, True),
+        (500, 532, True),  # 32 MiB are allowed even where they are more than 5%
+        (500, 533, False),
+        (2000, 2100, True),
+        (2000, 2101, False),
+        (2000, 100, True),  # it may shrink
+    ],
+)
+def test_memory_is_flat_if_its_last_quarter_holds_little_more_than_its_second(early_mib, late_mib, is_met):
+    assert result.memory_verdict(memory(early_mib, late_mib), 100.0, 160.0).is_met is is_met
+
+
+def test_a_short_peak_of_memory_is_no_growth():
+    assert result.memory_verdict(memory(500, 500, spikes=(46, 50, 58)), 100.0, 160.0).is_met
+
+
+@pytest.mark.parametrize("samples", [[], [Sample(100.0 + n) for n in range(60)], memory(500, 900)[:45]])
+def test_memory_that_nobody_saw_is_not_judged(samples):
+    assert result.memory_verdict(samples, 100.0, 160.0) is None
+
+
+AFTER = shapes.Part("after", 10.0, 20.0, 50.0)
+
+
+def recovering(*seconds):
+    """Ten seconds after an overload, each (latency in ms, refused); the last one given lasts."""
+    recorder = record((0, 10), latency_ms=5000.0, refused=100)
+    for second in range(10):
+        latency_ms, refused = seconds[min(second, len(seconds) - 1)]
+        fill(recorder, 10 + second, 11 + second, 50, latency_ms, refused)
+    return recorder
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([(20, 0)], 0),
+        ([(900, 0), (900, 0), (20, 0)], 2),
+        ([(20, 3), (20, 0)], 1),  # a failure is not normal, however fast the answers are
+        ([(20, 0), (20, 0), (900, 0), (20, 0)], 3),  # two good seconds are not three
+        ([(900, 0)] * 7 + [(20, 0)], 7),
+        ([(900, 0)] * 8 + [(20, 0)], None),
+        ([(900, 0)], None),
+        ([(20, 1)], None),
+    ],
+)
+def test_normal_is_three_seconds_in_a_row_without_failures_and_within_the_limit(seconds, expected):
+    assert result.recovery_s(recovering(*seconds), AFTER, 200.0) == expected
+
+
+def test_a_server_that_answers_nothing_after_an_overload_is_not_back():
+    assert result.recovery_s(record((0, 10)), AFTER, 200.0) is None
+
+
+@pytest.mark.parametrize(("before_ms", "is_met"), [(20.0, False), (140.0, False), (160.0, True)])
+def test_normal_is_the_goal_or_twice_what_it_was_before(before_ms, is_met):
+    recorder = record((0, 10), latency_ms=before_ms)
+    fill(recorder, 10, 30, KNEE, 1200.0, 200)
+    fill(recorder, 30, 50, 50, 300.0)
+    assert met(recorder)["back to normal"] is is_met
+
+
+@pytest.mark.parametrize(("drained_after", "is_met"), [(5, True), (6, False)])
+def test_normal_has_to_come_within_five_seconds(drained_after, is_met):
+    assert met(overload(drained_after=drained_after))["back to normal"] is is_met
 
 
 def test_a_queue_is_bound_by_its_size_or_its_timeout():

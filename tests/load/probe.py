@@ -1,0 +1,38 @@
+"""What the server says of itself before it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from load.result import Queue
+from load.rpc import Channels, Connection
+from load.target import TargetError
+
+from rejection_client import _protocol
+
+
+def ask(connection: Connection) -> tuple[list[str], Queue | None]:
+    """The models that do the work, and the queue of the last; raises TargetError if the server cannot be asked."""
+    channels = Channels(connection)
+    stub = channels.plain_stub()
+    call = {"timeout": connection.timeout_s, "metadata": channels.metadata}
+
+    def leaves(name: str) -> list[Any]:
+        config = stub.ModelConfig(_protocol.config_request(name), **call).config
+        steps = _protocol.step_models(config)
+        return [leaf for step in steps for leaf in leaves(step)] if steps else [config]
+
+    try:
+        stub.ModelInfer(_protocol.infer_request(connection.model, ["a first text"]), **call)
+        models = leaves(connection.model)
+    except grpc.RpcError as error:
+        raise TargetError(
+            f"{connection.url} does not answer a first request: {error.code().name}, {error.details()}"
+        ) from error
+    finally:
+        channels.close()
+    last = models[-1]
+    policy = last.dynamic_batching.default_queue_policy
+    queue = Queue(policy.max_queue_size, policy.default_timeout_microseconds / 1e6)
+    return [model.name for model in models], queue if last.HasField("dynamic_batching") else None
