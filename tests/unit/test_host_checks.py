@@ -198,7 +198,9 @@ def test_cache_too_small_to_hold_anything():
         triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
 
 
-@pytest.mark.parametrize("argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory", "--cache-config=local,size=1"])
+@pytest.mark.parametrize(
+    "argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory", "--cache-config=local,size=1"]
+)
 def test_arguments_that_are_ours(argument):
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
