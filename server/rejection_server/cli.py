@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -119,10 +120,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     serve.add_argument(
         "--cache-size",
         type=_size,
-        default="64M",
         metavar="SIZE",
         help="memory of the response cache, in bytes or with K, M, G: a repeated text is answered from it without "
-        "running a model; off is none (default: %(default)s)",
+        "running a model; off is none (default: 64M; off with --model-control-mode, because Triton keeps the answers "
+        "of a model that has been replaced)",
     )
     serve.add_argument(
         "--log-level",
@@ -170,11 +171,6 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         )
         return 1
     # Where another configuration was chosen by name, or models come and go, the counts are the repository's own.
-    fixed = arguments.model_config_name or any(a.startswith("--model-control-mode") for a in triton_arguments)
-    if fixed and arguments.cores is not None:
-        print("scripts/serve: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
-        return 2
-    cores = usable_cores() if arguments.cores is None else arguments.cores
     options = ServeOptions(
         repository=arguments.repository,
         host=arguments.host,
@@ -184,9 +180,14 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         log_level=arguments.log_level,
         model_config_name=arguments.model_config_name,
         cache_bytes=arguments.cache_size,
-        cores=None if fixed else cores,
         triton_arguments=tuple(triton_arguments),
     )
+    # Where another configuration was chosen by name, or models come and go, the counts are the repository's own.
+    if not (options.model_config_name or options.changes_models):
+        options = replace(options, cores=usable_cores() if arguments.cores is None else arguments.cores)
+    elif arguments.cores is not None:
+        print("scripts/serve: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
+        return 2
     console = _Console(hold_log=options.log_level in ("error", "warning"))
     server = Server(options, on_log=console.log, on_wait=console.progress)
     interrupts = _Interrupts(server)
@@ -280,7 +281,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
     print(f"  model    {name}, {precision}")
     if server.instances:
         print(f"  layout   {_describe_layout(server.instances, options)}")
-    print(f"  cache    {_describe_cache(options.cache_bytes)}")
+    print(f"  cache    {_describe_cache(options.cache_size)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
     print(f"Try it:    {shlex.join(['scripts/classify', *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)

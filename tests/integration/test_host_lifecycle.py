@@ -298,3 +298,21 @@ def test_a_model_without_code_does_not_hang(tmp_path):
     with pytest.raises(RepositoryError, match=r"Python model file not found in '.*echo/1/model\.py'"):
         server.start()
     assert traces(server.runtime_folder) == []
+
+
+def test_an_interrupt_in_the_middle_of_launching_leaves_nothing(monkeypatch):
+    """Ctrl-C once the guardian runs, but before anybody waits for its end."""
+    started = []
+
+    def interrupt(self, **_names):
+        started.append(self)
+        raise KeyboardInterrupt
+
+    server = Server(ServeOptions(repository=ROOT / "model_repository", grpc_port=0, metrics_port=None))
+    with monkeypatch.context() as patched:
+        patched.setattr("rejection_server.host.server.threading.Thread.start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+    assert started
+    assert server._guardian.returncode is not None
+    assert not server._layout.folder.exists()

@@ -18,6 +18,7 @@ __all__ = ["Endpoints", "LogLevel", "ServeOptions", "check_repository", "choose_
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 SMALLEST_CACHE_BYTES = 2**20
+CACHE_BYTES = 64 * 2**20
 
 _LOG_FLAGS: Mapping[str, tuple[str, ...]] = {
     "error": ("--log-info=false", "--log-warning=false"),
@@ -65,12 +66,28 @@ class ServeOptions:
     """Seconds that requests in flight may take to finish when the server is stopped."""
     startup_timeout_s: float = 180.0
     """Seconds until every model has to be ready."""
-    cache_bytes: int = 64 * 2**20
-    """Memory of Triton's response cache, in which repeated texts find their scores; 0 is no cache."""
+    cache_bytes: int | None = None
+    """Memory of Triton's response cache, in which repeated texts find their scores; 0 is no cache.
+
+    None is 64 MiB, or no cache where `triton_arguments` set `--model-control-mode`: Triton keeps what an earlier
+    version of a model said when a new one takes over.
+    """
     cores: int | None = None
     """Cores to give instances to, for models that grow with the machine; None leaves the counts as configured."""
     triton_arguments: tuple[str, ...] = ()
     """Further arguments of tritonserver, appended last so that they win."""
+
+    @property
+    def changes_models(self) -> bool:
+        """Whether models may come, change and go while Triton runs."""
+        return any(argument.startswith("--model-control-mode") for argument in self.triton_arguments)
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes of the response cache, 0 for none."""
+        if self.cache_bytes is not None:
+            return self.cache_bytes
+        return 0 if self.changes_models else CACHE_BYTES
 
 
 @dataclass(frozen=True)
@@ -189,12 +206,12 @@ def triton_command(
     ]
     if not has_gpu:  # looking for a GPU takes time and warns
         command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
-    if options.cache_bytes:
-        if options.cache_bytes < SMALLEST_CACHE_BYTES:
+    if options.cache_size:
+        if options.cache_size < SMALLEST_CACHE_BYTES:
             raise OptionError(
-                f"a cache of {options.cache_bytes} bytes holds nothing: give --cache-size 1M or more, or 0 for none"
+                f"a cache of {options.cache_size} bytes holds nothing: give --cache-size 1M or more, or 0 for none"
             )
-        command.append(f"--cache-config=local,size={options.cache_bytes}")
+        command.append(f"--cache-config=local,size={options.cache_size}")
     if options.model_config_name is not None:
         command.append(f"--model-config-name={options.model_config_name}")
     return [*command, *options.triton_arguments]

@@ -37,6 +37,7 @@ SIGNAL_DELAY_S = 0.2
 UNLOAD_S = 15
 """How long unloading the models may take, after the requests in flight."""
 WATCH_WAIT_S = 10.0
+ABANDON_S = 10.0
 KEPT_LINES = 2000
 ATTEMPTS = 3
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -79,6 +80,7 @@ class Server:
         self._layout: Layout | None = None
         self._sizing = Sizing(options.repository, {})
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._is_followed = False
         self._pid: int | None = None
         self._returncode: int | None = None
         self._failure: HostError | None = None
@@ -223,6 +225,7 @@ class Server:
         self._pid = self._returncode = self._failure = None
         self._watching.clear()
         self._exited.clear()
+        self._is_followed = False
         grace_s = self.options.exit_timeout_s + UNLOAD_S
         guarded = [sys.executable, "-I", "-S", guardian.__file__, layout.shm_prefix, str(layout.folder), str(grace_s)]
         process = self._guardian = subprocess.Popen(
@@ -238,6 +241,7 @@ class Server:
         pump = threading.Thread(target=self._pump_log, args=(process,), name="triton-log", daemon=True)
         pump.start()
         threading.Thread(target=self._follow, args=(process, layout, pump), name="triton-status", daemon=True).start()
+        self._is_followed = True
 
     def _wait_until_ready(self, endpoints: Endpoints) -> None:
         begin = time.monotonic()
@@ -336,9 +340,18 @@ class Server:
         if self._guardian is None:
             guardian.remove_leftovers(layout.shm_prefix, layout.folder)
             os.close(layout.alive_fd)
-        else:
-            self._command(b"k")
+            return
+        self._command(b"k")
+        if self._is_followed:
             self._exited.wait()
+            return
+        # Interrupted (Ctrl-C) between the start of the guardian and of the thread that waits for its end.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guardian.wait(timeout=ABANDON_S)
+        self._guardian.kill()
+        self._guardian.wait()
+        guardian.remove_leftovers(layout.shm_prefix, layout.folder)
+        os.close(layout.alive_fd)
 
     def _command(self, command: bytes) -> None:
         if self._guardian is None or self._guardian.stdin is None:
