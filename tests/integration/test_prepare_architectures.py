@@ -3,15 +3,19 @@
 import json
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from support import tiny_transformers
 from support.repository import tokenizing
 from support.tiny_transformers import torch, transformers
 
-from rejection_server.prepare import gate
+from rejection_server.graph.packed import to_packed
+from rejection_server.prepare import build, gate
 from rejection_server.prepare.pipeline import SAMPLE, Options, prepare, read_texts
 
+PACKED = ("bert", "distilbert", "distilroberta", "roberta", "xlm-roberta")
+"""Those whose graph is recognised; the others are served with a loop."""
 TEXTS = read_texts(SAMPLE)[:40]
 
 
@@ -33,7 +37,8 @@ def written_logits(repository):
 
 
 @pytest.mark.parametrize("architecture", sorted(tiny_transformers.ARCHITECTURES))
-def test_served_answers_are_those_of_the_original(tmp_path, architecture):
+def test_served_answers_are_those_of_the_original(tmp_path, monkeypatch, architecture):
+    monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))  # which form is faster depends on the machine
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
     said = []
     prepared = prepare(Options(model=str(folder), output=tmp_path / "served", precision="fp32"), said.append)
@@ -47,5 +52,70 @@ def test_served_answers_are_those_of_the_original(tmp_path, architecture):
     np.testing.assert_allclose(written_logits(prepared.output), expected, atol=1e-4)
     facts = json.loads((prepared.output / "classifier" / "1" / "model.json").read_text())
     assert facts["gate"]["reference"].startswith("PyTorch")
+    assert facts["form"] == ("packed" if architecture in PACKED else "loop")
+    assert facts["packed"].startswith("used" if architecture in PACKED else "not used: ")
     assert facts["architecture"] == tiny_transformers.ARCHITECTURES[architecture].model
     assert any(line.endswith("over gRPC on the embedded Triton") for line in said)
+
+
+class Scores(torch.nn.Module):
+    """What exporters are given: ids and mask to logits, the mask given as it is or as a sum, as older releases do."""
+
+    def __init__(self, model, mask):
+        super().__init__()
+        self.model, self.mask = model, mask
+
+    def forward(self, input_ids, attention_mask):
+        if self.mask == "added":
+            attention_mask = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def export(folder, path, *, attention, mask, opset, dynamo):
+    """Write the classifier in `folder` to `path` as ONNX."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation=attention)
+    ids = torch.randint(5, 90, (2, 9))
+    names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["logits"]}
+    if dynamo:
+        axes = {0: torch.export.Dim("rows", min=1, max=64), 1: torch.export.Dim("tokens", min=2, max=128)}
+        shapes = {"dynamic_shapes": (axes, axes), "verbose": False, "external_data": False}
+    else:
+        axes = {0: "batch_size", 1: "sequence_length"}
+        shapes = {"dynamic_axes": {"input_ids": axes, "attention_mask": axes, "logits": {0: "batch_size"}}}
+    given = (ids, torch.ones_like(ids))
+    torch.onnx.export(
+        Scores(model.eval(), mask).eval(), given, path, opset_version=opset, dynamo=dynamo, **names, **shapes
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "distilbert"])
+@pytest.mark.parametrize(
+    "style",
+    [
+        {"attention": "eager", "mask": "given", "opset": 14, "dynamo": False},
+        {"attention": "eager", "mask": "added", "opset": 11, "dynamo": False},
+        {"attention": "sdpa", "mask": "given", "opset": 14, "dynamo": False},
+        {"attention": "sdpa", "mask": "given", "opset": 18, "dynamo": True},
+    ],
+    ids=["eager 14", "added mask 11", "sdpa 14", "sdpa 18 by dynamo"],
+)
+def test_exports_of_every_style_are_recognised(tmp_path, architecture, style):
+    folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
+    export(folder, tmp_path / "model.onnx", **style)
+    # It compares the answers itself.
+    to_packed(onnx.load(tmp_path / "model.onnx"), heads=4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_repository_with_an_onnx_file_of_its_own_is_served_packed(tmp_path, monkeypatch):
+    """The published model's kind: RoBERTa, its ONNX file written by PyTorch's older exporter."""
+    monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
+    folder = tiny_transformers.make(tmp_path / "original", "roberta", settings={"initializer_range": 0.1})
+    (folder / "onnx").mkdir()
+    export(folder, folder / "onnx" / "model.onnx", attention="eager", mask="given", opset=14, dynamo=False)
+    prepared = prepare(Options(model=str(folder), output=tmp_path / "served", agreement=0.9))
+    assert (prepared.facts["form"], prepared.precision) == ("packed", "int8")
+    assert "onnx/model.onnx" in prepared.facts["inputs_sha256"]
+    assert prepared.figures[-1].mean <= gate.THRESHOLDS["int8"].mean, "over gRPC"
+    np.testing.assert_allclose(written_logits(prepared.output), original_logits(folder), atol=0.1)

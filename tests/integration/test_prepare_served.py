@@ -12,6 +12,7 @@ from support.tree import fingerprint
 from tritonclient.grpc import service_pb2
 
 from rejection_server.host import ServeOptions, Server
+from rejection_server.prepare import build
 from rejection_server.prepare.errors import GateError, OutputError
 from rejection_server.prepare.pipeline import Options, prepare
 
@@ -122,14 +123,20 @@ def test_a_version_with_other_labels_is_refused(folder, repository):
     assert fingerprint(repository) == before
 
 
-def test_int8_that_is_not_good_enough_gives_way_to_fp32(folder):
+def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(folder, monkeypatch):
+    monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     original = tiny_transformers.make(folder / "single", "distilbert", labels=("score",), settings=GENTLE)
     said = []
     prepared = prepare(Options(model=str(original), output=folder / "gives-way", mean=1e-5), said.append)
     assert prepared.precision == facts_of(prepared.output)["precision"] == "fp32"
+    assert facts_of(prepared.output)["form"] == "packed"
+    built = [line.split(";")[0] for line in said if line.startswith("built")]
+    assert built == ["built the int8 graph (packed)", "built the int8 graph (loop)", "built the fp32 graph (packed)"]
     assert facts_of(prepared.output)["activation"] == "sigmoid", "a single logit has nothing to be weighed against"
-    (warning,) = [line for line in said if line.startswith("warning")]
-    assert "on average, at most 1e-05 is allowed" in warning
+    packed, loop = [line for line in said if line.startswith("warning")]
+    assert "packed int8 is not good enough here, taking loop" in packed
+    assert "int8 is not good enough for this model, taking fp32" in loop
+    assert "on average, at most 1e-05 is allowed" in packed
     assert (prepared.output / "classifier" / "labels.txt").read_text() == "score\n"
 
 

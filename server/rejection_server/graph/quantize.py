@@ -67,7 +67,7 @@ def _is_table(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
     return table is not None and _is_matrix(table) and axis == 0 and int(np.prod(table.dims)) >= _SMALLEST_TABLE
 
 
-def _int8(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def to_int8(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric int8 with one scale for each slice along ``axis``."""
     largest = np.abs(values).max(axis=axis, keepdims=True)
     scale = np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(_LEVELS)
@@ -88,7 +88,7 @@ def _linear(
         return [node]
     weight = numpy_helper.to_array(weights[w])
     weight = weight.T if attributes.get("transB", 0) else weight
-    q, scale = _int8(np.ascontiguousarray(weight), axis=0)
+    q, scale = to_int8(np.ascontiguousarray(weight), axis=0)
     w_q = _constant(added, f"{w}_int8", q)
     w_scale = _constant(added, f"{w}_scale", scale.reshape(-1))
     zero_point = _constant(added, "int8_zero_point", np.uint8(_ZERO_POINT))
@@ -131,7 +131,7 @@ def _scale_activation(x: str, added: dict[str, TensorProto]) -> list[NodeProto]:
 
 def _embedding(node: NodeProto, weights: dict[str, TensorProto], added: dict[str, TensorProto]) -> list[NodeProto]:
     table, ids, y = node.input[0], node.input[1], node.output[0]
-    q, scale = _int8(numpy_helper.to_array(weights[table]), axis=1)
+    q, scale = to_int8(numpy_helper.to_array(weights[table]), axis=1)
     return [
         helper.make_node("Gather", [_constant(added, f"{table}_int8", q), ids], [f"{y}_rows_int8"], axis=0),
         helper.make_node("Gather", [_constant(added, f"{table}_scale", scale), ids], [f"{y}_rows_scale"], axis=0),

@@ -31,7 +31,7 @@ _KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 # Rows of one request arrive filled up to the longest of them with -1. Here the filler is dropped: `ragged_tokens` are
 # the real tokens of all rows, `ragged_lengths` their number in each row, `ragged_starts` where each row begins.
-_REAL_TOKENS = """
+REAL_TOKENS = """
     ragged_axis0 = Constant<value_ints=[0]>()
     ragged_axis1 = Constant<value_ints=[1]>()
     ragged_zero = Constant<value_int=0>()
@@ -103,15 +103,15 @@ def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softma
     unknown = sorted(set(names) - set(_KNOWN_INPUTS))
     if unknown or INPUT_IDS not in names:
         raise GraphError(f"a text classifier takes {', '.join(_KNOWN_INPUTS)}; this model takes {', '.join(names)}")
-    logits = _logits_of(model.graph)
-    labels = _labels_of(logits)
+    logits = logits_of(model.graph)
+    labels = labels_of(logits)
     inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
-    nodes = _parse(_REAL_TOKENS)
+    nodes = parse_nodes(REAL_TOKENS)
     initializers: list[TensorProto] = []
     if form == "loop":
         nodes += _loop(inner, labels)
     else:
-        nodes += _parse(_PADDED.replace("PAD", str(pad_id)))
+        nodes += parse_nodes(_PADDED.replace("PAD", str(pad_id)))
         nodes += [*inner.node, helper.make_node("Identity", ["row_logits"], ["ragged_logits"])]
         initializers = list(inner.initializer)
     as_float = helper.make_node("Cast", ["ragged_logits"], [LOGITS], to=TensorProto.FLOAT)
@@ -137,7 +137,8 @@ def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softma
     return result
 
 
-def _logits_of(graph: GraphProto) -> ValueInfoProto:
+def logits_of(graph: GraphProto) -> ValueInfoProto:
+    """The output that holds the scores; raises GraphError."""
     outputs = {value.name: value for value in graph.output}
     if LOGITS in outputs:
         return outputs[LOGITS]
@@ -146,14 +147,15 @@ def _logits_of(graph: GraphProto) -> ValueInfoProto:
     raise GraphError(f"expected one output or one named {LOGITS}; this model gives {', '.join(outputs)}")
 
 
-def _labels_of(logits: ValueInfoProto) -> int:
+def labels_of(logits: ValueInfoProto) -> int:
+    """Number of labels of that output; raises GraphError."""
     shape = logits.type.tensor_type.shape.dim
     if len(shape) != 2 or not shape[1].dim_value:
         raise GraphError(f"output '{logits.name}' must have the shape [rows, labels] with a fixed number of labels")
     return int(shape[1].dim_value)
 
 
-def _parse(text: str) -> list[NodeProto]:
+def parse_nodes(text: str) -> list[NodeProto]:
     """Nodes written in ONNX's textual syntax."""
     nodes: list[NodeProto] = list(parser.parse_graph(f"g (float x) => (float x) {{ {text} }}").node)
     return nodes
@@ -162,9 +164,9 @@ def _parse(text: str) -> list[NodeProto]:
 def _loop(inner: GraphProto, labels: int) -> list[NodeProto]:
     """One ``Loop`` over the rows; what it collects has the shape [rows, labels]."""
     element = inner.output[0].type.tensor_type.elem_type or TensorProto.FLOAT
-    tail = _parse("ragged_row_logits = Squeeze(row_logits, ragged_axis0) ragged_go_on = Identity(ragged_go)")
+    tail = parse_nodes("ragged_row_logits = Squeeze(row_logits, ragged_axis0) ragged_go_on = Identity(ragged_go)")
     body = helper.make_graph(
-        [*_used(_parse(_ROW), inner), *inner.node, *tail],
+        [*_used(parse_nodes(_ROW), inner), *inner.node, *tail],
         "one_row",
         [
             helper.make_tensor_value_info("ragged_row", TensorProto.INT64, []),
@@ -176,7 +178,7 @@ def _loop(inner: GraphProto, labels: int) -> list[NodeProto]:
         ],
         list(inner.initializer),
     )
-    nodes = _parse(
+    nodes = parse_nodes(
         "ragged_shape = Shape(ragged_lengths) ragged_count = Squeeze(ragged_shape)"
         "ragged_always = Cast<to=9>(ragged_one)"
     )

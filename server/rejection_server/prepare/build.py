@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import onnxruntime
 from onnx import ModelProto, helper, numpy_helper
 
 from rejection_server.graph.opset import at_least_opset
+from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
 from rejection_server.graph.walk import drop_traces
@@ -25,6 +26,8 @@ Device = Literal["cpu", "gpu"]
 
 FASTER = 0.95
 """The optimised graph is taken if it needs less than this share of the plain one's time."""
+PACKED_SLOWER = 1.05
+"""The packed form may take this share of the loop's time for a text alone: what it gains, short texts in a batch do."""
 TIMED_LENGTHS = (16, 128)
 TIMED_RUNS = 8
 LARGEST_FILE = 2**31 - 1
@@ -44,6 +47,10 @@ class Built:
     """Whether onnxruntime's transformer optimiser was used, and why."""
     milliseconds: dict[str, float]
     """Time of a text of so many tokens on one thread of this machine, the fastest of several runs."""
+    form: str
+    """loop, padded or packed."""
+    packed: str = "not tried"
+    """Whether the packed form was taken, and why."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,54 @@ class Plan:
     heads: int
     hidden_size: int
     max_length: int
+    packed: bool = True
+    """Whether the packed form may be taken."""
 
 
 def build(padded: Path, served: Path, plan: Plan) -> Built:
-    """Write the served form of the padded model to `served`, with or without the optimiser, whichever is faster.
+    """Write the served form of the padded model to `served`: for a CPU packed, where allowed, possible and not slower.
 
-    Each step has a process of its own: memory is what a large float32 model is short of. Raises UnsupportedError,
-    VocabularyError, CorruptedError or DiskFullError.
+    Otherwise with or without onnxruntime's optimiser, whichever is faster. Each step has a process of its own: memory
+    is what a large float32 model is short of. Raises UnsupportedError, VocabularyError, CorruptedError or
+    DiskFullError.
     """
+    built = _build_ragged(padded, served, plan)
+    if not plan.packed or plan.device == "gpu" or plan.precision == "fp16":
+        return built
+    packed = served.with_name("packed.onnx")
+    try:
+        isolated(write_packed, padded, packed, plan)
+        loop, other = isolated(milliseconds, [served, packed], plan)
+        speed = f"{sum(loop.values()) / sum(other.values()):.2f} times as fast as the loop for a text alone"
+        if sum(other.values()) > PACKED_SLOWER * sum(loop.values()):
+            return replace(built, packed=f"not used: {speed}")
+        packed.replace(served)
+    except DiskFullError:
+        raise
+    except Exception as exc:  # not recognised, or whatever onnxruntime raises
+        _log.info("no packed form", exc_info=True)
+        return replace(built, packed=f"not used: {' '.join(str(exc).split())[:160] or type(exc).__name__}")
+    finally:
+        packed.unlink(missing_ok=True)
+    return Built("not used: the packed form is built anew", other, "packed", f"used: {speed}")
+
+
+def write_packed(padded: Path, path: Path, plan: Plan) -> None:
+    """Write the packed form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
+    model = _read(padded, plan.labels)
+    _write(to_packed(model, heads=plan.heads, int8=plan.precision == "int8", activation=plan.activation), path)
+
+
+def _ragged_form(plan: Plan) -> Form:
+    return "padded" if plan.device == "gpu" else "loop"
+
+
+def _build_ragged(padded: Path, served: Path, plan: Plan) -> Built:
+    """Write the loop or padded form, optimised or not."""
+    form = _ragged_form(plan)
     isolated(write_graph, padded, served, plan)
     if plan.device == "gpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return Built("not used: without a GPU its effect cannot be measured", {})
+        return Built("not used: without a GPU its effect cannot be measured", {}, form)
     fused, optimized = served.with_name("fused.onnx"), served.with_name("optimized.onnx")
     try:
         isolated(fuse, padded, fused, plan)
@@ -80,15 +124,15 @@ def build(padded: Path, served: Path, plan: Plan) -> Built:
         raise
     except Exception as exc:  # the optimiser raises whatever its fusions stumble over
         _log.info("the transformer optimiser failed", exc_info=True)
-        return Built(f"not used: it failed ({' '.join(str(exc).split())[:120] or type(exc).__name__})", {})
+        return Built(f"not used: it failed ({' '.join(str(exc).split())[:120] or type(exc).__name__})", {}, form)
     finally:
         for path in (fused, fused.with_name(f"{fused.name}.data")):
             path.unlink(missing_ok=True)
     ratio = sum(other.values()) / sum(plain.values())
     if ratio < FASTER:
         optimized.replace(served)
-        return Built(f"used: {1 / ratio:.2f} times as fast", other)
-    return Built(f"not used: {1 / ratio:.2f} times as fast", plain)
+        return Built(f"used: {1 / ratio:.2f} times as fast", other, form)
+    return Built(f"not used: {1 / ratio:.2f} times as fast", plain, form)
 
 
 def write_graph(padded: Path, served: Path, plan: Plan) -> None:
@@ -99,9 +143,8 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
         check_vocabulary(plan.largest_id, rows)
     model = _in_precision(model, plan.precision)
     weights = detach(model)
-    form: Form = "padded" if plan.device == "gpu" else "loop"
     try:
-        ragged = to_ragged(model, form=form, activation=plan.activation, pad_id=plan.pad_id)
+        ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.activation, pad_id=plan.pad_id)
     except GraphError as exc:
         raise UnsupportedError(f"the model's ONNX file cannot be served: {exc}") from exc
     del model

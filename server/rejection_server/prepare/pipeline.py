@@ -80,17 +80,29 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
         report(f"{reference} answered {len(texts)} texts")
         expected = gate.probabilities_of(logits, model.activation)
 
-        for precision in _precisions(options):
-            staged = work / f"repository-{precision}"
-            built = _build(padded, staged, work, model, shape, precision, version, tokenizer_json)
-            report(f"built the {precision} graph; onnxruntime's transformer optimiser {built.optimizer}")
+        form = "packed"
+        for precision, packed in _attempts(options):
+            if not packed and form != "packed":
+                continue  # it would be the same graph again
+            staged = work / f"repository-{precision}-{'packed' if packed else 'loop'}"
+            plan = _plan(model, options.device, precision, packed=packed)
+            built = _build(padded, staged, plan, shape, version, tokenizer_json)
+            form = built.form
+            report(
+                f"built the {precision} graph ({form}); packed form {built.packed}; "
+                f"onnxruntime's transformer optimiser {built.optimizer}"
+            )
             figures, missed = _check(options, staged, version, precision, shape, texts, model, expected)
             report(f"the repository answered {len(texts)} texts over gRPC on the embedded Triton")
             if not missed:
                 break
-            if precision == "int8":
+            if form == "packed":
+                report(f"warning: packed {precision} is not good enough here, taking loop: {'; '.join(missed)}")
+            elif precision == "int8":
                 report(f"warning: int8 is not good enough for this model, taking fp32: {'; '.join(missed)}")
-                continue
+            else:
+                break
+        if missed:
             raise GateError(
                 f"the {precision} model does not answer like the original, so nothing was written: {'; '.join(missed)}"
                 f"\n\n{gate.table(figures)}"
@@ -148,27 +160,25 @@ def _reference(source: Source, model: Description, work: Path) -> tuple[Path, An
 
 
 def _precisions(options: Options) -> Sequence[Precision]:
-    """What is tried, one after the other."""
+    """The precisions that are tried, one after the other."""
     chosen = options.precision
     if chosen == "auto":
         chosen = "int8" if options.device == "cpu" else "fp16"
     return ("int8", "fp32") if chosen == "int8" else (chosen,)
 
 
-def _build(
-    padded: Path,
-    staged: Path,
-    work: Path,
-    model: Description,
-    shape: repository.Shape,
-    precision: Precision,
-    version: int,
-    tokenizer_json: Path,
-) -> Built:
-    graph = work / "served.onnx"
-    plan = Plan(
+def _attempts(options: Options) -> Sequence[tuple[Precision, bool]]:
+    """What is tried, one after the other: a precision, and whether it may be packed.
+
+    The packed form's int8 rounds differently from the loop's, so either may pass where the other does not.
+    """
+    return [(precision, packed) for precision in _precisions(options) for packed in (True, False)]
+
+
+def _plan(model: Description, device: Device, precision: Precision, *, packed: bool) -> Plan:
+    return Plan(
         precision=precision,
-        device=shape.device,
+        device=device,
         activation=model.activation,
         pad_id=model.pad_id,
         labels=len(model.labels),
@@ -176,7 +186,14 @@ def _build(
         heads=model.heads,
         hidden_size=model.hidden_size,
         max_length=model.model_max_length,
+        packed=packed,
     )
+
+
+def _build(
+    padded: Path, staged: Path, plan: Plan, shape: repository.Shape, version: int, tokenizer_json: Path
+) -> Built:
+    graph = staged.with_name("served.onnx")
     built = build(padded, graph, plan)
     # The gate runs here and now, so on a CPU; the configuration for a GPU is put in afterwards.
     repository.assemble(
@@ -239,7 +256,8 @@ def _facts(
         "model_max_length": model.model_max_length,
         "precision": precision,
         "device": options.device,
-        "form": "padded" if options.device == "gpu" else "loop",
+        "form": built.form,
+        "packed": built.packed,
         "optimizer": built.optimizer,
         "milliseconds_by_tokens": built.milliseconds,
         "inputs_sha256": {name: digest(source.folder / name) for name in source.files},

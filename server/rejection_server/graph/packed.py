@@ -1,0 +1,311 @@
+"""Packed form of a BERT-like classifier: linear layers on real tokens only, which short rows share.
+
+Rows are sorted by how wide their attention is: a short row's is its length rounded up to 16, a long row's its length.
+Rows of one width form groups, and a ``Loop`` over the groups runs the model: its linear layers, norms and activations
+on the packed real tokens of the group, its attention on [rows, width]. The width depends on nothing but the row, so
+that a row's scores are the same, bit for bit in int8, whatever shares its batch. Long rows form groups of one (unless
+their lengths are equal): they fill a processor alone, and together they would not fit into its cache.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from rejection_server.graph.packed_layers import CONTRIB, Group, Layers, Nodes
+from rejection_server.graph.packed_read import Encoder, read_encoder
+from rejection_server.graph.quantize import quantize_per_token
+from rejection_server.graph.ragged import (
+    INPUT_IDS,
+    LOGITS,
+    PROBABILITIES,
+    REAL_TOKENS,
+    SEQUENCE_LENGTHS,
+    Activation,
+    GraphError,
+    labels_of,
+    logits_of,
+    parse_nodes,
+)
+
+GROUP_TOKENS = 256
+"""A group's rows hold at most so many tokens, the filler of their attention included; a longer row is a group alone."""
+LONGEST_SHORT = 64
+"""Rows of so many tokens or fewer have their attention rounded up."""
+STEP = 16
+TOLERANCE = 1e-4
+"""Largest difference from the original's logits, as a share of the largest logit or of 1."""
+
+_OPSET = 18
+_IR_VERSION = 9
+_CHECKED_LENGTHS = (1, 7, 16, 33, 7, 80)
+
+# Rows sorted by the width of their attention. A row without tokens gets the one token 0, as the tokenizer would give
+# it: it must not be the end of the rows that share its batch.
+_SORTED = """
+    packed_step = Constant<value_int=STEP>()
+    packed_more = Constant<value_int=MORE>()
+    packed_short = Constant<value_int=SHORT>()
+    packed_group_tokens = Constant<value_int=GROUP>()
+    packed_positive = Max(ragged_lengths, ragged_one)
+    packed_raised = Add(packed_positive, packed_more)
+    packed_steps = Div(packed_raised, packed_step)
+    packed_stepped = Mul(packed_steps, packed_step)
+    packed_is_short = LessOrEqual(packed_stepped, packed_short)
+    packed_width = Where(packed_is_short, packed_stepped, packed_positive)
+    packed_shape = Shape(ragged_lengths)
+    packed_widths, packed_order = TopK<largest=0>(packed_width, packed_shape)
+    packed_lengths = Gather(packed_positive, packed_order)
+    packed_tokens = Concat<axis=0>(ragged_tokens, ragged_nothing)
+    packed_stand_in = Shape(ragged_tokens)
+    packed_is_empty = Less(ragged_lengths, ragged_one)
+    packed_begins = Where(packed_is_empty, packed_stand_in, ragged_starts)
+    packed_starts = Gather(packed_begins, packed_order)
+    packed_rows = Squeeze(packed_shape)
+    packed_always = Cast<to=9>(ragged_one)
+    packed_first = Identity(ragged_zero)
+"""
+
+# Rows `group_first` to `group_end` of the sorted ones: as many of one width as fit.
+_GROUP = """
+    group_width = Gather(packed_widths, group_first)
+    group_fit = Div(packed_group_tokens, group_width)
+    group_room = Max(group_fit, ragged_one)
+    group_full = Add(group_first, group_room)
+    group_no_wider = LessOrEqual(packed_widths, group_width)
+    group_counted_rows = Cast<to=7>(group_no_wider)
+    group_last_of_width = ReduceSum<keepdims=0>(group_counted_rows)
+    group_end = Min(group_full, group_last_of_width)
+    group_from = Unsqueeze(group_first, ragged_axis0)
+    group_to = Unsqueeze(group_end, ragged_axis0)
+    group_lengths = Slice(packed_lengths, group_from, group_to, ragged_axis0)
+    group_starts = Slice(packed_starts, group_from, group_to, ragged_axis0)
+    group_columns = Range(ragged_zero, group_width, ragged_one)
+    group_lengths_column = Unsqueeze(group_lengths, ragged_axis1)
+    group_starts_column = Unsqueeze(group_starts, ragged_axis1)
+    group_inside = Less(group_columns, group_lengths_column)
+    group_places = Add(group_starts_column, group_columns)
+    group_tokens = Compress(group_places, group_inside)
+    group_ids = Gather(packed_tokens, group_tokens)
+    group_inside_flat = Reshape(group_inside, ragged_last)
+    group_real_row = NonZero(group_inside_flat)
+    group_real = Squeeze(group_real_row, ragged_axis0)
+    group_firsts = CumSum<exclusive=1>(group_lengths, ragged_zero)
+    group_firsts_column = Unsqueeze(group_firsts, ragged_axis1)
+    group_packed = Add(group_firsts_column, group_columns)
+    group_packed_inside = Where(group_inside, group_packed, ragged_zero)
+    group_three = Constant<value_int=3>()
+    group_two = Constant<value_int=2>()
+    group_queries = Mul(group_packed_inside, group_three)
+    group_keys = Add(group_queries, ragged_one)
+    group_values = Add(group_queries, group_two)
+    group_shortest = ReduceMin<keepdims=0>(group_lengths)
+    group_filled = Less(group_shortest, group_width)
+    group_near = Constant<value_float=0.0>()
+    group_far = Constant<value_float=-1e9>()
+    group_penalty_rows = Where(group_inside, group_near, group_far)
+    group_heads_and_queries = Constant<value_ints=[1, 2]>()
+    group_penalty = Unsqueeze(group_penalty_rows, group_heads_and_queries)
+"""
+_ZEROS = """
+    group_tokens_shape = Shape(group_ids)
+    group_zeros_128 = ConstantOfShape<value=uint8[1]{128}>(group_tokens_shape)
+    group_zeros_64 = ConstantOfShape<value=uint8[1]{64}>(group_tokens_shape)
+"""
+_POSITIONS = "group_positions = Mod(group_real, group_width)"
+# RoBERTa numbers a row's tokens from 1, padding tokens not counted; those have the number 0.
+_POSITIONS_BUT_PADDING = """
+    group_padding = Constant<value_int=PADDING>()
+    group_is_padding = Equal(group_ids, group_padding)
+    group_no_padding = Not(group_is_padding)
+    group_counted = Cast<to=7>(group_no_padding)
+    group_before = CumSum<exclusive=1>(group_counted, ragged_zero)
+    group_before_rows = Gather(group_before, group_firsts)
+    group_row = Div(group_real, group_width)
+    group_before_row = Gather(group_before_rows, group_row)
+    group_number = Sub(group_before, group_before_row)
+    group_number_from_1 = Add(group_number, ragged_one)
+    group_positions = Mul(group_number_from_1, group_counted)
+"""
+_COLLECTED = """
+    group_all = Concat<axis=0>(group_seen, group_logits)
+    group_next = Identity(group_end)
+    group_go_on = Less(group_end, packed_rows)
+"""
+
+
+def to_packed(model: ModelProto, *, heads: int, int8: bool = False, activation: Activation = "softmax") -> ModelProto:
+    """Give a padded float32 BERT-like classifier of ``heads`` attention heads the packed form.
+
+    ``model`` and the result have the inputs and outputs that :func:`rejection_server.graph.ragged.to_ragged` describes.
+    With ``int8`` linear layers and the embeddings of words are quantised as :mod:`rejection_server.graph.quantize`
+    does, except that activations after GELU use the range that GELU has.
+
+    Raises :class:`GraphError` when the model is not recognised, or when the float32 form answers differently from it by
+    more than ``TOLERANCE``.
+    """
+    labels = labels_of(logits_of(model.graph))
+    encoder = read_encoder(model)
+    hidden = encoder.words.shape[1]
+    if heads < 1 or hidden % heads:
+        raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
+    rows = _rows_to_compare(encoder)
+    # One form of the weights after the other: a large model is in memory often enough.
+    expected = _answers_of_padded(model, rows)
+    plain = _packed(encoder, heads, labels, activation, int8=False)
+    _check(plain, rows, expected)
+    if not int8:
+        return plain
+    del plain
+    return _packed(encoder, heads, labels, activation, int8=True)
+
+
+def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *, int8: bool) -> ModelProto:
+    value = helper.make_tensor_value_info
+    sizes = {"STEP": STEP, "MORE": STEP - 1, "SHORT": LONGEST_SHORT, "GROUP": GROUP_TOKENS}
+    order = _SORTED
+    for name, size in sizes.items():
+        order = order.replace(f"={name}>", f"={size}>")
+    nothing = numpy_helper.from_array(np.zeros((0, labels), np.float32), "packed_nothing")
+    body, weights = _body(encoder, heads, labels, int8)
+    loop = helper.make_node(
+        "Loop",
+        ["", "packed_always", "packed_first", nothing.name],
+        ["packed_end", "packed_logits"],
+        body=body,
+    )
+    last = {"softmax": helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1)}.get(
+        activation, helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES])
+    )
+    back = "packed_sorted_order, packed_back = TopK<largest=0>(packed_order, packed_shape)"
+    graph = helper.make_graph(
+        [
+            *parse_nodes(REAL_TOKENS + order),
+            loop,
+            *parse_nodes(back),
+            helper.make_node("Gather", ["packed_logits", "packed_back"], [LOGITS]),
+            last,
+        ],
+        "packed_classifier",
+        [value(INPUT_IDS, TensorProto.INT64, ["tokens"]), value(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1])],
+        [value(name, TensorProto.FLOAT, ["rows", labels]) for name in (LOGITS, PROBABILITIES)],
+        [nothing],
+    )
+    result = helper.make_model(graph, opset_imports=_opsets(), ir_version=_IR_VERSION)
+    (attribute,) = next(node.attribute for node in result.graph.node if node.op_type == "Loop")
+    while weights:  # last, and one by one: what is put into a graph is copied
+        attribute.g.initializer.append(weights.pop())
+    if int8:  # onnxruntime checks the float32 form
+        onnx.checker.check_model(result)
+    return result
+
+
+def _opsets() -> list[onnx.OperatorSetIdProto]:
+    return [helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB, 1)]
+
+
+def _body(encoder: Encoder, heads: int, labels: int, int8: bool) -> tuple[onnx.GraphProto, list[TensorProto]]:
+    """The graph of one group, without its weights, and these.
+
+    What it carries on is the next group's first row and the logits so far.
+    """
+    value = helper.make_tensor_value_info
+    nodes = Nodes("packed")
+    positions = _POSITIONS
+    if encoder.padding_id is not None:
+        positions = _POSITIONS_BUT_PADDING.replace("=PADDING>", f"={encoder.padding_id}>")
+        table = np.concatenate([encoder.padding_position[None], encoder.positions])
+        encoder = dataclasses.replace(encoder, positions=table)
+    nodes.nodes += parse_nodes(_GROUP + positions + (_ZEROS if int8 else ""))
+    last = Layers(nodes, Group(), heads, int8).encoder(encoder)
+    first = nodes.add("Gather", last, "group_firsts")
+    head, weights = _head(encoder, labels, int8)
+    nodes.nodes += [
+        helper.make_node("Unsqueeze", [first, "ragged_axis1"], [encoder.hidden]),
+        *head,
+        helper.make_node("Identity", [encoder.logits], ["group_logits"]),
+        *parse_nodes(_COLLECTED),
+    ]
+    graph = helper.make_graph(
+        nodes.nodes,
+        "one_group",
+        [
+            value("group_index", TensorProto.INT64, []),
+            value("group_go", TensorProto.BOOL, []),
+            value("group_first", TensorProto.INT64, []),
+            value("group_seen", TensorProto.FLOAT, ["seen", labels]),
+        ],
+        [
+            value("group_go_on", TensorProto.BOOL, []),
+            value("group_next", TensorProto.INT64, []),
+            value("group_all", TensorProto.FLOAT, ["all", labels]),
+        ],
+    )
+    return graph, [*nodes.initializers.values(), *weights]
+
+
+def _head(encoder: Encoder, labels: int, int8: bool) -> tuple[list[NodeProto], list[TensorProto]]:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        list(encoder.head),
+        "head",
+        [value(encoder.hidden, TensorProto.FLOAT, ["rows", 1, encoder.words.shape[1]])],
+        [value(encoder.logits, TensorProto.FLOAT, ["rows", labels])],
+        list(encoder.head_weights),
+    )
+    model = helper.make_model(graph, opset_imports=_opsets(), ir_version=_IR_VERSION)
+    if int8:
+        model = quantize_per_token(model)
+    return list(model.graph.node), list(model.graph.initializer)
+
+
+def _rows_to_compare(encoder: Encoder) -> list[NDArray[np.int64]]:
+    """Random rows, the padding id among them."""
+    random = np.random.default_rng(0)
+    lengths = [min(length, len(encoder.positions)) for length in _CHECKED_LENGTHS]
+    rows = [random.integers(0, len(encoder.words), length) for length in lengths]
+    if encoder.padding_id is not None:
+        rows[3][1:20:5] = encoder.padding_id
+    return rows
+
+
+def _check(packed: ModelProto, rows: list[NDArray[np.int64]], expected: NDArray[Any]) -> None:
+    """Raise GraphError unless the packed form answers as expected."""
+    flat = {
+        INPUT_IDS: np.concatenate(rows).astype(np.int64),
+        SEQUENCE_LENGTHS: np.asarray([[len(row)] for row in rows], np.int32),
+    }
+    try:
+        got = _session(packed).run([LOGITS], flat)[0]
+    except Exception as exc:  # onnxruntime raises nothing narrower
+        raise GraphError(f"the packed form does not run: {' '.join(str(exc).split())[:200]}") from exc
+    difference = float(np.abs(got - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise GraphError(f"the packed form's logits differ from the original's by {difference:.2g}")
+
+
+def _answers_of_padded(model: ModelProto, rows: list[NDArray[np.int64]]) -> NDArray[Any]:
+    """Logits [rows, labels] of the original, a row at a time."""
+    try:
+        session = _session(model)
+    except Exception as exc:  # onnxruntime raises nothing narrower
+        raise GraphError(f"the model does not run: {' '.join(str(exc).split())[:200]}") from exc
+    given = {value.name for value in session.get_inputs()}
+    output = logits_of(model.graph).name
+    answers = []
+    for row in rows:
+        feed = {"input_ids": row[None], "attention_mask": np.ones((1, len(row)), np.int64)}
+        feed["token_type_ids"] = np.zeros((1, len(row)), np.int64)
+        answers.append(session.run([output], {name: feed[name] for name in feed if name in given})[0][0])
+    return np.asarray(answers)
+
+
+def _session(model: ModelProto) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
