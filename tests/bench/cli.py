@@ -220,14 +220,15 @@ def _report(arguments: list[str]) -> int:
 
 def _docs(arguments: list[str]) -> int:
     options = argparse.ArgumentParser(
-        prog="scripts/bench docs", description="Write docs/benchmarks.md, and its plots, from a result."
+        prog="scripts/bench docs",
+        description="Write docs/benchmarks.md, and its plots, from results; docs/benchmarks/preface.md comes first in it.",
     )
-    options.add_argument("result", type=Path)
+    options.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="a result.json; a section for each")
     options.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
     given = options.parse_args(arguments)
     from bench import docs
 
-    sys.stdout.write(f"Written: {_shown(docs.write(given.result, given.output))}\n")
+    sys.stdout.write(f"Written: {_shown(docs.write(given.results, given.output))}\n")
     return 0
 
 

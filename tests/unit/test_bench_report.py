@@ -171,15 +171,22 @@ def test_a_page_without_figures_is_still_a_page(result):
     assert "stopped before its end" in page(result, {})
 
 
-def test_the_documentation_is_made_of_a_result(result, tmp_path):
+def test_the_documentation_is_made_of_results(result, tmp_path):
     pytest.importorskip("matplotlib")
     from bench.docs import write
 
     given = tmp_path / "result.json"
     given.write_text(json.dumps(result))
-    written = write(given, tmp_path / "docs" / "benchmarks.md").read_text()
-    assert "`scripts/bench --quick`" in written
-    assert "| this server | 8 | 190.0 ±5% | 0.95 |" in written
-    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", written)
-    assert len(pictures) == 4
-    assert all((tmp_path / "docs" / picture).read_text().startswith("<svg") for picture in pictures)
+    page = tmp_path / "docs" / "benchmarks.md"
+    preface = tmp_path / "docs" / "benchmarks" / "preface.md"
+    preface.parent.mkdir(parents=True)
+    preface.write_text("What it means.\n")
+    for runs in (1, 2):
+        written = write([given] * runs, page).read_text()
+        assert written.count("`scripts/bench --quick`") == runs
+        assert written.count("| this server | 8 | 190.0 ±5% | 0.95 |") == runs
+        assert written.count("What it means.") == 1
+        assert ("## Run 2" in written) == (runs == 2)
+        pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", written)
+        assert len(set(pictures)) == 4 * runs == len(list(preface.parent.glob("*.svg")))
+        assert all((page.parent / picture).read_text().startswith("<svg") for picture in pictures)
