@@ -221,7 +221,7 @@ def _report(arguments: list[str]) -> int:
 def _docs(arguments: list[str]) -> int:
     options = argparse.ArgumentParser(
         prog="scripts/bench docs",
-        description="Write docs/benchmarks.md, and its plots, from results; docs/benchmarks/preface.md comes first in it.",
+        description="Write docs/benchmarks.md, and its plots, from results; preface.md beside the plots comes first.",
     )
     options.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="a result.json; a section for each")
     options.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
