@@ -8,6 +8,8 @@ their lengths are equal): they fill a processor alone, and together they would n
 """
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -308,4 +310,9 @@ def _session(model: ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
+    # Out of a file: as bytes, a large model would be in memory once more.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
