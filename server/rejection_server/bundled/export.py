@@ -1,4 +1,4 @@
-"""From a fine-tuned PyTorch classifier to ONNX: padded float32, and the ragged int8 form that Triton serves."""
+"""From a fine-tuned PyTorch classifier to ONNX: padded float32, and the packed int8 form that Triton serves."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import onnx
 import torch
 
-from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import to_ragged
+from rejection_server.graph.packed import to_packed
 from rejection_server.graph.walk import drop_traces
 
 _OPSET = 18
@@ -46,6 +45,6 @@ def export_padded(model: Any, path: Path, max_length: int) -> None:
     onnx.save(exported, path)
 
 
-def to_served(padded: Path, path: Path) -> None:
-    """Write the int8 ragged form of a padded float32 model."""
-    onnx.save(to_ragged(quantize_per_token(onnx.load(padded)), form="loop"), path)
+def to_served(padded: Path, path: Path, heads: int) -> None:
+    """Write the int8 packed form of a padded float32 model of so many attention heads."""
+    onnx.save(to_packed(onnx.load(padded), heads=heads, int8=True), path)
