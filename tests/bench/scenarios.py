@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import usage
+from bench import callers, usage
 from bench.compose import texts_of_length
 from bench.contract import Target
 from bench.generator import Generator
@@ -174,9 +174,27 @@ def _per_token(row: dict[str, Any], tokens_per_text: float) -> dict[str, Any]:
     }
 
 
-RUN: dict[str, Scenario] = {"fairness": fairness, "repeats": repeats, "soak": soak, "growth": growth}
+def other_callers(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """The same loads from C++ and from Python."""
+    rows = callers.in_turns(running, prepared, settings)
+    for row in rows:
+        progress.say(
+            f"callers: {row['caller']}, {row['workload']}, {row['concurrency']}: {row['texts_per_s']:.1f} texts/s, "
+            f"p50 {row['latency_ms']['p50']:.2f} ms, {row['caller_cpu_ms']:.3f} ms of the caller's CPU a request"
+        )
+    return {"rows": rows}
+
+
+RUN: dict[str, Scenario] = {
+    "callers": other_callers,
+    "fairness": fairness,
+    "repeats": repeats,
+    "soak": soak,
+    "growth": growth,
+}
 
 PLANNED: dict[str, Callable[[Settings], float]] = {
+    "callers": lambda settings: settings.rounds * callers.windows() * (settings.seconds + settings.warm_s),
     "fairness": lambda settings: 3 * (settings.seconds + settings.warm_s) + max(settings.seconds, 100 / SHORT_RATE),
     "repeats": lambda settings: settings.seconds + settings.warm_s,
     "soak": lambda settings: settings.minutes * 60 + settings.warm_s,

@@ -67,6 +67,23 @@ def scenario_tables(result: Result) -> list[tuple[str, list[list[str]]]]:
             for entry in scenarios["fairness"]
         ]
         found.append(("Fairness: short texts while 512-token texts flow at 80% of capacity", rows))
+    for entry in scenarios.get("callers", []):
+        rows = [
+            ["caller", "workload", "callers", "texts/s", "p50 ms", "p99 ms", "caller's CPU, ms a request", "failed"]
+        ]
+        rows += [
+            [
+                row["caller"],
+                row["workload"],
+                str(row["concurrency"]),
+                f"{row['texts_per_s']:.1f}",
+                *(f"{row['latency_ms'][share]:.2f}" for share in ("p50", "p99")),
+                f"{row['caller_cpu_ms']:.3f}",
+                str(row["failed"]),
+            ]
+            for row in entry["rows"]
+        ]
+        found.append((f"The same loads from C++ and from Python: {entry['model']}, {entry['precision']}", rows))
     if "repeats" in scenarios:
         rows = [["model", "precision", "requests", "cache hits", "executions", "p50 ms", "p99 ms"]]
         rows += [
