@@ -99,7 +99,7 @@ FOUND = {
     "generator": {
         "processes": 1, "connections": 4, "cpu_ms_per_request": 0.4, "cpu_share_highest": 0.3, "late_p99_ms": 1.0,
     },
-    "queue": {"size": 640, "timeout_s": 0.0},
+    "queue": {"size": 512, "timeout_s": 0.0},
     "main": {"stage": "confirm 5.0/s", "begin_s": 0.0, "end_s": 2.0},
     "figures": {
         "sent": 10, "answers": 9, "rate": 4.5, "offered": 5.0, "texts_per_s": 4.5, "failures": 10.0,
