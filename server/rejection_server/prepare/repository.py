@@ -46,6 +46,7 @@ def render(model: str, shape: Shape) -> str:
         model_max_length=shape.model_max_length,
         short_length=min(_SHORT_TEXT, shape.model_max_length),
         instances=(TEMPLATES / f"instances.{shape.device}.pbtxt").read_text(encoding="utf-8").rstrip("\n"),
+        batching=(TEMPLATES / f"batching.{shape.device}.pbtxt").read_text(encoding="utf-8").rstrip("\n"),
     )
 
 
