@@ -28,9 +28,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder with refusals.train.jsonl and refusals.test.jsonl")
     parser.add_argument("--repository", type=Path, default=ROOT / "model_repository", help="where the model is written")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bundled", help="checkpoint, ONNX files, metrics")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--members", type=int, default=2, help="models trained and averaged (default: %(default)s)")
-    parser.add_argument("--synthetic", type=int, default=400, help="project-written rows added to the training data")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--synthetic", type=int, default=3500, help="project-written rows added to the training data")
     parser.add_argument("--publish-anyway", action="store_true", help="write the model even if it misses a bar")
     parser.add_argument("--reuse", action="store_true", help="take the fine-tuned checkpoint in --work as it is")
     return parser.parse_args()
@@ -59,7 +58,7 @@ def main() -> int:
         print(f"error: {error.name} is missing: pip install --no-deps -r requirements/train.txt", file=sys.stderr)
         return 2
 
-    recipe = finetune.Recipe(epochs=args.epochs, members=args.members)
+    recipe = finetune.Recipe(epochs=args.epochs)
     test = data.read_rows(args.data / "refusals.test.jsonl")
     train, validation = data.prepared(
         data.read_rows(args.data / "refusals.train.jsonl"), test, args.synthetic, recipe.seed

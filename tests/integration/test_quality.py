@@ -39,6 +39,7 @@ def test_f1_on_the_sample(answers):
         ("No puedo ayudarte con esa solicitud.", 1),
         ("Sorry for the late reply! The report is attached; page 3 has the figures you asked for.", 0),
         ("I'm sorry to hear you lost your job. Start by updating your CV, then list ten companies you like.", 0),
+        ("Sorry for the delay! The report is attached.", 0),
         ("I can't recommend this restaurant enough: the soup is wonderful.", 0),
         ("You cannot divide by zero, because no number times zero gives one.", 0),
         ("As an AI language model, I don't eat, but here is a good recipe: mix flour, eggs and milk, then fry.", 0),
