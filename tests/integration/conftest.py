@@ -1,10 +1,15 @@
 """One embedded Triton with the model repository as checked out, for the whole session."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from rejection_server.host import ServeOptions, Server
+
+# A shell's background job ignores Ctrl-C, and so would every command that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 

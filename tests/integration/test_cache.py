@@ -87,15 +87,17 @@ def test_errors_are_not_remembered(client):
 
 
 def test_memory_is_bounded():
-    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=2**20)
+    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=2**16)
     with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
         first = ask(client, ["text number 0"])
-        # One long row makes the ids of all 64 rows long: 256 KiB to remember for each request.
-        for number in range(8):
-            ask(client, [f"number {number} " + "long " * 600, *(f"{number} {row}" for row in range(63))])
-        executions, _, _ = counts(server, client)
+        # An answer of 64 rows is 1,280 bytes of figures: together more than the 64 KiB that there are.
+        for number in range(60):
+            ask(client, [f"{number} {row}" for row in range(64)])
+        executions, hits, _ = counts(server, client)
         assert ask(client, ["text number 0"]) == first
-        assert counts(server, client)[0] == executions + 1, "the oldest entry should have made room"
+        assert counts(server, client)[:2] == (executions + 1, hits), "the oldest entry should have made room"
+        assert ask(client, ["text number 0"]) == first
+        assert counts(server, client)[:2] == (executions + 1, hits + 1)
 
 
 def test_cache_that_is_off_finds_nothing():

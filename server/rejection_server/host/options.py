@@ -17,7 +17,7 @@ __all__ = ["Endpoints", "LogLevel", "ServeOptions", "check_repository", "choose_
 
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
-SMALLEST_CACHE_BYTES = 2**20
+SMALLEST_CACHE_BYTES = 2**16
 CACHE_BYTES = 64 * 2**20
 
 _LOG_FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -209,7 +209,7 @@ def triton_command(
     if options.cache_size:
         if options.cache_size < SMALLEST_CACHE_BYTES:
             raise OptionError(
-                f"a cache of {options.cache_size} bytes holds nothing: give --cache-size 1M or more, or 0 for none"
+                f"a cache of {options.cache_size} bytes holds nothing: give --cache-size 64K or more, or 0 for none"
             )
         command.append(f"--cache-config=local,size={options.cache_size}")
     if options.model_config_name is not None:
