@@ -150,7 +150,7 @@ def test_command_interrupted(cable, waiting_for):
             give(process, b"two\n")
             assert cable.answer_held.wait(30)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert process.stdout.read() == b""
         assert process.stderr.read() == b""
 
