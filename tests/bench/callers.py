@@ -6,7 +6,6 @@ Both take turns at the same loads on the same server. `scripts/build-loadgen` bu
 import json
 import subprocess
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,5 +98,4 @@ def medians(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def in_turns(running: Running, prepared: Prepared, settings: Settings) -> list[dict[str, Any]]:
     """Medians over the rounds of `beside_python`."""
-    one = replace(settings, rounds=1)
-    return medians([beside_python(running, prepared, one) for _ in range(settings.rounds)])
+    return medians([beside_python(running, prepared, settings) for _ in range(settings.rounds)])
