@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,39 @@ def test_twenty_seconds_of_mixed_load_are_all_answered(server, tmp_path):
     assert sum(int(row["sent"]) for row in csv.DictReader(table.open(encoding="utf-8"))) == 80
     (page,) = tmp_path.glob("*/report.html")
     assert "All goals met" in page.read_text(encoding="utf-8")
+
+
+def test_locusts_own_command_serves_its_web_page_and_counts_every_kind(server, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "locust", "-f", ROOT / "tests" / "load" / "locustfile.py"),
+        *("--host", server.grpc_address, "--web-host", "127.0.0.1", "--web-port", port, "--autostart", "--autoquit", 1),
+        *("--users", 10, "--spawn-rate", 10, "--run-time", "6s", "--csv", tmp_path / "locust"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
+    process = subprocess.Popen(
+        [*map(str, command)], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    page = page_of(f"http://127.0.0.1:{port}/", process)
+    code, output = finish(process, 60)
+    assert code == 0, output
+    assert server.grpc_address in page
+    rows = list(csv.DictReader((tmp_path / "locust_stats.csv").open(encoding="utf-8")))
+    kinds = {row["Name"]: row for row in rows}
+    assert kinds.keys() == {"single", "batch", "stream", "long", "Aggregated"}
+    assert all(row["Failure Count"] == "0" for row in rows)
+    # Two float32 outputs, a token count and names for each text: no answer is empty, a batch's has 16 texts.
+    assert 100 < float(kinds["single"]["Average Content Size"]) < float(kinds["batch"]["Average Content Size"])
+
+
+def page_of(url, process):
+    while process.poll() is None:
+        try:
+            return urllib.request.urlopen(url, timeout=5).read().decode()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(process.communicate()[0])
 
 
 def test_failures_are_named_by_their_code_and_goals_that_are_missed_decide(server, tmp_path):

@@ -1,6 +1,6 @@
 """Locust's entry: users that wait for their answers, with Locust's web page, alone or distributed.
 
-    PYTHONPATH=client .venv/bin/locust -f tests/load/locustfile.py --host 127.0.0.1:8001
+    PYTHONPATH=client .venv/bin/locust -f tests/load/locustfile.py --host 127.0.0.1:8001 --web-host 127.0.0.1
     ... --processes 2                          two generator processes
     ... --headless --users 20 --run-time 1m    without the web page
     ... Single                                 only this kind: Single, Batch, Stream, Long

@@ -98,9 +98,10 @@ class Timer(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor
         error = answer.exception()
         rows = request.inputs[0].shape[0]
         if error is not None:
-            self._tell(sent_s, error.code().name, rows, error.details() or "")
+            self._tell(sent_s, error.code().name, rows, 0, error.details() or "")
         else:
-            self._tell(sent_s, _check(answer.result(), rows), rows)
+            response = answer.result()
+            self._tell(sent_s, _check(response, rows), rows, response.ByteSize())
         return answer
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
@@ -115,31 +116,32 @@ class Timer(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor
         answers = continuation(client_call_details, counted())
 
         def timed() -> Iterator[Any]:
-            outcome, received, details = OK, 0, ""
+            outcome, received, size, details = OK, 0, 0, ""
             try:
                 for answer in answers:
                     if answer.error_message:
                         outcome, details = "UNKNOWN", answer.error_message
                     received += 1
+                    size += answer.ByteSize()
                     yield answer
             except grpc.RpcError as error:
-                outcome, details = error.code().name, error.details() or ""
+                self._tell(sent_s, error.code().name, sum(rows), size, error.details() or "")
                 raise
-            finally:
-                if outcome == OK and received != len(rows):
-                    outcome = WRONG_ANSWER
-                self._tell(sent_s, outcome, sum(rows), details)
+            # Not reached by a stream whose user is stopped in the middle: that one says nothing about the server.
+            if outcome == OK and received != len(rows):
+                outcome = WRONG_ANSWER
+            self._tell(sent_s, outcome, sum(rows), size, details)
 
         return timed()
 
-    def _tell(self, sent_s: float, outcome: str, rows: int, details: str = "") -> None:
+    def _tell(self, sent_s: float, outcome: str, rows: int, size: int, details: str = "") -> None:
         intended_s = getattr(_intended, "time_s", sent_s)
         now_s = time.perf_counter()
         self._fire(
             request_type="gRPC",
             name=self._name,
             response_time=1000 * (now_s - intended_s),
-            response_length=0,
+            response_length=size,
             exception=None if outcome == OK else RpcFailed(outcome),
             context={
                 "intended_s": intended_s,
