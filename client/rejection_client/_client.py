@@ -55,8 +55,9 @@ class RejectionClient:
     ) -> list[Prediction]:
         """Classify any number of texts; the predictions are in the order of the texts.
 
-        They go out in requests as large as the server takes, `ClientConfig.max_concurrent_requests` at once. Raises a
-        `RejectionError`: when one request fails, the call fails, and what is under way is cancelled.
+        They go out in `ClientConfig.max_concurrent_requests` requests at once, so that all instances of the model have
+        work, of at least eight texts and at most what the server takes. Raises a `RejectionError`: when one request
+        fails, the call fails, and what is under way is cancelled.
         """
         return finish(self._core.classify_many(texts, self._core.call_options(timeout_s, metadata, max_length)))
 

@@ -25,6 +25,8 @@ from rejection_client.errors import (
 
 _log = logging.getLogger("rejection_client")
 
+SMALLEST_SHARE = 8
+"""Texts below which a request is not divided: what a batch gains on a CPU, it gains with so many rows."""
 STREAM_READS_AHEAD = 2
 """Requests' worth of texts that a stream reads ahead of those under way."""
 
@@ -71,7 +73,9 @@ class Core:
         predictions: list[Prediction] = []
         if not texts:
             return predictions
-        size = await self._texts_per_request(call)
+        # A request runs on one instance of the model, so that all texts in one would leave the others idle.
+        share = max(SMALLEST_SHARE, -(-len(texts) // self.config.max_concurrent_requests))
+        size = min(await self._texts_per_request(call), share)
         if len(texts) <= size:
             return await self._request(texts, range(len(texts)), call)
         under_way: deque[Any] = deque()

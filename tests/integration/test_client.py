@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from integration.client_servers import Blocking
+from support.kserve import Wire
 
 from rejection_client import (
     AsyncRejectionClient,
@@ -282,6 +283,21 @@ def test_threads_share_a_client(server):
         many = list(pool.map(client.classify_many, [texts * 2] * 4))
     assert labels == ["REJECTION", "NORMAL"] * 20
     assert {tuple(prediction.label for prediction in predictions) for predictions in many} == {tuple(labels * 2)}
+
+
+@pytest.mark.parametrize(("texts", "requests"), [(8, 1), (9, 2), (32, 4), (40, 4), (300, 5)])
+def test_many_texts_are_divided_among_the_instances(server, make_client, texts, requests):
+    wire = Wire(server.grpc_address)
+
+    def answered():
+        return wire.settled_statistics("rejection").inference_stats.success.count
+
+    with make_client(server.grpc_address, PATIENT) as client:
+        client.model_info()  # what that asks is not counted below
+        before = answered()
+        predictions = client.classify_many([f"{ANSWER} {texts} {place}" for place in range(texts)])
+    assert len(predictions) == texts
+    assert answered() - before == requests
 
 
 def test_a_closed_client_says_so(server, make_client):
