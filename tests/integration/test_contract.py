@@ -1,8 +1,11 @@
 """The contract of the ensemble `rejection`, over real gRPC with nothing of ours between the test and the server."""
 
+from pathlib import Path
+
 import grpc
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
@@ -218,3 +221,13 @@ def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire):
 def test_the_server_lives_after_all_that(wire):
     assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=10).ready
     assert wire.infer(TEXTS)["probabilities"].argmax(1).tolist() == [1, 0, 0, 1]
+
+
+def test_what_computes_yields_to_what_answers(server):
+    nice = {}
+    for process in psutil.Process(server.pid).children(recursive=True):
+        command = process.cmdline()
+        if Path(command[0]).name == "triton_python_backend_stub":
+            nice.setdefault(command[8].split("_")[0], set()).add(process.nice())  # its instance is its ninth argument
+    front = psutil.Process(server.pid).nice()
+    assert nice == {"tokenizer": {front}, "classifier": {front + 5}}

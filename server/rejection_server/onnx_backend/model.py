@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,13 @@ _log = logging.getLogger("rejection_server.onnx_backend")
 _log.addHandler(_TritonLog(logging.WARNING))
 
 _CANCELLED = Failure("the request was cancelled", Cause.CANCELLED)
+_WORTH_ASKING_S = 0.02
+"""After a batch that took less nobody is asked whether callers are gone: no more than the time of one such batch could
+be saved, and the questions, 30 microseconds each, took 5 to 8% of the time of short texts."""
+_NICE = 5
+"""Computing yields to receiving, tokenising, refusing and answering, which so stay quick under full load. On 2 cores: 4
+to 8% more short texts, and at three times the load that can be carried the slowest hundredth of refusals in half the
+time. It counts only against processes of the same control group or session."""
 
 
 def _auto_complete_config(model_config: Any) -> Any:
@@ -74,6 +83,7 @@ class TritonPythonModel:
         """Make the instance; Triton then calls `initialize` with the model's configuration."""
         self.initialize = frameless(self._initialize)
         self._instance: Instance
+        self._last_s = 0.0
         self._codes = {
             Cause.MODEL: pb_utils.TritonError.INTERNAL,
             Cause.REQUEST: pb_utils.TritonError.INVALID_ARG,
@@ -87,10 +97,12 @@ class TritonPythonModel:
         device_id = int(args["model_instance_device_id"])
         self._instance = load_instance(config, version_folder, args["model_instance_kind"], device_id)
         providers = ", ".join(self._instance.providers)
+        os.nice(_NICE)
         pb_utils.Logger.log_info(f"Created session for instance: {args['model_instance_name']} ({providers})")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch; a request that fails gets an error of its own."""
+        begin = time.monotonic()
         try:
             return self._answer(requests)
         except Exception as exc:
@@ -98,6 +110,8 @@ class TritonPythonModel:
             _log.exception("unexpected error while running a batch")
             failure = Failure(f"unexpected {type(exc).__name__}, see the server's log", Cause.MODEL)
             return [self._response(request, failure) for request in requests]
+        finally:
+            self._last_s = time.monotonic() - begin
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         prepared = [self._item(request) for request in requests]
@@ -108,8 +122,8 @@ class TritonPythonModel:
         ]
 
     def _item(self, request: Any) -> Item | Failure:
-        # Triton makes the next batch while this one runs, and from then on no longer looks whether callers are gone.
-        if request.is_cancelled():
+        # Triton made this batch while the last one ran, and from then on did not look whether callers are gone.
+        if self._last_s > _WORTH_ASKING_S and request.is_cancelled():
             return _CANCELLED
         item: dict[str, Array] = {}
         for tensor in request.inputs():
