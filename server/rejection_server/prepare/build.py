@@ -78,25 +78,36 @@ def build(padded: Path, served: Path, plan: Plan) -> Built:
     is what a large float32 model is short of. Raises UnsupportedError, VocabularyError, CorruptedError or
     DiskFullError.
     """
-    built = _build_ragged(padded, served, plan)
-    if not plan.packed or plan.device == "gpu" or plan.precision == "fp16":
-        return built
+    isolated(write_graph, padded, served, plan)
+    packed = "not tried"
+    if plan.packed and plan.device == "cpu" and plan.precision != "fp16":
+        packed, times = _replaced_by_packed(padded, served, plan)
+        if times is not None:
+            return Built("not used: the packed form is built anew", times, "packed", packed)
+    return replace(_optimized(padded, served, plan), packed=packed)
+
+
+def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, dict[str, float] | None]:
+    """Put the packed form in the place of the loop at `served`, if there is one and it is not slower.
+
+    Returns whether and why, and the packed form's times if it took the place.
+    """
     packed = served.with_name("packed.onnx")
     try:
         isolated(write_packed, padded, packed, plan)
-        loop, other = isolated(milliseconds, [served, packed], plan)
-        speed = f"{sum(loop.values()) / sum(other.values()):.2f} times as fast as the loop for a text alone"
-        if sum(other.values()) > PACKED_SLOWER * sum(loop.values()):
-            return replace(built, packed=f"not used: {speed}")
+        loop, times = isolated(milliseconds, [served, packed], plan)
+        speed = f"{sum(loop.values()) / sum(times.values()):.2f} times as fast as the loop for a text alone"
+        if sum(times.values()) > PACKED_SLOWER * sum(loop.values()):
+            return f"not used: {speed}", None
         packed.replace(served)
     except DiskFullError:
         raise
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no packed form", exc_info=True)
-        return replace(built, packed=f"not used: {' '.join(str(exc).split())[:160] or type(exc).__name__}")
+        return f"not used: {' '.join(str(exc).split())[:160] or type(exc).__name__}", None
     finally:
         packed.unlink(missing_ok=True)
-    return Built("not used: the packed form is built anew", other, "packed", f"used: {speed}")
+    return f"used: {speed}", times
 
 
 def write_packed(padded: Path, path: Path, plan: Plan) -> None:
@@ -109,10 +120,9 @@ def _ragged_form(plan: Plan) -> Form:
     return "padded" if plan.device == "gpu" else "loop"
 
 
-def _build_ragged(padded: Path, served: Path, plan: Plan) -> Built:
-    """Write the loop or padded form, optimised or not."""
+def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
+    """Put the form that onnxruntime's optimiser makes in the place of the one at `served`, if it is faster."""
     form = _ragged_form(plan)
-    isolated(write_graph, padded, served, plan)
     if plan.device == "gpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return Built("not used: without a GPU its effect cannot be measured", {}, form)
     fused, optimized = served.with_name("fused.onnx"), served.with_name("optimized.onnx")

@@ -11,14 +11,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from rejection_server.graph.from_torch import exported
 from rejection_server.prepare.describe import check_vocabulary
-from rejection_server.prepare.errors import CorruptedError, PrepareError, UnsupportedError
+from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.source import PICKLE, SAFETENSORS
 
 Rows = Sequence[Sequence[int]]
 Floats = NDArray[np.float64]
-
-_OPSET = 18
 
 
 def has_torch() -> bool:
@@ -86,36 +85,11 @@ def _load(folder: Path, weights: str) -> Any:
 
 
 def _export(model: Any, path: Path, max_length: int) -> None:
-    import torch
-
     warnings.simplefilter("ignore")  # this process ends soon; what they say is not for who prepares a model
     logging.getLogger("torch").setLevel(logging.ERROR)
-
-    class LogitsOnly(torch.nn.Module):  # type: ignore[misc]  # torch is absent where types are checked
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    ids = torch.ones((2, 9), dtype=torch.int64)
-    axes = {0: torch.export.Dim("rows", min=1, max=1024), 1: torch.export.Dim("tokens", min=2, max=max(max_length, 16))}
     try:
-        program = torch.onnx.export(
-            LogitsOnly().eval(),
-            (ids, torch.ones_like(ids)),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            opset_version=_OPSET,
-            dynamo=True,
-            dynamic_shapes=(axes, axes),
-            verbose=False,
-        )
         # Weights beside the graph: as one message they would be held three times over.
-        program.save(str(path), external_data=True)
-    except PrepareError:
-        raise
+        exported(model, max_length).save(str(path), external_data=True)
     except Exception as exc:  # torch.export raises dozens of kinds
         reason = " ".join(str(exc).split())[:200]
         raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc

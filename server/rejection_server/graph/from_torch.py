@@ -1,0 +1,38 @@
+"""A PyTorch classifier as a padded ONNX program. Imports PyTorch only when called: serving does without it."""
+
+from typing import Any
+
+OPSET = 18
+
+
+def exported(model: Any, max_length: int) -> Any:
+    """The `torch.onnx.ONNXProgram` of a `transformers` sequence classifier in evaluation mode with eager attention.
+
+    Its inputs are ``input_ids`` and ``attention_mask`` [rows, up to max_length tokens], its output is ``logits``
+    [rows, labels]. Raises whatever `torch.onnx.export` does, which are dozens of kinds.
+    """
+    import torch
+
+    class LogitsOnly(torch.nn.Module):  # type: ignore[misc]  # torch is absent where types are checked
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    ids = torch.ones((2, 9), dtype=torch.int64)
+    axes = {0: torch.export.Dim("rows", min=1, max=1024), 1: torch.export.Dim("tokens", min=2, max=max(max_length, 16))}
+    program = torch.onnx.export(
+        LogitsOnly().eval(),
+        (ids, torch.ones_like(ids)),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes=(axes, axes),
+        verbose=False,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    return program
