@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support.kserve import Wire
-from support.repository import RESPONSES
+from support.repository import EVERYDAY, RESPONSES
 
 from rejection_server.bundled.metrics import scores
 
@@ -27,6 +27,16 @@ def test_f1_on_the_sample(answers):
     result = scores(labels, probabilities.argmax(1).tolist())
     # Just below the model's own figure (0.94): a change of tokenizer, graph or weights that costs quality shows.
     assert result.f1 >= 0.925, result
+
+
+def test_everyday_advice_is_no_refusal(server):
+    rows = [json.loads(line) for line in EVERYDAY.read_text(encoding="utf-8").splitlines()]
+    labels = np.array([row["label"] for row in rows])
+    guesses = Wire(server.grpc_address).infer([row["text"] for row in rows])["probabilities"].argmax(1)
+    wrong = [row["text"] for row, guess in zip(rows, guesses, strict=True) if row["label"] != guess]
+    assert labels.sum() == 20
+    # The bundled model gets two wrong; another, better on the labelled sources, took eight of the answers for refusals.
+    assert len(wrong) <= 3, wrong
 
 
 @pytest.mark.parametrize(

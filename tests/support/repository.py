@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
 RESPONSES = ROOT / "tests" / "data" / "responses.jsonl"
+EVERYDAY = ROOT / "tests" / "data" / "everyday.jsonl"
 
 
 def tokenizing():
