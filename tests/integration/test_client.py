@@ -59,6 +59,21 @@ def test_several_texts_give_predictions_in_order(client):
     assert client.classify_many([]) == []
 
 
+@pytest.mark.parametrize(("texts", "requests"), [(8, 1), (9, 2), (32, 4), (40, 4), (300, 5)])
+def test_many_texts_are_divided_among_the_instances(server, make_client, texts, requests):
+    wire = Wire(server.grpc_address)
+
+    def answered():
+        return wire.settled_statistics("rejection").inference_stats.success.count
+
+    with make_client(server.grpc_address, PATIENT) as client:
+        client.model_info()  # what that asks is not counted below
+        before = answered()
+        predictions = client.classify_many([f"{ANSWER} {texts} {place}" for place in range(texts)])
+    assert len(predictions) == texts
+    assert answered() - before == requests
+
+
 def test_more_texts_than_a_batch_holds(client):
     texts = [f"{n} is a number." for n in range(7 * MAX_BATCH_SIZE + 3)]
     predictions = client.classify_many(tuple(texts))
@@ -283,21 +298,6 @@ def test_threads_share_a_client(server):
         many = list(pool.map(client.classify_many, [texts * 2] * 4))
     assert labels == ["REJECTION", "NORMAL"] * 20
     assert {tuple(prediction.label for prediction in predictions) for predictions in many} == {tuple(labels * 2)}
-
-
-@pytest.mark.parametrize(("texts", "requests"), [(8, 1), (9, 2), (32, 4), (40, 4), (300, 5)])
-def test_many_texts_are_divided_among_the_instances(server, make_client, texts, requests):
-    wire = Wire(server.grpc_address)
-
-    def answered():
-        return wire.settled_statistics("rejection").inference_stats.success.count
-
-    with make_client(server.grpc_address, PATIENT) as client:
-        client.model_info()  # what that asks is not counted below
-        before = answered()
-        predictions = client.classify_many([f"{ANSWER} {texts} {place}" for place in range(texts)])
-    assert len(predictions) == texts
-    assert answered() - before == requests
 
 
 def test_a_closed_client_says_so(server, make_client):

@@ -157,7 +157,7 @@ def test_disk_full_while_writing(tmp_path, published):
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)], check=False)
     if mounted.returncode:
         pytest.skip("a small disk could not be mounted")
     try:
