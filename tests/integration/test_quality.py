@@ -10,10 +10,14 @@ from support.repository import EVERYDAY, RESPONSES
 from rejection_server.bundled.metrics import scores
 
 
+def labelled(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.fixture(scope="module")
 def answers(server):
     wire = Wire(server.grpc_address)
-    rows = [json.loads(line) for line in RESPONSES.read_text(encoding="utf-8").splitlines()]
+    rows = labelled(RESPONSES)
     texts = [row["text"] for row in rows]
     batches = [wire.infer(texts[i : i + 32])["probabilities"] for i in range(0, len(texts), 32)]
     return rows, np.concatenate(batches)
@@ -30,7 +34,7 @@ def test_f1_on_the_sample(answers):
 
 
 def test_everyday_advice_is_no_refusal(server):
-    rows = [json.loads(line) for line in EVERYDAY.read_text(encoding="utf-8").splitlines()]
+    rows = labelled(EVERYDAY)
     labels = np.array([row["label"] for row in rows])
     guesses = Wire(server.grpc_address).infer([row["text"] for row in rows])["probabilities"].argmax(1)
     wrong = [row["text"] for row, guess in zip(rows, guesses, strict=True) if row["label"] != guess]

@@ -63,11 +63,11 @@ class Wire:
 
     def settled_statistics(self, model):
         """Statistics once they stand still: Triton books an execution just after it has answered."""
-        before = None
-        while before != (now := self.statistics(model)):
-            before = now
+        readings = []
+        while len(readings) < 3 or not readings[-3] == readings[-2] == readings[-1]:
             time.sleep(0.5)
-        return now
+            readings.append(self.statistics(model))
+        return readings[-1]
 
     def statistics(self, model):
         answer = self.stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name=model), timeout=10)
