@@ -39,7 +39,7 @@ examples:
   scripts/serve --host 0.0.0.0 --http-port 8000
       serve other machines too, and HTTP beside gRPC
   scripts/serve --grpc-port 0 --metrics-port off
-      on whatever port is free, without metrics
+      on whatever port is free, publishing no metrics
   scripts/serve --log-level info
       show what Triton says while it loads
   scripts/serve --cores 4 --cache-size 1G
@@ -108,7 +108,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         type=_port,
         default=8002,
         metavar="PORT",
-        help="port of the Prometheus metrics; 0 takes a free one, off is none (default: %(default)s)",
+        help="port of the Prometheus metrics; 0 takes a free one, off publishes none (default: %(default)s)",
     )
     serve.add_argument(
         "--cores",

@@ -11,6 +11,8 @@ from load.target import TargetError
 
 from rejection_client import _protocol
 
+BOUND = "max_pending_requests"
+
 
 def ask(connection: Connection) -> tuple[list[str], Queue | None]:
     """The models that do the work, and the queue of the last; raises TargetError if the server cannot be asked."""
@@ -32,7 +34,15 @@ def ask(connection: Connection) -> tuple[list[str], Queue | None]:
         ) from error
     finally:
         channels.close()
+    return [model.name for model in models], _queue(models)
+
+
+def _queue(models: list[Any]) -> Queue | None:
+    """What bounds the requests that wait: our tokenizer's count, or the last model's queue policy."""
+    for model in models:
+        if BOUND in model.parameters:
+            return Queue(int(model.parameters[BOUND].string_value), 0.0)
     last = models[-1]
     policy = last.dynamic_batching.default_queue_policy
     queue = Queue(policy.max_queue_size, policy.default_timeout_microseconds / 1e6)
-    return [model.name for model in models], queue if last.HasField("dynamic_batching") else None
+    return queue if last.HasField("dynamic_batching") else None

@@ -9,10 +9,9 @@ RESPONSES = ROOT / "tests" / "data" / "responses.jsonl"
 EVERYDAY = ROOT / "tests" / "data" / "everyday.jsonl"
 
 
-def tokenizing():
-    """The tokenizer model's logic, the module beside its Triton adapter."""
-    path = REPOSITORY / "tokenizer" / "1" / "tokenizing.py"
-    spec = importlib.util.spec_from_file_location("tokenizing", path)
+def tokenizing(name="tokenizing"):
+    """The tokenizer model's logic, or another module beside its Triton adapter."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tokenizer" / "1" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -168,7 +168,7 @@ def test_impossible_endpoints(changes, words):
     [("0.0.0.0", "127.0.0.1:1"), ("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1"), ("::", "[::1]:1")],
 )
 def test_addresses_for_clients(address, reachable):
-    endpoints = Endpoints(address, 1, None, 2)
+    endpoints = Endpoints(address, 1, None, 2, True)
     assert endpoints.grpc == reachable
     assert endpoints.http is None
     assert endpoints.metrics == f"http://{reachable[:-1]}2/metrics"
@@ -176,7 +176,7 @@ def test_addresses_for_clients(address, reachable):
 
 def test_command_line():
     options = dataclasses.replace(free_options(), model_config_name="gpu", triton_arguments=("--id=x",))
-    command = triton_command(options, Endpoints("::1", 1, None, 2), **PATHS)
+    command = triton_command(options, Endpoints("::1", 1, None, 2, True), **PATHS)
     assert {"--grpc-address=[::1]", "--metrics-address=ipv6:::1", "--allow-http=false"} < set(command)
     assert command[-2:] == ["--model-config-name=gpu", "--id=x"]
     assert "--model-repository=/r" in command
@@ -187,7 +187,7 @@ def test_command_line():
 )
 def test_cache_size(cache_bytes, arguments):
     options = dataclasses.replace(free_options(), cache_bytes=cache_bytes)
-    command = triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
+    command = triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
     expected = [f"--cache-config=local,size={cache_bytes}"] if arguments is None else arguments
     assert [argument for argument in command if argument.startswith("--cache-config")] == expected
 
@@ -195,7 +195,7 @@ def test_cache_size(cache_bytes, arguments):
 def test_cache_too_small_to_hold_anything():
     options = dataclasses.replace(free_options(), cache_bytes=1000)
     with pytest.raises(OptionError, match="a cache of 1000 bytes holds nothing"):
-        triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_cache_too_small_to_hold_anything():
 def test_arguments_that_are_ours(argument):
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
-        triton_command(options, Endpoints("127.0.0.1", 1, None, None), **PATHS)
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
 
 
 def free_options():

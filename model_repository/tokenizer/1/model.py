@@ -1,4 +1,4 @@
-"""Triton adapter of ``tokenizing.py``: takes tensors in, gives tensors out, and maps errors to gRPC codes."""
+"""Triton adapter of ``tokenizing.py`` and ``admission.py``: tensors in, tensors out, errors mapped to gRPC codes."""
 
 import json
 import os
@@ -11,7 +11,12 @@ import triton_python_backend_utils as pb_utils
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores belong to the classifier
 sys.path.insert(0, str(Path(__file__).parent))
 
+from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
+
+METRICS_URL = "REJECTION_METRICS_URL"
+"""Environment variable: where Triton serves its metrics, if not on its usual port."""
+BOUNDED = "classifier"
 
 
 class TritonPythonModel:
@@ -24,17 +29,29 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer(
             folder / "tokenizer.json", int(config["parameters"]["model_max_length"]["string_value"])
         )
+        self._limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        self._admission = Admission(
+            self._limit,
+            PendingRequests(os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics"), BOUNDED),
+            sharers=sum(group["count"] for group in config["instance_group"]),
+            warn=pb_utils.Logger.log_warn,
+        )
 
     def execute(self, requests):
         """Tokenise the texts of all requests together; a bad text fails its own request only."""
         responses = [None] * len(requests)
         work = []
         texts = []
+        admitted = self._admission.admit(len(requests))
         for index, request in enumerate(requests):
+            if index >= admitted:
+                message = f"the queue is full: {self._limit} requests wait for the {BOUNDED}"
+                responses[index] = _error(message, pb_utils.TritonError.UNAVAILABLE)
+                continue
             try:
                 mine, limits = self._read(request)
             except TextError as error:
-                responses[index] = _refusal(str(error))
+                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
                 continue
             work.append((index, len(texts), limits))
             texts += mine
@@ -58,5 +75,5 @@ class TritonPythonModel:
         return texts, limits
 
 
-def _refusal(message):
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
+def _error(message, code):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

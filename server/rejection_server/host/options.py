@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,21 @@ from typing import Literal
 
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
 
-__all__ = ["Endpoints", "LogLevel", "ServeOptions", "check_repository", "choose_endpoints", "triton_command"]
+__all__ = [
+    "METRICS_URL",
+    "Endpoints",
+    "LogLevel",
+    "ServeOptions",
+    "check_repository",
+    "choose_endpoints",
+    "triton_command",
+]
 
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
+LOOPBACK = "127.0.0.1"
+METRICS_URL = "REJECTION_METRICS_URL"
+"""Environment variable that tells the models where Triton serves its metrics."""
 SMALLEST_CACHE_BYTES = 2**16
 CACHE_BYTES = 64 * 2**20
 
@@ -38,6 +49,7 @@ _OURS = {
     "--metrics-port": "--metrics-port",
     "--backend-directory": None,
     "--allow-grpc": None,
+    "--allow-metrics": "--metrics-port",
     "--cache-config": "--cache-size",
 }
 
@@ -55,7 +67,7 @@ class ServeOptions:
     http_port: int | None = None
     """Port of the HTTP service; 0 takes a free one, None leaves the service off."""
     metrics_port: int | None = 8002
-    """Port of the Prometheus metrics; 0 takes a free one, None leaves them off."""
+    """Port of the Prometheus metrics; 0 takes a free one, None keeps them to the models, on loopback."""
     log_level: LogLevel = "warning"
     """Least severe lines of Triton's log."""
     log_path: Path | None = None
@@ -83,6 +95,11 @@ class ServeOptions:
         return any(argument.startswith("--model-control-mode") for argument in self.triton_arguments)
 
     @property
+    def picks_ports(self) -> bool:
+        """Whether any port is one that was free, not one that was named."""
+        return self.metrics_port is None or 0 in (self.grpc_port, self.http_port, self.metrics_port)
+
+    @property
     def cache_size(self) -> int:
         """Bytes of the response cache, 0 for none."""
         if self.cache_bytes is not None:
@@ -98,7 +115,9 @@ class Endpoints:
     """IP address that the ports are bound to."""
     grpc_port: int
     http_port: int | None
-    metrics_port: int | None
+    metrics_port: int
+    publishes_metrics: bool
+    """Whether the metrics are for others than Triton's own models, which bound their queue by them."""
 
     @property
     def grpc(self) -> str:
@@ -112,8 +131,15 @@ class Endpoints:
 
     @property
     def metrics(self) -> str | None:
-        """URL of the metrics, None if they are off."""
-        return None if self.metrics_port is None else f"http://{self._reachable(self.metrics_port)}/metrics"
+        """URL of the metrics, None if they are not published."""
+        return self.models_metrics if self.publishes_metrics else None
+
+    @property
+    def models_metrics(self) -> str:
+        """URL of the metrics for Triton's own models."""
+        if self.publishes_metrics:
+            return f"http://{self._reachable(self.metrics_port)}/metrics"
+        return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -155,12 +181,15 @@ def choose_endpoints(options: ServeOptions) -> Endpoints:
     Raises OptionError for an impossible address or port, PortTakenError for one in use.
     """
     address = _resolve(options.host)
+    publishes_metrics = options.metrics_port is not None
+    metrics_address = address if publishes_metrics else LOOPBACK
     with ExitStack() as held:  # all at once, so that no free port is picked twice
         return Endpoints(
             address=address,
             grpc_port=_probe(held, "gRPC", "--grpc-port", address, options.grpc_port),
             http_port=_probe_optional(held, "HTTP", "--http-port", address, options.http_port),
-            metrics_port=_probe_optional(held, "metrics", "--metrics-port", address, options.metrics_port),
+            metrics_port=_probe(held, "metrics", "--metrics-port", metrics_address, options.metrics_port or 0),
+            publishes_metrics=publishes_metrics,
         )
 
 
@@ -199,9 +228,10 @@ def triton_command(
         f"--grpc-address={grpc_address}",
         f"--grpc-port={endpoints.grpc_port}",
         f"--http-address={web_address}",
-        *_service("http", endpoints.http_port),
-        f"--metrics-address={web_address}",
-        *_service("metrics", endpoints.metrics_port),
+        *(["--allow-http=false"] if endpoints.http_port is None else [f"--http-port={endpoints.http_port}"]),
+        "--allow-metrics=true",
+        f"--metrics-address={web_address if endpoints.publishes_metrics else LOOPBACK}",
+        f"--metrics-port={endpoints.metrics_port}",
         *_LOG_FLAGS[options.log_level],
     ]
     if not has_gpu:  # looking for a GPU takes time and warns
@@ -215,10 +245,6 @@ def triton_command(
     if options.model_config_name is not None:
         command.append(f"--model-config-name={options.model_config_name}")
     return [*command, *options.triton_arguments]
-
-
-def _service(name: str, port: int | None) -> Sequence[str]:
-    return [f"--allow-{name}=false"] if port is None else [f"--allow-{name}=true", f"--{name}-port={port}"]
 
 
 def _resolve(host: str) -> str:

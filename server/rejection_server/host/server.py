@@ -26,7 +26,14 @@ from rejection_server.host.errors import (
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import Layout, lay_out
 from rejection_server.host.locate import Machine, check_machine, find_wheel
-from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
+from rejection_server.host.options import (
+    METRICS_URL,
+    Endpoints,
+    ServeOptions,
+    check_repository,
+    choose_endpoints,
+    triton_command,
+)
 from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 
@@ -115,16 +122,12 @@ class Server:
                     shm_prefix=layout.shm_prefix,
                     has_gpu=self._has_gpu,
                 )
-                self._launch(command, layout)
+                self._launch(command, layout, endpoints)
                 self._wait_until_ready(endpoints)
             except PortTakenError:
                 self._abandon(layout)
                 # Somebody was faster; a port that we picked ourselves can be picked again.
-                if attempt == ATTEMPTS or 0 not in (
-                    self.options.grpc_port,
-                    self.options.http_port,
-                    self.options.metrics_port,
-                ):
+                if attempt == ATTEMPTS or not self.options.picks_ports:
                     raise
             except BaseException:
                 self._abandon(layout)
@@ -220,7 +223,7 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _launch(self, command: list[str], layout: Layout) -> None:
+    def _launch(self, command: list[str], layout: Layout, endpoints: Endpoints) -> None:
         self._lines.clear()
         self._pid = self._returncode = self._failure = None
         self._watching.clear()
@@ -234,7 +237,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=layout.environment,
+            env={**layout.environment, METRICS_URL: endpoints.models_metrics},
             pass_fds=[layout.alive_fd],
             start_new_session=True,
         )

@@ -65,8 +65,8 @@ def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, token
         shutil.copytree(BUNDLED / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
         tokenizer = repository / "tokenizer" / TOKENIZER_VERSION
         tokenizer.mkdir()
-        for name in ("model.py", "tokenizing.py"):
-            shutil.copyfile(BUNDLED / "tokenizer" / "1" / name, tokenizer / name)
+        for module in sorted((BUNDLED / "tokenizer" / TOKENIZER_VERSION).glob("*.py")):
+            shutil.copyfile(module, tokenizer / module.name)
         shutil.copyfile(tokenizer_json, tokenizer / "tokenizer.json")
         classifier = repository / "classifier" / str(version)
         classifier.mkdir()

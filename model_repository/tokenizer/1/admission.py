@@ -1,0 +1,103 @@
+"""How many requests may wait for the classifier: the rest is refused before any work is done for it.
+
+Triton can bound a queue itself (``max_queue_size``), at a price: a queue with a bound, a timeout or priorities is not
+read ahead (``support_prefetching_`` in Triton's ``priority_queue.cc``), and its scheduler looks for an idle instance
+only when a request arrives or a batch is taken, else every 500 ms. A request that comes while all instances are busy
+then waits after they are idle again. So the queues are unbounded and the bound is kept here, by what Triton itself
+counts: ``nv_inference_pending_request_count``.
+
+It is asked seldom. No more can be waiting than it said last plus what has been let through since; as long as that is
+within the bound nothing is asked.
+"""
+
+import http.client
+import re
+import time
+from urllib.parse import urlsplit
+
+FULL_S = 0.005
+"""How long a full queue is taken for full before Triton is asked again."""
+UNKNOWN_S = 1.0
+"""How long after an error Triton is not asked again."""
+READ_TIMEOUT_S = 0.1
+
+_PENDING = rb'^nv_inference_pending_request_count\{[^}]*model="%b"[^}]*\} (\S+)'
+
+
+class PendingUnknownError(Exception):
+    """Triton's metrics could not be read."""
+
+
+class PendingRequests:
+    """Requests that wait for ``model``, by the metrics at ``url``."""
+
+    def __init__(self, url, model, timeout_s=READ_TIMEOUT_S):
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+        self._path = parts.path or "/metrics"
+        self._sample = re.compile(_PENDING % re.escape(model).encode(), re.MULTILINE)
+        self._source = f"{url} for model '{model}'"
+
+    def __call__(self):
+        """The number now, summed over versions; raises PendingUnknownError."""
+        try:
+            self._connection.request("GET", self._path)
+            text = self._connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()  # the next request opens it anew
+            raise PendingUnknownError(f"{self._source}: {error!r}") from error
+        counts = self._sample.findall(text)
+        if not counts:
+            raise PendingUnknownError(f"{self._source}: no nv_inference_pending_request_count")
+        return int(sum(map(float, counts)))
+
+
+class Admission:
+    """Lets requests through as long as at most ``limit`` wait; 0 is no limit.
+
+    ``pending`` tells how many wait and raises PendingUnknownError. While it does, all are let through: a server
+    without metrics serves on, without a bound, and ``warn`` is told once. ``sharers`` admit side by side without
+    knowing of each other, so each takes its part of the room. ``clock`` gives seconds.
+    """
+
+    def __init__(self, limit, pending, *, sharers=1, warn=lambda message: None, clock=time.monotonic):
+        self._limit = limit
+        self._pending = pending
+        self._sharers = sharers
+        self._warn = warn
+        self._clock = clock
+        self._known = 0
+        self._since = 0
+        self._ask_again_at = float("-inf")
+        self._is_unknown = False
+
+    def admit(self, count):
+        """How many of ``count`` requests that came together may go on; the rest is to be refused."""
+        if not self._limit:
+            return count
+        if self._room() < count and (self._since or self._clock() >= self._ask_again_at):
+            self._ask()
+        if self._is_unknown:
+            return count
+        admitted = min(count, self._room())
+        self._since += admitted
+        return admitted
+
+    def _room(self):
+        if self._is_unknown:
+            return 0
+        # Rounded up: a limit below the number of sharers lets each have one.
+        return max(0, -((self._known - self._limit) // self._sharers) - self._since)
+
+    def _ask(self):
+        self._since = 0
+        try:
+            self._known = self._pending()
+        except PendingUnknownError as error:
+            self._ask_again_at = self._clock() + UNKNOWN_S
+            if not self._is_unknown:
+                self._is_unknown = True
+                self._warn(f"the number of waiting requests is not bounded: cannot read {error}")
+            return
+        self._ask_again_at = self._clock() + FULL_S
+        self._is_unknown = False

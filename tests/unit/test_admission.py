@@ -1,0 +1,116 @@
+"""How many requests may wait: the bound that the tokenizer keeps, by what Triton counts."""
+
+import pytest
+from google.protobuf import text_format
+from support.repository import REPOSITORY, tokenizing
+from tritonclient.grpc import model_config_pb2
+
+from rejection_server.prepare.repository import MODELS, Shape, render
+
+admission = tokenizing("admission")
+
+
+class Queue:
+    """Counts what waits, as Triton's metrics do, and how often it was asked."""
+
+    def __init__(self, waiting=0):
+        self.waiting = waiting
+        self.asked = 0
+        self.is_known = True
+        self.now = 0.0
+        self.warnings = []
+
+    def __call__(self):
+        self.asked += 1
+        if not self.is_known:
+            raise admission.PendingUnknownError("metrics: gone")
+        return self.waiting
+
+    def bound(self, limit, **options):
+        return admission.Admission(limit, self, warn=self.warnings.append, clock=lambda: self.now, **options)
+
+
+def test_nothing_is_asked_while_no_more_can_be_waiting_than_may():
+    queue = Queue()
+    bound = queue.bound(10)
+    assert [bound.admit(4), bound.admit(6)] == [4, 6]
+    assert queue.asked == 0
+    assert bound.admit(1) == 1
+    assert queue.asked == 1
+
+
+def test_as_many_pass_as_there_is_room_for():
+    queue = Queue()
+    bound = queue.bound(10)
+    bound.admit(10)
+    queue.waiting = 7
+    assert bound.admit(64) == 3
+    queue.waiting = 10
+    assert bound.admit(64) == 0
+    queue.waiting = 500  # of callers that go to the classifier itself
+    queue.now += 1
+    assert bound.admit(1) == 0
+
+
+def test_a_full_queue_is_not_asked_about_at_every_request_and_opens_again():
+    queue = Queue(waiting=10)
+    bound = queue.bound(10)
+    bound.admit(10)
+    assert [bound.admit(1) for _ in range(100)] == [0] * 100
+    assert queue.asked == 1
+    queue.waiting = 4
+    queue.now += 2 * admission.FULL_S
+    assert bound.admit(64) == 6
+    assert queue.asked == 2
+
+
+def test_sharers_take_their_parts_of_the_room_and_each_at_least_one():
+    queue = Queue()
+    first, second = (queue.bound(10, sharers=2) for _ in range(2))
+    assert first.admit(5) + second.admit(5) == 10
+    assert queue.asked == 0
+    queue.waiting = 10
+    assert [first.admit(1), second.admit(1)] == [0, 0]
+    assert Queue().bound(1, sharers=4).admit(3) == 1
+
+
+def test_without_metrics_all_pass_and_the_log_says_so_once():
+    queue = Queue(waiting=10)
+    queue.is_known = False
+    bound = queue.bound(10)
+    assert [bound.admit(64) for _ in range(5)] == [64] * 5
+    assert queue.warnings == ["the number of waiting requests is not bounded: cannot read metrics: gone"]
+    assert queue.asked == 1
+    queue.now += 2 * admission.UNKNOWN_S
+    assert bound.admit(64) == 64
+    queue.is_known = True
+    queue.now += 2 * admission.UNKNOWN_S
+    assert bound.admit(64) == 0
+    assert len(queue.warnings) == 1
+
+
+def test_no_limit():
+    queue = Queue(waiting=10**6)
+    assert queue.bound(0).admit(10**6) == 10**6
+    assert queue.asked == 0
+
+
+def test_nobody_answers_at_the_address():
+    with pytest.raises(admission.PendingUnknownError, match=r"http://127\.0\.0\.1:1/metrics for model 'classifier'"):
+        admission.PendingRequests("http://127.0.0.1:1/metrics", "classifier")()
+
+
+def configurations():
+    for model in MODELS:
+        yield model, (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+        for device in ("cpu", "gpu"):
+            yield f"{model}-{device}", render(model, Shape(("a", "b"), 512, device=device))
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in configurations()])
+def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text):
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    batching = config.dynamic_batching
+    assert not batching.HasField("default_queue_policy")
+    assert not batching.priority_queue_policy
+    assert not batching.priority_levels
