@@ -2,6 +2,6 @@
 
 MODELS = ("bundled", "distilroberta")
 WORKLOADS = ("mixed", "short", "long", "batch")
-SCENARIOS = ("callers", "fairness", "repeats", "soak", "growth")
+SCENARIOS = ("bursts", "callers", "fairness", "repeats", "soak", "growth")
 OFFERED = (0.5, 0.8, 0.95)
 """Arrival rates of the open loop, as shares of the closed loop's best."""

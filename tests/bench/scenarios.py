@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import callers, usage
+from bench import bursts, callers, usage
 from bench.compose import texts_of_length
 from bench.contract import Target
 from bench.generator import Generator
@@ -111,6 +111,15 @@ def repeats(running: Running, prepared: Prepared, settings: Settings, progress: 
     return {**row, "cache_hits": hits, "executions": runs}
 
 
+def few_at_once(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Bursts of a few short texts with pauses between."""
+    rows = bursts.last_answers(running.target, workload("short"))
+    for row in rows:
+        latency = row["latency_ms"]
+        progress.say(f"bursts: the last of {row['requests']}: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
+    return {"rows": rows}
+
+
 def soak(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Full load for minutes: memory after the first minute, and at the end."""
     mixed, total_s = workload("mixed"), settings.minutes * 60
@@ -186,6 +195,7 @@ def other_callers(running: Running, prepared: Prepared, settings: Settings, prog
 
 
 RUN: dict[str, Scenario] = {
+    "bursts": few_at_once,
     "callers": other_callers,
     "fairness": fairness,
     "repeats": repeats,
@@ -194,6 +204,7 @@ RUN: dict[str, Scenario] = {
 }
 
 PLANNED: dict[str, Callable[[Settings], float]] = {
+    "bursts": lambda settings: bursts.planned_s(),
     "callers": lambda settings: settings.rounds * callers.windows() * (settings.seconds + settings.warm_s),
     "fairness": lambda settings: 3 * (settings.seconds + settings.warm_s) + max(settings.seconds, 100 / SHORT_RATE),
     "repeats": lambda settings: settings.seconds + settings.warm_s,

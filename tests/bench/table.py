@@ -67,6 +67,19 @@ def scenario_tables(result: Result) -> list[tuple[str, list[list[str]]]]:
             for entry in scenarios["fairness"]
         ]
         found.append(("Fairness: short texts while 512-token texts flow at 80% of capacity", rows))
+    if "bursts" in scenarios:
+        rows = [["model", "precision", "requests at once", "last answer p50, ms", "p90, ms", "p99, ms"]]
+        rows += [
+            [
+                entry["model"],
+                entry["precision"],
+                str(row["requests"]),
+                *(f"{row['latency_ms'][share]:.1f}" for share in ("p50", "p90", "p99")),
+            ]
+            for entry in scenarios["bursts"]
+            for row in entry["rows"]
+        ]
+        found.append(("Bursts: a few short texts at the same moment, then a pause", rows))
     for entry in scenarios.get("callers", []):
         rows = [
             ["caller", "workload", "callers", "texts/s", "p50 ms", "p99 ms", "caller's CPU, ms a request", "failed"]

@@ -1,5 +1,6 @@
 """Repeated texts: answered from the response cache, with the same scores, for any outputs and options."""
 
+import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -39,7 +40,18 @@ def ask(client, texts, outputs=OUTPUTS, max_length=None, class_count=0):
 
 
 def counts(server, client):
-    """The classifier's executions, and the hits and misses of the cache, so far."""
+    """The classifier's executions, and the hits and misses of the cache, so far.
+
+    Once they stand still: Triton books an execution just after it has answered.
+    """
+    readings = []
+    while len(readings) < 3 or not readings[-3] == readings[-2] == readings[-1]:
+        time.sleep(0.1)
+        readings.append(counts_now(server, client))
+    return readings[-1]
+
+
+def counts_now(server, client):
     stats = client.get_inference_statistics("classifier").model_stats[0]
     text = urllib.request.urlopen(server.metrics_address, timeout=10).read().decode()
     metric = {

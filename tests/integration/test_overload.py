@@ -43,7 +43,7 @@ def test_the_excess_is_refused_and_all_else_is_answered(small):
         except grpc.RpcError as error:
             outcomes[error.code(), error.details().rsplit(", ", 1)[-1]] += 1
     refused = outcomes.pop(
-        (grpc.StatusCode.UNAVAILABLE, f"the queue is full: {LIMIT} requests wait for the classifier")
+        (grpc.StatusCode.UNAVAILABLE, f"the queue is full: at most {LIMIT} requests wait for the classifier")
     )
     assert refused > 0
     # Those that wait, and at least one batch in the works at each instance.

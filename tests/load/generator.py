@@ -13,6 +13,7 @@ Messages (Locust's own, between master and worker):
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import time
@@ -30,7 +31,7 @@ from locust import events
 START_DELAY_S = 0.3
 """From the message to a stage's begin: time for every worker to have it."""
 REPORT_S = 1.0
-YIELD_EVERY = 20
+YIELD_EVERY = 4
 """Requests sent in a row, when late, before answers are looked after."""
 USERS_OF_KIND = 16
 """Users of each kind, which take turns: so that each connection carries each kind."""
@@ -73,6 +74,10 @@ class Generator:
                 users[0].texts()
                 gevent.joinall([gevent.spawn(_prime, user) for user in users[: channels.count]])
             self._recorder.take()
+            # What is there by now stays to the end. Looking through it for garbage would take tens of milliseconds, in
+            # which nothing is sent and every answer is late.
+            gc.collect()
+            gc.freeze()
         except (ValueError, OSError) as error:
             problem = str(error)
         environment.runner.send_message("ready", {"problem": problem})

@@ -64,6 +64,31 @@ def test_a_full_queue_is_not_asked_about_at_every_request_and_opens_again():
     assert queue.asked == 2
 
 
+def test_a_queue_that_stays_full_is_held_at_half_until_there_was_a_pause():
+    queue = Queue(waiting=10)
+    bound = queue.bound(10)
+    bound.admit(10)
+    admitted = []
+    for _ in range(15):
+        queue.waiting = 8
+        admitted.append(bound.admit(64))
+        queue.now += 0.125  # a second is eight of these exactly
+    assert admitted == [2] * 8 + [0] * 7
+    queue.waiting = 3
+    assert bound.admit(64) == 2
+    queue.now += admission.STANDING_S
+    assert bound.admit(64) == 7
+
+
+def test_bursts_with_pauses_find_the_whole_queue():
+    queue = Queue(waiting=8)
+    bound = queue.bound(10)
+    bound.admit(10)
+    for _ in range(5):
+        assert bound.admit(64) == 2
+        queue.now += admission.STANDING_S
+
+
 def test_sharers_take_their_parts_of_the_room_and_each_at_least_one():
     queue = Queue()
     first, second = (queue.bound(10, sharers=2) for _ in range(2))

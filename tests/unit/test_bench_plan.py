@@ -61,7 +61,10 @@ def test_options_override():
     [
         (["--workloads", "mixd"], "there is no workload mixd: choose from mixed, short, long, batch"),
         (["--models", "bert"], "there is no model bert: choose from bundled, distilroberta"),
-        (["--scenarios", "storm"], "there is no scenario storm: choose from callers, fairness, repeats, soak, growth"),
+        (
+            ["--scenarios", "storm"],
+            "there is no scenario storm: choose from bursts, callers, fairness, repeats, soak, growth",
+        ),
         (["--peers", "nobody"], "there is no peer nobody: choose from "),
     ],
 )

@@ -124,6 +124,7 @@ def test_a_sane_server_passes_every_verdict_of_an_overload():
     ("change", "failing"),
     [
         ({"refusal_ms": 900.0}, "refusals within"),
+        ({"refusal_ms": 20.0}, "refusals within"),  # of the median
         ({"accepted_ms": 2100.0}, "accepted"),  # twice the bound of 100 requests at 100/s is 2 s
         ({"other": 3}, "alone"),
         ({"refused": 0}, "alone"),

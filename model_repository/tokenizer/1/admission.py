@@ -8,6 +8,9 @@ counts: ``nv_inference_pending_request_count``.
 
 It is asked seldom. No more can be waiting than it said last plus what has been let through since; as long as that is
 within the bound nothing is asked.
+
+A full queue takes up a burst. One that stays full only adds its length to every caller's wait, so after a second of
+refusals it is held at half.
 """
 
 import http.client
@@ -17,6 +20,8 @@ from urllib.parse import urlsplit
 
 FULL_S = 0.005
 """How long a full queue is taken for full before Triton is asked again."""
+STANDING_S = 1.0
+"""After refusing for so long, with no pause of this length, only half as many may wait."""
 UNKNOWN_S = 1.0
 """How long after an error Triton is not asked again."""
 READ_TIMEOUT_S = 0.1
@@ -68,36 +73,46 @@ class Admission:
         self._clock = clock
         self._known = 0
         self._since = 0
-        self._ask_again_at = float("-inf")
+        self._ask_again_at = self._refused_since = self._refused_last = float("-inf")
         self._is_unknown = False
 
     def admit(self, count):
         """How many of ``count`` requests that came together may go on; the rest is to be refused."""
         if not self._limit:
             return count
-        if self._room() < count and (self._since or self._clock() >= self._ask_again_at):
-            self._ask()
+        now = self._clock()
+        bound = self._bound(now)
+        if self._room(bound) < count and (self._since or now >= self._ask_again_at):
+            self._ask(now)
         if self._is_unknown:
             return count
-        admitted = min(count, self._room())
+        admitted = min(count, self._room(bound))
         self._since += admitted
+        if admitted < count:
+            if now - self._refused_last >= STANDING_S:
+                self._refused_since = now
+            self._refused_last = now
         return admitted
 
-    def _room(self):
+    def _bound(self, now):
+        stands = now - self._refused_last < STANDING_S <= now - self._refused_since
+        return max(1, self._limit // 2) if stands else self._limit
+
+    def _room(self, bound):
         if self._is_unknown:
             return 0
         # Rounded up: a limit below the number of sharers lets each have one.
-        return max(0, -((self._known - self._limit) // self._sharers) - self._since)
+        return max(0, -((self._known - bound) // self._sharers) - self._since)
 
-    def _ask(self):
+    def _ask(self, now):
         self._since = 0
         try:
             self._known = self._pending()
         except PendingUnknownError as error:
-            self._ask_again_at = self._clock() + UNKNOWN_S
+            self._ask_again_at = now + UNKNOWN_S
             if not self._is_unknown:
                 self._is_unknown = True
                 self._warn(f"the number of waiting requests is not bounded: cannot read {error}")
             return
-        self._ask_again_at = self._clock() + FULL_S
+        self._ask_again_at = now + FULL_S
         self._is_unknown = False

@@ -45,7 +45,7 @@ class TritonPythonModel:
         admitted = self._admission.admit(len(requests))
         for index, request in enumerate(requests):
             if index >= admitted:
-                message = f"the queue is full: {self._limit} requests wait for the {BOUNDED}"
+                message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
                 responses[index] = _error(message, pb_utils.TritonError.UNAVAILABLE)
                 continue
             try:
