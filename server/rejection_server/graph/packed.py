@@ -1,10 +1,9 @@
 """Packed form of a BERT-like classifier: linear layers on real tokens only, which short rows share.
 
-Rows are sorted by how wide their attention is: a short row's is its length rounded up to 16, a long row's its length.
-Rows of one width form groups, and a ``Loop`` over the groups runs the model: its linear layers, norms and activations
-on the packed real tokens of the group, its attention on [rows, width]. The width depends on nothing but the row, so
-that a row's scores are the same, bit for bit in int8, whatever shares its batch. Long rows form groups of one (unless
-their lengths are equal): they fill a processor alone, and together they would not fit into its cache.
+Rows are sorted by length and form groups of at most 256 tokens; a longer row is a group alone. A ``Loop`` over the
+groups runs the model: its linear layers, norms and activations on the packed tokens of the group, its attention on rows
+of one length at a time, [rows, length]. Nothing is padded, and nothing that a row meets depends on other rows, so that
+its scores are the same, bit for bit in int8, whatever shares its batch.
 """
 
 import dataclasses
@@ -35,10 +34,7 @@ from rejection_server.graph.ragged import (
 )
 
 GROUP_TOKENS = 256
-"""A group's rows hold at most so many tokens, the filler of their attention included; a longer row is a group alone."""
-LONGEST_SHORT = 64
-"""Rows of so many tokens or fewer have their attention rounded up."""
-STEP = 16
+"""A group's rows hold at most so many tokens; a longer row is a group alone."""
 TOLERANCE = 1e-4
 """Largest difference from the original's logits, as a share of the largest logit or of 1."""
 
@@ -46,22 +42,14 @@ _OPSET = 18
 _IR_VERSION = 9
 _CHECKED_LENGTHS = (1, 7, 16, 33, 7, 80)
 
-# Rows sorted by the width of their attention. A row without tokens gets the one token 0, as the tokenizer would give
-# it: it must not be the end of the rows that share its batch.
+# Rows sorted by length. A row without tokens gets the one token 0, as the tokenizer would give it: it must not be the
+# end of the rows that share its batch.
 _SORTED = """
-    packed_step = Constant<value_int=STEP>()
-    packed_more = Constant<value_int=MORE>()
-    packed_short = Constant<value_int=SHORT>()
     packed_group_tokens = Constant<value_int=GROUP>()
     packed_positive = Max(ragged_lengths, ragged_one)
-    packed_raised = Add(packed_positive, packed_more)
-    packed_steps = Div(packed_raised, packed_step)
-    packed_stepped = Mul(packed_steps, packed_step)
-    packed_is_short = LessOrEqual(packed_stepped, packed_short)
-    packed_width = Where(packed_is_short, packed_stepped, packed_positive)
     packed_shape = Shape(ragged_lengths)
-    packed_widths, packed_order = TopK<largest=0>(packed_width, packed_shape)
-    packed_lengths = Gather(packed_positive, packed_order)
+    packed_lengths, packed_order = TopK<largest=0>(packed_positive, packed_shape)
+    packed_ends = CumSum(packed_lengths, ragged_zero)
     packed_tokens = Concat<axis=0>(ragged_tokens, ragged_nothing)
     packed_stand_in = Shape(ragged_tokens)
     packed_is_empty = Less(ragged_lengths, ragged_one)
@@ -72,21 +60,23 @@ _SORTED = """
     packed_first = Identity(ragged_zero)
 """
 
-# Rows `group_first` to `group_end` of the sorted ones: as many of one width as fit.
+# Rows `group_first` to `group_end` of the sorted ones, as many as fit, and their runs: rows of one length.
 _GROUP = """
-    group_width = Gather(packed_widths, group_first)
-    group_fit = Div(packed_group_tokens, group_width)
-    group_room = Max(group_fit, ragged_one)
-    group_full = Add(group_first, group_room)
-    group_no_wider = LessOrEqual(packed_widths, group_width)
-    group_counted_rows = Cast<to=7>(group_no_wider)
-    group_last_of_width = ReduceSum<keepdims=0>(group_counted_rows)
-    group_end = Min(group_full, group_last_of_width)
+    group_first_end = Gather(packed_ends, group_first)
+    group_first_length = Gather(packed_lengths, group_first)
+    group_before_first = Sub(group_first_end, group_first_length)
+    group_most = Add(group_before_first, packed_group_tokens)
+    group_fits = LessOrEqual(packed_ends, group_most)
+    group_fitting = Cast<to=7>(group_fits)
+    group_filled_to = ReduceSum<keepdims=0>(group_fitting)
+    group_one_row = Add(group_first, ragged_one)
+    group_end = Max(group_filled_to, group_one_row)
     group_from = Unsqueeze(group_first, ragged_axis0)
     group_to = Unsqueeze(group_end, ragged_axis0)
     group_lengths = Slice(packed_lengths, group_from, group_to, ragged_axis0)
     group_starts = Slice(packed_starts, group_from, group_to, ragged_axis0)
-    group_columns = Range(ragged_zero, group_width, ragged_one)
+    group_longest = ReduceMax<keepdims=0>(group_lengths)
+    group_columns = Range(ragged_zero, group_longest, ragged_one)
     group_lengths_column = Unsqueeze(group_lengths, ragged_axis1)
     group_starts_column = Unsqueeze(group_starts, ragged_axis1)
     group_inside = Less(group_columns, group_lengths_column)
@@ -97,28 +87,24 @@ _GROUP = """
     group_real_row = NonZero(group_inside_flat)
     group_real = Squeeze(group_real_row, ragged_axis0)
     group_firsts = CumSum<exclusive=1>(group_lengths, ragged_zero)
-    group_firsts_column = Unsqueeze(group_firsts, ragged_axis1)
-    group_packed = Add(group_firsts_column, group_columns)
-    group_packed_inside = Where(group_inside, group_packed, ragged_zero)
-    group_three = Constant<value_int=3>()
-    group_two = Constant<value_int=2>()
-    group_queries = Mul(group_packed_inside, group_three)
-    group_keys = Add(group_queries, ragged_one)
-    group_values = Add(group_queries, group_two)
-    group_shortest = ReduceMin<keepdims=0>(group_lengths)
-    group_filled = Less(group_shortest, group_width)
-    group_near = Constant<value_float=0.0>()
-    group_far = Constant<value_float=-1e9>()
-    group_penalty_rows = Where(group_inside, group_near, group_far)
-    group_heads_and_queries = Constant<value_ints=[1, 2]>()
-    group_penalty = Unsqueeze(group_penalty_rows, group_heads_and_queries)
+    group_is_one_run = Equal(group_first_length, group_longest)
+    group_shifted = Concat<axis=0>(ragged_last, group_lengths)
+    group_but_last = Slice(group_shifted, ragged_axis0, ragged_last, ragged_axis0)
+    group_goes_on = Equal(group_lengths, group_but_last)
+    group_begins = Not(group_goes_on)
+    group_run_rows = Compress<axis=0>(group_firsts, group_begins)
+    group_run_lengths = Compress<axis=0>(group_lengths, group_begins)
+    group_size = Shape(group_ids)
+    group_run_bounds = Concat<axis=0>(group_run_rows, group_size)
+    group_runs_vector = Shape(group_run_rows)
+    group_runs = Squeeze(group_runs_vector)
 """
 _ZEROS = """
     group_tokens_shape = Shape(group_ids)
     group_zeros_128 = ConstantOfShape<value=uint8[1]{128}>(group_tokens_shape)
     group_zeros_64 = ConstantOfShape<value=uint8[1]{64}>(group_tokens_shape)
 """
-_POSITIONS = "group_positions = Mod(group_real, group_width)"
+_POSITIONS = "group_positions = Mod(group_real, group_longest)"
 # RoBERTa numbers a row's tokens from 1, padding tokens not counted; those have the number 0.
 _POSITIONS_BUT_PADDING = """
     group_padding = Constant<value_int=PADDING>()
@@ -127,7 +113,7 @@ _POSITIONS_BUT_PADDING = """
     group_counted = Cast<to=7>(group_no_padding)
     group_before = CumSum<exclusive=1>(group_counted, ragged_zero)
     group_before_rows = Gather(group_before, group_firsts)
-    group_row = Div(group_real, group_width)
+    group_row = Div(group_real, group_longest)
     group_before_row = Gather(group_before_rows, group_row)
     group_number = Sub(group_before, group_before_row)
     group_number_from_1 = Add(group_number, ragged_one)
@@ -168,10 +154,7 @@ def to_packed(model: ModelProto, *, heads: int, int8: bool = False, activation: 
 
 def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *, int8: bool) -> ModelProto:
     value = helper.make_tensor_value_info
-    sizes = {"STEP": STEP, "MORE": STEP - 1, "SHORT": LONGEST_SHORT, "GROUP": GROUP_TOKENS}
-    order = _SORTED
-    for name, size in sizes.items():
-        order = order.replace(f"={name}>", f"={size}>")
+    order = _SORTED.replace("=GROUP>", f"={GROUP_TOKENS}>")
     nothing = numpy_helper.from_array(np.zeros((0, labels), np.float32), "packed_nothing")
     body, weights = _body(encoder, heads, labels, int8)
     loop = helper.make_node(
