@@ -58,7 +58,7 @@ class Bert:
 def read_packed(served: ModelProto) -> Bert:
     """Read the weights of a packed int8 graph, as `rejection_server.graph.packed.to_packed` makes it of a BERT.
 
-    The number of attention heads is the graph's own: it is in the shape that queries are given.
+    The number of attention heads is the graph's own: its attention nodes have it.
 
     Raises:
         DequantizeError: It is none.
@@ -165,11 +165,11 @@ class _Packed:
         raise DequantizeError(f"expected {kind} after '{node.output[0]}' in the served graph")
 
     def _heads(self) -> int:
-        for node in self.nodes:
-            shape = self.tensors.get(node.input[1]) if node.op_type == "Reshape" else None
-            if shape is not None and shape.size == 4:
-                return int(shape[2])
-        raise DequantizeError("the served graph does not split queries among attention heads")
+        branches = [a.g for node in self.nodes if node.op_type == "If" for a in node.attribute]
+        for node in (node for branch in branches for node in branch.node):
+            if node.op_type == "MultiHeadAttention":
+                return next(int(a.i) for a in node.attribute if a.name == "num_heads")
+        raise DequantizeError("the served graph has no attention of several heads")
 
     def _epsilon(self) -> float:
         norm = next(node for node in self.nodes if node.op_type == "LayerNormalization")

@@ -94,7 +94,14 @@ def bundled(report: Report, *, checkpoint: bool) -> ModelFiles:
 def _of_checkpoint(name: str, report: Report) -> ModelFiles:
     """A model of `scripts/prepare`: made in an environment of its own, with PyTorch."""
     title = "distilroberta" if name == "distilroberta" else Path(name).name
-    folder = BUILD / "models" / f"{title}-{_key(CODE / 'random_model.py', text=name)}"
+    code = [
+        CODE / "random_model.py",
+        CODE / "make_model.py",
+        *sorted((ROOT / "server/rejection_server/graph").glob("*.py")),
+        *sorted((ROOT / "server/rejection_server/prepare/templates").glob("*.pbtxt")),
+        *sorted((REPOSITORY / "tokenizer" / "1").glob("*.py")),
+    ]
+    folder = BUILD / "models" / f"{title}-{_key(*code, text=name)}"
     if not (folder / "model.json").is_file():
         python = _environment_with_torch(report)
         report(f"{title}: making its served repositories, float32 and int8 (minutes)")
