@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import urllib.request
 from collections import Counter
 
@@ -63,5 +64,7 @@ def test_metrics_that_are_off_are_for_the_models_alone(small):
     admission = tokenizing("admission")
     pending = admission.PendingRequests(small.metrics_address, "classifier")
     assert [pending(), pending()] == [0, 0]
+    pending._connection.sock.shutdown(socket.SHUT_RDWR)  # as of one that was idle for too long
+    assert pending() == 0
     with pytest.raises(admission.PendingUnknownError, match="no nv_inference_pending_request_count"):
         admission.PendingRequests(small.metrics_address, "nobody")()

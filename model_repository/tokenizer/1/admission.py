@@ -46,15 +46,25 @@ class PendingRequests:
     def __call__(self):
         """The number now, summed over versions; raises PendingUnknownError."""
         try:
-            self._connection.request("GET", self._path)
-            text = self._connection.getresponse().read()
+            text = self._text()
         except (OSError, http.client.HTTPException) as error:
-            self._connection.close()  # the next request opens it anew
             raise PendingUnknownError(f"{self._source}: {error!r}") from error
         counts = self._sample.findall(text)
         if not counts:
             raise PendingUnknownError(f"{self._source}: no nv_inference_pending_request_count")
         return int(sum(map(float, counts)))
+
+    def _text(self):
+        while True:
+            was_open = self._connection.sock is not None
+            try:
+                self._connection.request("GET", self._path)
+                return self._connection.getresponse().read()
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()  # the next request opens it anew
+                # A server may close a connection that was idle for long.
+                if not was_open or isinstance(error, TimeoutError):
+                    raise
 
 
 class Admission:
