@@ -174,6 +174,14 @@ def test_addresses_for_clients(address, reachable):
     assert endpoints.metrics == f"http://{reachable[:-1]}2/metrics"
 
 
+def test_metrics_that_are_not_published_are_on_loopback():
+    endpoints = Endpoints("127.0.0.2", 1, 3, 2, False)
+    assert endpoints.metrics is None
+    assert endpoints.models_metrics == "http://127.0.0.1:2/metrics"
+    assert endpoints.listeners == (("127.0.0.2", 1), ("127.0.0.2", 3), ("127.0.0.1", 2))
+    assert Endpoints("0.0.0.0", 1, None, 2, True).listeners == (("127.0.0.1", 1), ("127.0.0.1", 2))
+
+
 def test_command_line():
     options = dataclasses.replace(free_options(), model_config_name="gpu", triton_arguments=("--id=x",))
     command = triton_command(options, Endpoints("::1", 1, None, 2, True), **PATHS)

@@ -33,7 +33,7 @@ class HealthProbe:
     def is_ready(self) -> bool:
         """Whether the server listens on every port, answers and says that it is ready."""
         # gRPC waits longer and longer between attempts to connect; a plain connection says at once that it is time.
-        if not all(self._is_open(port) for port in self._endpoints.ports):
+        if not all(_is_open(listener) for listener in self._endpoints.listeners):
             return False
         if not self._speaks_grpc:
             return True
@@ -52,9 +52,10 @@ class HealthProbe:
         """Close the connection."""
         self._client.close()
 
-    def _is_open(self, port: int) -> bool:
-        try:
-            with socket.create_connection((self._endpoints.reachable_address, port), timeout=RPC_TIMEOUT_S):
-                return True
-        except OSError:
-            return False
+
+def _is_open(listener: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(listener, timeout=RPC_TIMEOUT_S):
+            return True
+    except OSError:
+        return False

@@ -142,9 +142,11 @@ class Endpoints:
         return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
 
     @property
-    def ports(self) -> tuple[int, ...]:
-        """Every port, gRPC first."""
-        return tuple(port for port in (self.grpc_port, self.http_port, self.metrics_port) if port is not None)
+    def listeners(self) -> tuple[tuple[str, int], ...]:
+        """Address, for a client on this machine, and port of every service that is on, gRPC first."""
+        ports = [port for port in (self.grpc_port, self.http_port) if port is not None]
+        metrics_address = self.reachable_address if self.publishes_metrics else LOOPBACK
+        return (*((self.reachable_address, port) for port in ports), (metrics_address, self.metrics_port))
 
     @property
     def reachable_address(self) -> str:
