@@ -6,12 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from rejection_server.host import ServeOptions, Server
 from rejection_server.host.errors import ModelLoadError, RepositoryError
@@ -187,6 +191,25 @@ def test_metrics_and_http_ports(repository):
     with Server(options) as server:
         assert b"nv_inference_count" in fetch(server.metrics_address)
         assert b'"name":"triton"' in fetch(f"{server.http_address}/v2")
+
+
+def test_a_single_caller_always_meets_the_same_instance(tmp_path):
+    # Its caches are warm, those of an instance that takes turns are not.
+    classifier = text_format.Parse(
+        (ROOT / "model_repository" / "classifier" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
+    groups = model_config_pb2.ModelConfig(instance_group=classifier.instance_group)
+    repository = make_repository(tmp_path / "repository", config=CONFIG + text_format.MessageToString(groups))
+    with Server(options(repository)) as server, ThreadPoolExecutor(1) as pool:
+        processes = [infer(server.grpc_address, [b"hello"])["process"][0][0] for _ in range(30)]
+        ((first, often), *others) = Counter(processes).most_common()
+        assert often >= 29, (often, others)
+        busy = pool.submit(infer, server.grpc_address, [b"sleep 2"])
+        time.sleep(0.5)
+        other = infer(server.grpc_address, [b"hello"])["process"][0][0]
+        assert not busy.done()
+        assert busy.result()["process"] == [[first]]
+        assert other != first
 
 
 def fetch(url):

@@ -160,9 +160,9 @@ def test_the_embedded_server_has_instances_for_the_cores_of_the_machine(tmp_path
     repository = tmp_path / "repository"
     shutil.copytree(ROOT / "model_repository", repository)
     config = repository / "classifier" / "config.pbtxt"
-    text, changed = re.subn(r"(KIND_CPU count:) \d+", rf"\1 {usable_cores() + 1}", config.read_text(encoding="utf-8"))
-    assert changed == 1
+    text, changed = re.subn(r"(KIND_CPU\s+count:) \d+", rf"\1 {usable_cores() + 1}", config.read_text(encoding="utf-8"))
+    assert changed == 2
     config.write_text(text, encoding="utf-8")
     with target.embedded(repository) as embedded, InferenceServerClient(embedded.url) as client:
-        (group,) = client.get_model_config("classifier").config.instance_group
-    assert group.count == usable_cores()
+        groups = client.get_model_config("classifier").config.instance_group
+    assert sum(group.count for group in groups) == usable_cores()

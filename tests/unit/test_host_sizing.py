@@ -63,9 +63,13 @@ def test_instance_counts(cores, per_core, count):
     assert instance_counts(cores, per_core) == count
 
 
-def count_of(repository, model):
+def config_of(repository, model):
     text = (repository / model / "config.pbtxt").read_text()
-    return text_format.Parse(text, model_config_pb2.ModelConfig()).instance_group[0].count
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def counts_of(repository, model):
+    return [group.count for group in config_of(repository, model).instance_group]
 
 
 def test_bundled_repository_stays_as_it_is_on_two_cores(tmp_path):
@@ -75,13 +79,13 @@ def test_bundled_repository_stays_as_it_is_on_two_cores(tmp_path):
     assert not (tmp_path / "sized").exists()
 
 
-@pytest.mark.parametrize(("cores", "classifiers", "tokenizers"), [(1, 1, 1), (16, 16, 2), (64, 64, 8)])
+@pytest.mark.parametrize(("cores", "classifiers", "tokenizers"), [(1, [1], 1), (16, [1, 15], 2), (64, [1, 63], 8)])
 def test_bundled_repository_grows(tmp_path, cores, classifiers, tokenizers):
     before = {path: path.read_bytes() for path in REPOSITORY.glob("*/config.pbtxt")}
     sizing = sized_repository(REPOSITORY, cores, tmp_path / "sized")
-    assert sizing.instances == {"classifier": classifiers, "tokenizer": tokenizers}
-    assert count_of(sizing.repository, "classifier") == classifiers
-    assert count_of(sizing.repository, "tokenizer") == tokenizers
+    assert sizing.instances == {"classifier": sum(classifiers), "tokenizer": tokenizers}
+    assert counts_of(sizing.repository, "classifier") == classifiers
+    assert counts_of(sizing.repository, "tokenizer") == [tokenizers]
     assert (sizing.repository / "rejection" / "config.pbtxt").samefile(REPOSITORY / "rejection" / "config.pbtxt")
     assert (sizing.repository / "classifier" / "1").samefile(REPOSITORY / "classifier" / "1")
     assert {path: path.read_bytes() for path in REPOSITORY.glob("*/config.pbtxt")} == before
@@ -89,13 +93,22 @@ def test_bundled_repository_grows(tmp_path, cores, classifiers, tokenizers):
 
 def test_only_the_count_changes(tmp_path):
     sized = sized_repository(REPOSITORY, 5, tmp_path / "sized").repository
-    read = [
-        text_format.Parse((folder / "classifier" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-        for folder in (REPOSITORY, sized)
-    ]
+    read = [config_of(folder, "classifier") for folder in (REPOSITORY, sized)]
     for config in read:
-        config.instance_group[0].count = 0
+        config.instance_group[-1].count = 0
     assert read[0] == read[1]
+
+
+def test_groups_of_other_kinds_stay(tmp_path):
+    model = tmp_path / "repository" / "classifier"
+    model.mkdir(parents=True)
+    groups = "{ count: 3 kind: KIND_CPU }, { count: 5 kind: KIND_GPU }, { count: 2 kind: KIND_CPU }"
+    parameter = 'parameters { key: "instances_per_core" value: { string_value: "1" } }'
+    (model / "config.pbtxt").write_text(f"instance_group [ {groups} ] {parameter}")
+    for cores, counts in ((2, [2, 5]), (3, [3, 5]), (9, [3, 5, 6])):
+        sizing = sized_repository(tmp_path / "repository", cores, tmp_path / f"sized-{cores}")
+        assert counts_of(sizing.repository, "classifier") == counts
+        assert sizing.instances == {"classifier": cores}
 
 
 def test_models_that_do_not_ask_keep_their_counts(tmp_path):

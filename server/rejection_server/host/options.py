@@ -223,6 +223,7 @@ def triton_command(
         f"--model-repository={repository.resolve()}",
         "--model-control-mode=none",
         "--strict-readiness=true",
+        "--rate-limit=execution_count",  # which of several idle instances is taken is for the models to say
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--cache-directory={caches}",

@@ -5,9 +5,9 @@ says how many instances it wants for each core:
 
     parameters { key: "instances_per_core" value: { string_value: "1" } }
 
-The embedded host then serves a repository in its own folder, of links to the one it was given, in which the first
-CPU instance group of such a model has max(1, round(cores x instances_per_core)) instances. Any other host ignores the
-parameter and starts what `instance_group` says.
+The embedded host then serves a repository in its own folder, of links to the one it was given, in which the CPU
+instance groups of such a model have max(1, round(cores x instances_per_core)) instances together: the last one takes
+what those before it leave. Any other host ignores the parameter and starts what `instance_group` says.
 """
 
 from __future__ import annotations
@@ -124,11 +124,18 @@ def _sized(path: Path, cores: int) -> tuple[int, str] | None:
         per_core = float(config.parameters[PER_CORE].string_value) if PER_CORE in config.parameters else 0.0
     except (OSError, ValueError, text_format.ParseError):
         return None
-    group = next((g for g in config.instance_group if g.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU), None)
-    if group is None or not per_core > 0 or not math.isfinite(per_core):
+    kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    groups = [group for group in config.instance_group if group.kind == kind]
+    if not groups or not per_core > 0 or not math.isfinite(per_core):
         return None
     count = instance_counts(cores, per_core)
-    if group.count == count:
+    if sum(group.count for group in groups) == count:
         return count, ""
-    group.count = count
+    left = count
+    for group in groups:
+        group.count = left if group is groups[-1] else min(group.count, left)
+        left -= group.count
+    kept = [group for group in config.instance_group if group.kind != kind or group.count > 0]
+    del config.instance_group[:]
+    config.instance_group.extend(kept)
     return count, text_format.MessageToString(config)

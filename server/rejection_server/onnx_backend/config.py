@@ -70,6 +70,8 @@ class ModelConfig:
     cpu_accelerators: tuple[Accelerator, ...]
     gpu_accelerators: tuple[Accelerator, ...]
     op_libraries: tuple[str, ...]
+    instance_count: int
+    """Instances of all of its `instance_group` together."""
 
     def integer(self, key: str, default: int = 0) -> int:
         """Return the integer parameter `key`; text after the leading digits is ignored, as C++'s `stoi` does.
@@ -137,6 +139,7 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         cpu_accelerators=_accelerators(accelerators.get("cpu_execution_accelerator", ())),
         gpu_accelerators=_accelerators(accelerators.get("gpu_execution_accelerator", ())),
         op_libraries=tuple(raw.get("model_operations", {}).get("op_library_filename", ())),
+        instance_count=sum(int(group.get("count", 1)) for group in raw.get("instance_group", ())),
     )
 
 

@@ -2,16 +2,21 @@
 
 import enum
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rejection_server.onnx_backend import batching, session, tensor_types, validation
+from rejection_server.onnx_backend import batching, parts, session, tensor_types, validation
 from rejection_server.onnx_backend.batching import Array, Item
 from rejection_server.onnx_backend.config import ModelConfig
 from rejection_server.onnx_backend.messages import client_sentence
+
+ROWS_PER_RUN = "rows_per_run"
+"""Parameter of a model: a batch of more rows runs as parts of this many, as many at once as the model has instances.
+So a large request, which a single instance gets, uses the cores of the idle ones. Triton's C++ backend ignores it."""
 
 
 class Cause(enum.Enum):
@@ -47,6 +52,10 @@ class Instance:
         self._session = ort_session
         self._options = session.run_options(config)
         self._plan = batching.make_plan(config, {**inputs, **initializers})
+        self._rows_per_run = config.integer(ROWS_PER_RUN) if config.max_batch_size > 0 else 0
+        self._pool: ThreadPoolExecutor | None = None
+        if self._rows_per_run > 0 and config.instance_count > 1:
+            self._pool = ThreadPoolExecutor(config.instance_count, "part")
         self.output_names = self._plan.output_names
         self.string_inputs = frozenset(
             name for name, info in {**inputs, **initializers}.items() if info.data_type == "TYPE_STRING"
@@ -68,14 +77,26 @@ class Instance:
         if not items:
             return []
         try:
-            feed = batching.merge(self._plan, items)
-            outputs = self._session.run(self.output_names, feed, self._options)
-            return [*batching.split(self._plan, outputs, items)]
+            if self._pool is not None and sum(map(parts.row_count, items)) > self._rows_per_run:
+                return [*self._run_parts(items, self._pool)]
+            return [*self._run(items)]
         except Exception as exc:
             # onnxruntime's exceptions have no common type of their own.
             if len(items) == 1:
                 return [Failure(client_sentence(str(exc)))]
         return [result for item in items for result in self.infer([item])]
+
+    def _run(self, items: Sequence[Item]) -> list[list[Array]]:
+        feed = batching.merge(self._plan, items)
+        outputs = self._session.run(self.output_names, feed, self._options)
+        return batching.split(self._plan, outputs, items)
+
+    def _run_parts(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> list[list[Array]]:
+        cut = parts.cut(items, self._rows_per_run)
+        runs = [pool.submit(self._run, [piece.item for piece in part]) for part in cut]
+        wait(runs)  # for all of them, also if one fails: none may still run when the next batch comes
+        pieces = [piece for part in cut for piece in part]
+        return parts.join(pieces, [outputs for run in runs for outputs in run.result()], len(items))
 
 
 def load_instance(config: ModelConfig, version_folder: Path, kind: str, device_id: int) -> Instance:

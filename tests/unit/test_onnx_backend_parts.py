@@ -1,0 +1,99 @@
+"""A batch of many rows runs in parts, on as many threads as the model has instances; with the real onnxruntime."""
+
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from integration import onnx_backend_models as models
+
+from rejection_server.onnx_backend.config import parse_config
+from rejection_server.onnx_backend.instance import Failure, load_instance
+from rejection_server.onnx_backend.parts import cut, join
+
+CPU_INSTANCES = {"instance_group": [{"kind": "KIND_CPU", "count": 2}]}
+RAGGED_SUM = {
+    "input": [{"name": "ids", "data_type": "TYPE_INT64", "dims": [-1], "allow_ragged_batch": True}],
+    "output": [
+        {"name": "total", "data_type": "TYPE_FP32", "dims": [1]},
+        {"name": "count", "data_type": "TYPE_INT64", "dims": [1]},
+    ],
+    "batch_input": [
+        {
+            "kind": "BATCH_ITEM_SHAPE",
+            "data_type": "TYPE_INT32",
+            "source_input": ["ids"],
+            "target_name": ["lengths"],
+        }
+    ],
+}
+GATHER = {
+    "input": [{"name": "index", "data_type": "TYPE_INT64", "dims": [1]}],
+    "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [1]}],
+}
+
+
+def load(folder, model, config, rows_per_run, **more):
+    version = folder / "X" / "1"
+    version.mkdir(parents=True)
+    onnx.save(model, version / "model.onnx")
+    parameters = {"rows_per_run": {"string_value": str(rows_per_run)}}
+    raw = {"name": "X", "max_batch_size": 64, "parameters": parameters, **CPU_INSTANCES, **config, **more}
+    return load_instance(parse_config(raw), version, "CPU", 0)
+
+
+def part_threads():
+    return sum(thread.name.startswith("part") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pieces"),
+    [
+        ([3], [[(0, 3)]]),
+        ([9], [[(0, 4)], [(0, 4)], [(0, 1)]]),
+        ([1, 2, 6, 1], [[(0, 1), (1, 2), (2, 1)], [(2, 4)], [(2, 1), (3, 1)]]),
+        ([4, 4], [[(0, 4)], [(1, 4)]]),
+    ],
+)
+def test_parts_are_consecutive_rows(sizes, pieces):
+    items = [{"x": np.full((size, 2), size), "y": np.arange(size)[:, None]} for size in sizes]
+    parts = cut(items, 4)
+    assert [[(piece.index, len(piece.item["x"])) for piece in part] for part in parts] == pieces
+    flat = [piece for part in parts for piece in part]
+    again = join(flat, [[piece.item["x"], piece.item["y"]] for piece in flat], len(items))
+    for item, (x, y) in zip(items, again, strict=True):
+        assert x.tolist() == item["x"].tolist()
+        assert y.tolist() == item["y"].tolist()
+
+
+def test_a_large_request_runs_in_parts(tmp_path):
+    before = part_threads()
+    instance = load(tmp_path, models.ragged_sum(), RAGGED_SUM, rows_per_run=4)
+    wide, narrow = np.arange(18).reshape(9, 2), np.arange(3).reshape(1, 3)
+    (total, count), (other_total, other_count) = instance.infer([{"ids": wide}, {"ids": narrow}])
+    assert total.ravel().tolist() == wide.sum(axis=1).tolist()
+    assert other_total.tolist() == [[3.0]]
+    # The model shows the elements of its whole run: four rows of two, twice, and a row of two with one of three.
+    assert count.ravel().tolist() == [8] * 8 + [5]
+    assert other_count.tolist() == [[5]]
+    assert part_threads() - before == 2
+
+
+@pytest.mark.parametrize(
+    ("rows_per_run", "more"),
+    [(9, {}), (0, {}), (4, {"instance_group": [{"kind": "KIND_CPU", "count": 1}]})],
+    ids=["not more rows", "off", "no other instance"],
+)
+def test_otherwise_a_batch_is_one_run(tmp_path, rows_per_run, more):
+    instance = load(tmp_path, models.ragged_sum(), RAGGED_SUM, rows_per_run, **more)
+    [(_, count)] = instance.infer([{"ids": np.arange(18).reshape(9, 2)}])
+    assert count.ravel().tolist() == [18] * 9
+
+
+def test_a_part_that_fails_takes_only_its_own_request_along(tmp_path):
+    instance = load(tmp_path, models.gather(), GATHER, rows_per_run=2)
+    good, bad, also_good = instance.infer([{"index": np.array([[i]] * 3)} for i in (1, 9, 3)])
+    assert good[0].tolist() == [[11.0]] * 3
+    assert isinstance(bad, Failure)
+    assert "idx=9" in bad.message
+    assert also_good[0].tolist() == [[13.0]] * 3
