@@ -1,5 +1,7 @@
 """How many requests may wait: the bound that the tokenizer keeps, by what Triton counts."""
 
+import socket
+
 import pytest
 from google.protobuf import text_format
 from support.repository import REPOSITORY, tokenizing
@@ -17,6 +19,7 @@ class Queue:
         self.waiting = waiting
         self.asked = 0
         self.is_known = True
+        self.is_late = False
         self.now = 0.0
         self.warnings = []
 
@@ -24,6 +27,8 @@ class Queue:
         self.asked += 1
         if not self.is_known:
             raise admission.PendingUnknownError("metrics: gone")
+        if self.is_late:
+            raise admission.PendingLateError("metrics: late")
         return self.waiting
 
     def bound(self, limit, **options):
@@ -114,6 +119,36 @@ def test_without_metrics_all_pass_and_the_log_says_so_once():
     assert len(queue.warnings) == 1
 
 
+def test_a_server_too_busy_to_say_how_many_wait_is_full():
+    queue = Queue(waiting=3)
+    queue.is_late = True
+    bound = queue.bound(10)
+    assert bound.admit(10) == 10
+    assert [bound.admit(1) for _ in range(100)] == [0] * 100
+    assert queue.asked == 1, "waiting for an answer holds up all that is tokenised"
+    queue.now += 2 * admission.LATE_S
+    assert bound.admit(1) == 0
+    assert queue.asked == 2
+    queue.is_late = False
+    queue.now += 2 * admission.LATE_S
+    assert bound.admit(64) == 2, "the half of a queue that stood full, less the three"
+    assert queue.warnings == []
+
+
+def test_nobody_who_never_answers_keeps_the_server_shut():
+    queue = Queue()
+    queue.is_late = True
+    bound = queue.bound(10)
+    bound.admit(10)
+    while queue.now < admission.SILENCE_S:
+        assert bound.admit(1) == 0
+        queue.now += 0.5
+    assert bound.admit(64) == 64
+    assert queue.warnings == ["the number of waiting requests is not bounded: cannot read metrics: late"]
+    queue.now += 0.5
+    assert bound.admit(64) == 64
+
+
 def test_no_limit():
     queue = Queue(waiting=10**6)
     assert queue.bound(0).admit(10**6) == 10**6
@@ -123,6 +158,13 @@ def test_no_limit():
 def test_nobody_answers_at_the_address():
     with pytest.raises(admission.PendingUnknownError, match=r"http://127\.0\.0\.1:1/metrics for model 'classifier'"):
         admission.PendingRequests("http://127.0.0.1:1/metrics", "classifier")()
+
+
+def test_somebody_who_does_not_answer_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/metrics"
+        with pytest.raises(admission.PendingLateError, match="timed out"):
+            admission.PendingRequests(url, "classifier", timeout_s=0.05)()
 
 
 def configurations():

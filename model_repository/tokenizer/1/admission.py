@@ -24,6 +24,10 @@ STANDING_S = 1.0
 """After refusing for so long, with no pause of this length, only half as many may wait."""
 UNKNOWN_S = 1.0
 """How long after an error Triton is not asked again."""
+LATE_S = 0.25
+"""How long after an answer that did not come in time Triton is not asked again."""
+SILENCE_S = 10.0
+"""A server too busy to say how many wait is full. After so long without an answer nobody answers there at all."""
 READ_TIMEOUT_S = 0.1
 
 _PENDING = rb'^nv_inference_pending_request_count\{[^}]*model="%b"[^}]*\} (\S+)'
@@ -31,6 +35,10 @@ _PENDING = rb'^nv_inference_pending_request_count\{[^}]*model="%b"[^}]*\} (\S+)'
 
 class PendingUnknownError(Exception):
     """Triton's metrics could not be read."""
+
+
+class PendingLateError(PendingUnknownError):
+    """Triton's metrics did not come in time."""
 
 
 class PendingRequests:
@@ -44,9 +52,11 @@ class PendingRequests:
         self._source = f"{url} for model '{model}'"
 
     def __call__(self):
-        """The number now, summed over versions; raises PendingUnknownError."""
+        """The number now, summed over versions; raises PendingUnknownError or PendingLateError."""
         try:
             text = self._text()
+        except TimeoutError as error:
+            raise PendingLateError(f"{self._source}: {error!r}") from error
         except (OSError, http.client.HTTPException) as error:
             raise PendingUnknownError(f"{self._source}: {error!r}") from error
         counts = self._sample.findall(text)
@@ -71,8 +81,9 @@ class Admission:
     """Lets requests through as long as at most ``limit`` wait; 0 is no limit.
 
     ``pending`` tells how many wait and raises PendingUnknownError. While it does, all are let through: a server
-    without metrics serves on, without a bound, and ``warn`` is told once. ``sharers`` admit side by side without
-    knowing of each other, so each takes its part of the room. ``clock`` gives seconds.
+    without metrics serves on, without a bound, and ``warn`` is told once. But while the answer is only late
+    (PendingLateError, for up to SILENCE_S), nothing is: to let through more is what would keep it late. ``sharers``
+    admit side by side without knowing of each other, so each takes its part of the room. ``clock`` gives seconds.
     """
 
     def __init__(self, limit, pending, *, sharers=1, warn=lambda message: None, clock=time.monotonic):
@@ -84,6 +95,7 @@ class Admission:
         self._known = 0
         self._since = 0
         self._ask_again_at = self._refused_since = self._refused_last = float("-inf")
+        self._late_since = None
         self._is_unknown = False
 
     def admit(self, count):
@@ -119,10 +131,22 @@ class Admission:
         try:
             self._known = self._pending()
         except PendingUnknownError as error:
+            if self._is_just_late(error, now):
+                self._known = self._limit
+                self._ask_again_at = now + LATE_S
+                return
             self._ask_again_at = now + UNKNOWN_S
             if not self._is_unknown:
                 self._is_unknown = True
                 self._warn(f"the number of waiting requests is not bounded: cannot read {error}")
             return
         self._ask_again_at = now + FULL_S
+        self._late_since = None
         self._is_unknown = False
+
+    def _is_just_late(self, error, now):
+        if not isinstance(error, PendingLateError) or self._is_unknown:
+            return False
+        if self._late_since is None:
+            self._late_since = now
+        return now - self._late_since < SILENCE_S
