@@ -73,7 +73,7 @@ class Core:
         predictions: list[Prediction] = []
         if not texts:
             return predictions
-        # A request runs on one instance of the model, so that all texts in one would leave the others idle.
+        # With Triton's C++ backend a request runs on one instance of the model: all texts in one leave the others idle.
         share = max(SMALLEST_SHARE, -(-len(texts) // self.config.max_concurrent_requests))
         size = min(await self._texts_per_request(call), share)
         if len(texts) <= size:

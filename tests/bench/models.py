@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,13 +229,15 @@ def _key(*files: Path, text: str = "") -> str:
 
 @contextmanager
 def _made_at(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which appears under its name only when it is complete."""
-    work = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    """A folder to fill, which becomes `folder` if all goes well; of two that are made at once the first one stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         yield work
-    except BaseException:
+        try:
+            work.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise
-    work.rename(folder)
