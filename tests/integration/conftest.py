@@ -29,4 +29,8 @@ def server(tmp_path_factory):
         exc.add_note("\n".join(server.log_tail()[-60:]))
         raise
     yield server
-    assert server.stop() == 0
+    assert server.failure is None, "it lived until the end"
+    # Not stopped: that is for test_host_lifecycle.py. Triton 2.51 may keep the request of a call that was cancelled at
+    # the wrong moment (triton-inference-server/server#7368), and some tests cancel calls; it would wait 30 s in vain.
+    server.kill()
+    server.wait()
