@@ -3,43 +3,17 @@
 import threading
 
 import numpy as np
-import onnx
 import pytest
 from integration import onnx_backend_models as models
+from support.onnx_instance import GATHER, RAGGED, load
 
-from rejection_server.onnx_backend.config import parse_config
-from rejection_server.onnx_backend.instance import Failure, load_instance
+from rejection_server.onnx_backend.instance import Failure
 from rejection_server.onnx_backend.parts import cut, join
 
-CPU_INSTANCES = {"instance_group": [{"kind": "KIND_CPU", "count": 2}]}
-RAGGED_SUM = {
-    "input": [{"name": "ids", "data_type": "TYPE_INT64", "dims": [-1], "allow_ragged_batch": True}],
-    "output": [
-        {"name": "total", "data_type": "TYPE_FP32", "dims": [1]},
-        {"name": "count", "data_type": "TYPE_INT64", "dims": [1]},
-    ],
-    "batch_input": [
-        {
-            "kind": "BATCH_ITEM_SHAPE",
-            "data_type": "TYPE_INT32",
-            "source_input": ["ids"],
-            "target_name": ["lengths"],
-        }
-    ],
-}
-GATHER = {
-    "input": [{"name": "index", "data_type": "TYPE_INT64", "dims": [1]}],
-    "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [1]}],
-}
 
-
-def load(folder, model, config, rows_per_run, **more):
-    version = folder / "X" / "1"
-    version.mkdir(parents=True)
-    onnx.save(model, version / "model.onnx")
-    parameters = {"rows_per_run": {"string_value": str(rows_per_run)}}
-    raw = {"name": "X", "max_batch_size": 64, "parameters": parameters, **CPU_INSTANCES, **config, **more}
-    return load_instance(parse_config(raw), version, "CPU", 0)
+def load_parted(folder, model, rows_per_run, instances=2, **more):
+    groups = [{"kind": "KIND_CPU", "count": instances}]
+    return load(folder, model, parameters={"rows_per_run": str(rows_per_run)}, instance_group=groups, **more)
 
 
 def part_threads():
@@ -68,7 +42,7 @@ def test_parts_are_consecutive_rows(sizes, pieces):
 
 def test_a_large_request_runs_in_parts(tmp_path):
     before = part_threads()
-    instance = load(tmp_path, models.ragged_sum(), RAGGED_SUM, rows_per_run=4)
+    instance = load_parted(tmp_path, models.ragged_sum(), rows_per_run=4, **RAGGED)
     wide, narrow = np.arange(18).reshape(9, 2), np.arange(3).reshape(1, 3)
     (total, count), (other_total, other_count) = instance.infer([{"ids": wide}, {"ids": narrow}])
     assert total.ravel().tolist() == wide.sum(axis=1).tolist()
@@ -80,18 +54,18 @@ def test_a_large_request_runs_in_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows_per_run", "more"),
-    [(9, {}), (0, {}), (4, {"instance_group": [{"kind": "KIND_CPU", "count": 1}]})],
+    ("rows_per_run", "instances"),
+    [(9, 2), (0, 2), (4, 1)],
     ids=["not more rows", "off", "no other instance"],
 )
-def test_otherwise_a_batch_is_one_run(tmp_path, rows_per_run, more):
-    instance = load(tmp_path, models.ragged_sum(), RAGGED_SUM, rows_per_run, **more)
+def test_otherwise_a_batch_is_one_run(tmp_path, rows_per_run, instances):
+    instance = load_parted(tmp_path, models.ragged_sum(), rows_per_run, instances, **RAGGED)
     [(_, count)] = instance.infer([{"ids": np.arange(18).reshape(9, 2)}])
     assert count.ravel().tolist() == [18] * 9
 
 
 def test_a_part_that_fails_takes_only_its_own_request_along(tmp_path):
-    instance = load(tmp_path, models.gather(), GATHER, rows_per_run=2)
+    instance = load_parted(tmp_path, models.gather(), rows_per_run=2, **GATHER)
     good, bad, also_good = instance.infer([{"index": np.array([[i]] * 3)} for i in (1, 9, 3)])
     assert good[0].tolist() == [[11.0]] * 3
     assert isinstance(bad, Failure)

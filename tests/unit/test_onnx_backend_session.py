@@ -5,8 +5,8 @@ import onnx
 import pytest
 from integration import onnx_backend_models as models
 from onnx import TensorProto
+from support.onnx_instance import GATHER, RAGGED, config, entry, load
 
-from rejection_server.onnx_backend.config import parse_config
 from rejection_server.onnx_backend.instance import Cause, Failure, decode_strings, load_instance
 from rejection_server.onnx_backend.refusal import LoadRefusedError
 from rejection_server.onnx_backend.session import (
@@ -21,25 +21,11 @@ from rejection_server.onnx_backend.tensor_types import tensor_infos
 CPU = [("CPUExecutionProvider", {})]
 
 
-def config(max_batch_size=8, parameters=None, **more):
-    strings = {key: {"string_value": value} for key, value in (parameters or {}).items()}
-    return parse_config({"name": "X", "max_batch_size": max_batch_size, "parameters": strings, **more})
-
-
-def entry(name, data_type="TYPE_FP32", dims=(-1,), **more):
-    return {"name": name, "data_type": data_type, "dims": list(dims), **more}
-
-
 @pytest.fixture
 def version_folder(tmp_path):
     folder = tmp_path / "folder" / "1"
     folder.mkdir(parents=True)
     return folder
-
-
-def load(version_folder, model, **more):
-    onnx.save(model, version_folder / "model.onnx")
-    return load_instance(config(**more), version_folder, "CPU", 0)
 
 
 def session_options(version_folder, parsed):
@@ -224,20 +210,6 @@ def test_inputs_that_are_not_tensors_are_refused(version_folder):
     )
 
 
-RAGGED = {
-    "input": [entry("ids", "TYPE_INT64", allow_ragged_batch=True)],
-    "output": [entry("total", dims=[1]), entry("count", "TYPE_INT64", [1])],
-    "batch_input": [
-        {
-            "kind": "BATCH_ITEM_SHAPE",
-            "data_type": "TYPE_INT32",
-            "source_input": ["ids"],
-            "target_name": ["lengths"],
-        }
-    ],
-}
-
-
 def test_requests_of_different_lengths_run_as_one_batch(version_folder):
     instance = load(version_folder, models.ragged_sum(), **RAGGED)
     rows = [np.arange(length)[None] for length in (3, 1, 5)]
@@ -248,9 +220,7 @@ def test_requests_of_different_lengths_run_as_one_batch(version_folder):
 
 
 def test_only_the_guilty_request_of_a_batch_fails(version_folder):
-    instance = load(
-        version_folder, models.gather(), input=[entry("index", "TYPE_INT64", [1])], output=[entry("y", dims=[1])]
-    )
+    instance = load(version_folder, models.gather(), **GATHER)
     good, bad, also_good = instance.infer([{"index": np.array([[index]])} for index in (1, 9, 3)])
     assert good[0].tolist() == [[11.0]]
     assert also_good[0].tolist() == [[13.0]]

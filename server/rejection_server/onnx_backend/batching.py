@@ -47,6 +47,11 @@ class BatchPlan:
         return [output.name for output in self.outputs]
 
 
+def row_count(item: Item) -> int:
+    """Rows of an item with at least one input, where the first dimension is the batch dimension."""
+    return int(next(iter(item.values())).shape[0])
+
+
 def make_plan(config: ModelConfig, inputs: Mapping[str, TensorInfo]) -> BatchPlan:
     """Derive the plan from a checked configuration and the model's inputs."""
     return BatchPlan(
@@ -143,7 +148,7 @@ def _shares(plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[
         tensor = tensor.reshape((1, *output.dims) if plan.batching else output.dims)
     if not plan.batching:
         return [tensor]
-    rows = [next(iter(item.values())).shape[0] for item in items]
+    rows = [row_count(item) for item in items]
     if tensor.shape[0] != sum(rows):
         raise ValueError(f"output '{output.name}' has {tensor.shape[0]} rows, the batch has {sum(rows)}")
     if len(rows) == 1:

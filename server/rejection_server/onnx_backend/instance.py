@@ -77,7 +77,7 @@ class Instance:
         if not items:
             return []
         try:
-            if self._pool is not None and sum(map(parts.row_count, items)) > self._rows_per_run:
+            if self._pool is not None and sum(map(batching.row_count, items)) > self._rows_per_run:
                 return [*self._run_parts(items, self._pool)]
             return [*self._run(items)]
         except Exception as exc:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rejection_server.onnx_backend.batching import Array, Item
+from rejection_server.onnx_backend.batching import Array, Item, row_count
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,6 @@ class Piece:
     index: int
     """Which of the batch's items it is of."""
     item: Item
-
-
-def row_count(item: Item) -> int:
-    """Rows of an item with at least one input."""
-    return int(next(iter(item.values())).shape[0])
 
 
 def cut(items: Sequence[Item], rows: int) -> list[list[Piece]]:
