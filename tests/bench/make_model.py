@@ -1,8 +1,6 @@
 """Make a checkpoint's served repositories and the ONNX files that other systems take: run where PyTorch is.
 
-    python -m bench.make_model distilroberta|FOLDER|HUB_ID OUTPUT
-
-The file `model.json` in OUTPUT comes last: without it the folder is unfinished.
+python -m bench.make_model distilroberta|FOLDER|HUB_ID OUTPUT
 """
 
 import json

@@ -103,20 +103,19 @@ def _of_checkpoint(name: str, report: Report) -> ModelFiles:
         *sorted((REPOSITORY / "tokenizer" / "1").glob("*.py")),
     ]
     folder = BUILD / "models" / f"{title}-{_key(*code, text=name)}"
-    if not (folder / "model.json").is_file():
+    if not folder.is_dir():
         python = _environment_with_torch(report)
         report(f"{title}: making its served repositories, float32 and int8 (minutes)")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        done = subprocess.run(
-            [python, "-m", "bench.make_model", name, folder],
-            env={"PYTHONPATH": f"{ROOT / 'server'}:{ROOT / 'tests'}", **_kept_environment()},
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ModelError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
+        with _made_at(folder) as work:
+            done = subprocess.run(
+                [python, "-m", "bench.make_model", name, work],
+                env={"PYTHONPATH": f"{ROOT / 'server'}:{ROOT / 'tests'}", **_kept_environment()},
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise ModelError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
     facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return ModelFiles(
         name=title,
