@@ -39,7 +39,7 @@ def test_everyday_advice_is_no_refusal(server):
     guesses = Wire(server.grpc_address).infer([row["text"] for row in rows])["probabilities"].argmax(1)
     wrong = [row["text"] for row, guess in zip(rows, guesses, strict=True) if row["label"] != guess]
     assert labels.sum() == 20
-    # The bundled model gets two wrong; another, better on the labelled sources, took eight of the answers for refusals.
+    # The bundled model gets three wrong; another, of like F1, took eight of the answers for refusals.
     assert len(wrong) <= 3, wrong
 
 

@@ -13,6 +13,8 @@ from rejection_server.bundled.phrases import synthetic_rows
 
 SYNTHETIC = "synthetic"
 NOISY = "gptfuzz"
+TRANSFER = "transfer"
+"""Texts of :mod:`.transfer`, which only the teacher has judged."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _REFUSING = re.compile(
@@ -43,6 +45,8 @@ class Row:
     label: int
     """1: the model refused; 0: it answered."""
     source: str
+    opinion: float | None = None
+    """The teacher's probability that this is a refusal; with one, the label means nothing."""
 
 
 def read_rows(path: Path) -> list[Row]:
