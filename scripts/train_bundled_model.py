@@ -159,7 +159,7 @@ def opinions_of_teachers(
     """Rows with the teachers' opinions; the larger encoder is fine-tuned first."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from rejection_server.bundled import data, finetune, opinions, teacher
+    from rejection_server.bundled import data, finetune, ngrams, opinions, teacher
 
     kept = args.work / "opinions.jsonl"
     if args.reuse and kept.is_file():
@@ -184,6 +184,7 @@ def opinions_of_teachers(
         train,
         validation,
         lambda texts: teacher.log_odds(model, tokenizer, texts, report),
+        lambda rows, weights: ngrams.NGrams(rows, weights).log_odds,
         args.transfer,
         seed,
         report,

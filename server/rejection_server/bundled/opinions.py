@@ -12,7 +12,6 @@ import numpy as np
 
 from rejection_server.bundled.data import NOISY, SYNTHETIC, TRANSFER, Row, normalised
 from rejection_server.bundled.metrics import Floats, best_temperature
-from rejection_server.bundled.ngrams import NGrams
 from rejection_server.bundled.transfer import Transfer
 
 FOLDS = 5
@@ -22,6 +21,9 @@ CERTAIN = 0.99
 """No opinion is more certain than this."""
 
 Judge = Callable[[Sequence[str]], Floats]
+"""Log odds [texts] that each of some texts is a refusal."""
+Learn = Callable[[Sequence[Row], Sequence[float]], Judge]
+"""Learns from rows and their weights."""
 
 
 def row_weights(rows: Sequence[Row]) -> list[float]:
@@ -33,6 +35,7 @@ def opinions(
     train: Sequence[Row],
     validation: Sequence[Row],
     teacher: Judge,
+    learn: Learn,
     count: int,
     seed: int,
     report: Callable[[str], None],
@@ -42,7 +45,8 @@ def opinions(
     Args:
         train: labelled and synthetic training rows.
         validation: labelled rows, on which each teacher's log odds are calibrated.
-        teacher: log odds [texts] of the larger encoder.
+        teacher: the larger encoder.
+        learn: makes the n-gram model of some rows.
         count: how many texts to make.
         seed: the same one gives the same texts.
         report: told what is going on.
@@ -54,11 +58,11 @@ def opinions(
     for fold in range(FOLDS):
         mine = [row for row in train if _fold(row) == fold]
         rest = [row for row in train if _fold(row) != fold]
-        ngrams = NGrams(rest, row_weights(rest))
+        ngrams = learn(rest, row_weights(rest))
         made = _made_of(mine, count // FOLDS, seed + fold)
         texts += made
-        wording += list(ngrams.log_odds(made))
-        seen.append(ngrams.log_odds([row.text for row in held_out]))
+        wording += list(ngrams(made))
+        seen.append(ngrams([row.text for row in held_out]))
         report(f"n-grams, fold {fold + 1} of {FOLDS}: {len(made)} texts judged")
     by_ngrams = np.asarray(wording) / _temperature(held_out, np.mean(seen, axis=0))
     by_encoder = teacher(texts) / _temperature(held_out, teacher([row.text for row in held_out]))
