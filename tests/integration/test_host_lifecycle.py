@@ -201,9 +201,13 @@ def test_a_single_caller_always_meets_the_same_instance(tmp_path):
     groups = model_config_pb2.ModelConfig(instance_group=classifier.instance_group)
     repository = make_repository(tmp_path / "repository", config=CONFIG + text_format.MessageToString(groups))
     with Server(options(repository)) as server, ThreadPoolExecutor(1) as pool:
-        processes = [infer(server.grpc_address, [b"hello"])["process"][0][0] for _ in range(30)]
+        processes = []
+        for _ in range(30):
+            time.sleep(0.03)  # An instance is free only some time after its answer has gone out, on a busy machine.
+            processes.append(infer(server.grpc_address, [b"hello"])["process"][0][0])
         ((first, often), *others) = Counter(processes).most_common()
-        assert often >= 29, (often, others)
+        assert often >= 25, (often, others)  # 15 where they take turns
+        time.sleep(0.5)
         busy = pool.submit(infer, server.grpc_address, [b"sleep 2"])
         time.sleep(0.5)
         other = infer(server.grpc_address, [b"hello"])["process"][0][0]
