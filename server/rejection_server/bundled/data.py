@@ -79,17 +79,21 @@ def training_rows(rows: Iterable[Row], test: Iterable[Row]) -> list[Row]:
     return kept
 
 
+def beginning_digest(text: str, salt: bytes = b"") -> bytes:
+    """Hash of the first 60 characters of the normalised text: canned refusals, which differ at the end, share it."""
+    return hashlib.sha256(salt + normalised(text)[:60].encode()).digest()
+
+
 def split(rows: Iterable[Row], validation_share: float) -> tuple[list[Row], list[Row]]:
     """Split into training and validation rows; texts that begin alike go to the same side.
 
-    The side is a hash of the first 60 characters of the normalised text, so that it depends on nothing else and that
-    canned refusals, which differ only near their end, cannot stand on both sides.
+    The side is read off :func:`beginning_digest`, so that it depends on nothing else and canned refusals cannot stand
+    on both sides.
     """
     train: list[Row] = []
     validation: list[Row] = []
     for row in rows:
-        digest = hashlib.sha256(normalised(row.text)[:60].encode()).digest()
-        (validation if digest[0] < 256 * validation_share else train).append(row)
+        (validation if beginning_digest(row.text)[0] < 256 * validation_share else train).append(row)
     return train, validation
 
 

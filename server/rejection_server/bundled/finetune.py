@@ -154,7 +154,7 @@ def finetune(
             inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
             chosen = [rows[i] for i in batch]
             logits = model(**inputs).logits
-            loss = _loss(logits.float(), chosen, recipe)
+            loss = _loss(logits, chosen, recipe)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

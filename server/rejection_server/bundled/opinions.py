@@ -5,12 +5,11 @@ The second one learns in seconds, so no text is judged by one that saw the rows 
 folds, and a fold's texts are judged by the model of the other folds.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rejection_server.bundled.data import NOISY, SYNTHETIC, TRANSFER, Row, normalised
+from rejection_server.bundled.data import NOISY, SYNTHETIC, TRANSFER, Row, beginning_digest
 from rejection_server.bundled.metrics import Floats, best_temperature
 from rejection_server.bundled.transfer import Transfer
 
@@ -86,8 +85,7 @@ def _made_of(rows: Sequence[Row], count: int, seed: int) -> list[str]:
 
 
 def _fold(row: Row) -> int:
-    digest = hashlib.sha256(b"fold" + normalised(row.text)[:60].encode()).digest()
-    return int.from_bytes(digest[:4]) % FOLDS
+    return int.from_bytes(beginning_digest(row.text, b"fold")[:4]) % FOLDS
 
 
 def _temperature(rows: Sequence[Row], log_odds: Floats) -> float:
