@@ -16,12 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rejection_server import MODEL_REPOSITORY
+
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
 
 __all__ = ["main"]
 
-REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 EXAMPLE_TEXT = "Sorry, but I can't assist with that."
 PROGRESS_AFTER_S = 2.0
 
@@ -85,7 +86,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     serve.add_argument(
         "--repository",
         type=Path,
-        default=REPOSITORY,
+        default=MODEL_REPOSITORY,
         metavar="FOLDER",
         help="model repository (default: the bundled one)",
     )

@@ -93,7 +93,7 @@ def start_servers(repository, hosts=("127.0.0.1",), port=0):
         return list(pool.map(start, hosts))
 
 
-def stop_servers(servers):
+def stop_servers(servers) -> None:
     """Stop them at once."""
     with ThreadPoolExecutor(len(servers)) as pool:
         list(pool.map(Server.kill, servers))
@@ -103,7 +103,7 @@ def stop_servers(servers):
 class Cable:
     """A TCP connection between client and server that can be silenced and cut."""
 
-    def __init__(self, address):
+    def __init__(self, address) -> None:
         host, port = address.rsplit(":", 1)
         self._upstream = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -114,7 +114,7 @@ class Cable:
         self.answer_held = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def _accept(self):
+    def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
@@ -124,7 +124,7 @@ class Cable:
                 threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
                 threading.Thread(target=self._carry, args=(far, near, True), daemon=True).start()
 
-    def _carry(self, source, sink, answers):
+    def _carry(self, source, sink, answers) -> None:
         with contextlib.suppress(OSError, ValueError):
             while data := source.recv(65536):
                 if answers and self.hold_answers.is_set():
@@ -132,7 +132,7 @@ class Cable:
                 else:
                     sink.sendall(data)
 
-    def cut_connections(self):
+    def cut_connections(self) -> None:
         """Close what is connected; new connections are taken."""
         ends, self._ends = self._ends, []
         for end in ends:
@@ -140,7 +140,7 @@ class Cable:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
-    def cut(self):
+    def cut(self) -> None:
         """Close both ends; nobody listens afterwards."""
         # A thread blocked in accept() keeps a merely closed listener alive.
         with contextlib.suppress(OSError):
@@ -152,7 +152,7 @@ class Cable:
 class Gateway(grpc.GenericRpcHandler):
     """A gRPC server that passes every call on to another, and remembers what metadata came with each."""
 
-    def __init__(self, address, credentials=None, workers=4):
+    def __init__(self, address, credentials=None, workers=4) -> None:
         self._channel = grpc.insecure_channel(address)
         self.metadata = []
         self._server = grpc.server(ThreadPoolExecutor(workers), handlers=[self])
@@ -174,7 +174,7 @@ class Gateway(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def stop(self):
+    def stop(self) -> None:
         self._server.stop(0).wait()
         self._channel.close()
 
@@ -182,7 +182,7 @@ class Gateway(grpc.GenericRpcHandler):
 class Blocking:
     """`AsyncRejectionClient` with the manners of the other, so that one test can be of both; its loop has a thread."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -229,7 +229,7 @@ async def _first(results):
 def make_certificates(folder):
     """An authority, and certificates of it for the name `triton.test` and for a client, by the command openssl."""
 
-    def openssl(*arguments):
+    def openssl(*arguments) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     openssl(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from bench import raw
 from bench.measure import prepare
 from bench.models import bundled, session
@@ -25,7 +26,7 @@ SETTINGS = Settings(
 )
 
 
-def quiet(_line):
+def quiet(_line) -> None:
     pass
 
 
@@ -37,7 +38,7 @@ def written(tmp_path_factory):
     return json.loads((folder / "result.json").read_text())
 
 
-def test_every_point_that_was_planned_is_there(written):
+def test_every_point_that_was_planned_is_there(written) -> None:
     assert written["complete"]
     assert written["failures"] == []
     points = [(row["system"], row["workload"], row["loop"], row["concurrency"]) for row in written["points"]]
@@ -49,7 +50,7 @@ def test_every_point_that_was_planned_is_there(written):
     assert [point[2] for point in points if point[0] == "raw-onnxruntime"] == ["raw", "raw", "alone"]
 
 
-def test_every_answer_under_load_is_that_of_the_model(written):
+def test_every_answer_under_load_is_that_of_the_model(written) -> None:
     for row in written["points"]:
         assert row["failed"] == 0, row["error"]
         if row["loop"] == "alone":
@@ -61,7 +62,7 @@ def test_every_answer_under_load_is_that_of_the_model(written):
         assert row["difference"]["max"] < (0.4 if padded else 0.05), row
 
 
-def test_triton_s_statistics_are_those_of_the_window(written):
+def test_triton_s_statistics_are_those_of_the_window(written) -> None:
     served = [row for row in written["points"] if row["system"] == "rejection-server"]
     for row in served:
         classifier, ensemble = row["triton"]["classifier"], row["triton"]["rejection"]
@@ -73,7 +74,7 @@ def test_triton_s_statistics_are_those_of_the_window(written):
         assert ensemble["total"] >= classifier["infer"]
 
 
-def test_cost_is_counted(written):
+def test_cost_is_counted(written) -> None:
     for row in written["points"]:
         if row["system"] == "rejection-server":
             assert row["cpu_ms_per_text"] > 0
@@ -83,21 +84,21 @@ def test_cost_is_counted(written):
     assert overhead["rejection_ms"] >= overhead["classifier_infer_ms"] > 0
 
 
-def test_the_load_generator_s_own_cost_is_stated(written):
+def test_the_load_generator_s_own_cost_is_stated(written) -> None:
     own = written["generator"]
     assert own["failed"] == 0
     assert own["requests_per_s"] > 0
     assert own["cpu_ms_per_request"] > 0
 
 
-def test_the_machine_and_the_command_are_named(written):
+def test_the_machine_and_the_command_are_named(written) -> None:
     assert written["command"] == "scripts/bench --quick"
     assert written["hardware"]["cores"] >= 1
     assert written["versions"]["onnxruntime"]
     assert written["workloads"]["mixed"]["distilroberta_tokens"]["p50"] == pytest.approx(147, abs=8)
 
 
-def test_the_bundled_model_in_float32_has_the_committed_weights():
+def test_the_bundled_model_in_float32_has_the_committed_weights() -> None:
     model = bundled(quiet, checkpoint=False)
     texts = ("Sorry, but I can't assist with that.", "Boil the water first.", "Yes. " * 90)
     prepared = prepare(model, [Workload("these", texts)])

@@ -17,7 +17,7 @@ STOP_S = 90.0
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-def test_sigterm_leaves_no_process_and_a_result(tmp_path, times):
+def test_sigterm_leaves_no_process_and_a_result(tmp_path, times) -> None:
     log = tmp_path / "log"
     options = ["--models", "bundled", "--precision", "int8", "--workloads", "short", "--peers", "none", "--rounds", "1"]
     options += ["--concurrency", "2", "--seconds", "0.3", "--warm-seconds", "0.1", "--offered", "none"]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from support.repository import REPOSITORY
 
 from rejection_server.host import ServeOptions, Server
+from support.repository import REPOSITORY
 
 OUTPUTS = ("probabilities", "logits", "token_count")
 
@@ -63,7 +63,7 @@ def counts_now(server, client):
     return stats.execution_count, metric["hits"], metric["misses"]
 
 
-def test_repeat_is_a_hit_and_runs_nothing(cached, client):
+def test_repeat_is_a_hit_and_runs_nothing(cached, client) -> None:
     texts = ["The cache has not seen this one.", "Nor has it seen this one, which is longer."]
     first = ask(client, texts)
     before = counts(cached, client)
@@ -73,7 +73,7 @@ def test_repeat_is_a_hit_and_runs_nothing(cached, client):
 
 
 @pytest.mark.parametrize("earlier", OUTPUTS)
-def test_each_caller_gets_the_outputs_it_asks_for(client, earlier):
+def test_each_caller_gets_the_outputs_it_asks_for(client, earlier) -> None:
     text = f"First asked for {earlier} alone."
     assert set(ask(client, [text], (earlier,))) == {earlier}
     whole = ask(client, [text])
@@ -84,21 +84,21 @@ def test_each_caller_gets_the_outputs_it_asks_for(client, earlier):
     assert labels[0].split(b":")[2] in (b"NORMAL", b"REJECTION")
 
 
-def test_options_are_part_of_the_key(client):
+def test_options_are_part_of_the_key(client) -> None:
     text = "A text of more than four tokens, asked for with several lengths."
     answers = [ask(client, [text], max_length=length) for length in (None, 4, 5, 4, None, 512)]
     assert answers[1] == answers[3] != answers[2]
     assert answers[0] == answers[4] == answers[5] != answers[1]
 
 
-def test_errors_are_not_remembered(client):
+def test_errors_are_not_remembered(client) -> None:
     for _ in range(2):
         with pytest.raises(triton.InferenceServerException, match="max_length in row 0 is 0"):
             ask(client, ["Refused for its option."], max_length=0)
     assert set(ask(client, ["Refused for its option."])) == set(OUTPUTS)
 
 
-def test_memory_is_bounded():
+def test_memory_is_bounded() -> None:
     options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=2**16)
     with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
         first = ask(client, ["text number 0"])
@@ -112,7 +112,7 @@ def test_memory_is_bounded():
         assert counts(server, client)[:2] == (executions + 1, hits + 1)
 
 
-def test_cache_that_is_off_finds_nothing():
+def test_cache_that_is_off_finds_nothing() -> None:
     options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=0)
     with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
         before = counts(server, client)

@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from integration.client_servers import Blocking
-from support.kserve import Wire
-from support.repository import REPOSITORY
 
+from integration.client_servers import Blocking
 from rejection_client import (
     AsyncRejectionClient,
     ClientConfig,
@@ -22,6 +20,8 @@ from rejection_client import (
     ServerUnavailableError,
 )
 from rejection_server.host import ServeOptions, Server
+from support.kserve import Wire
+from support.repository import REPOSITORY
 
 ROOT = Path(__file__).parents[2]
 REFUSAL = "Sorry, but I can't assist with that."
@@ -43,7 +43,7 @@ def client(server, make_client):
         yield client
 
 
-def test_one_text_gives_one_prediction(client):
+def test_one_text_gives_one_prediction(client) -> None:
     prediction = client.classify(REFUSAL)
     assert prediction.label == "REJECTION"
     assert list(prediction.probabilities) == ["NORMAL", "REJECTION"]
@@ -54,7 +54,7 @@ def test_one_text_gives_one_prediction(client):
     assert prediction.truncated is False
 
 
-def test_several_texts_give_predictions_in_order(client):
+def test_several_texts_give_predictions_in_order(client) -> None:
     predictions = client.classify_many([ANSWER, REFUSAL, ANSWER])
     assert [prediction.label for prediction in predictions] == ["NORMAL", "REJECTION", "NORMAL"]
     assert predictions[0] == predictions[2]
@@ -69,7 +69,7 @@ def quiet_server():
 
 
 @pytest.mark.parametrize(("texts", "requests"), [(8, 1), (9, 2), (32, 4), (40, 4), (300, 5)])
-def test_many_texts_are_divided_among_the_instances(quiet_server, make_client, texts, requests):
+def test_many_texts_are_divided_among_the_instances(quiet_server, make_client, texts, requests) -> None:
     wire = Wire(quiet_server.grpc_address)
 
     def answered():
@@ -83,7 +83,7 @@ def test_many_texts_are_divided_among_the_instances(quiet_server, make_client, t
     assert answered() - before == requests
 
 
-def test_more_texts_than_a_batch_holds(client):
+def test_more_texts_than_a_batch_holds(client) -> None:
     texts = [f"{n} is a number." for n in range(7 * MAX_BATCH_SIZE + 3)]
     predictions = client.classify_many(tuple(texts))
     assert len(predictions) == len(texts)
@@ -92,11 +92,11 @@ def test_more_texts_than_a_batch_holds(client):
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\0", "🤷🏽‍♀️ désolé", "\x1b[31mno\x07"])
-def test_any_unicode_text_is_classified(client, text):
+def test_any_unicode_text_is_classified(client, text) -> None:
     assert client.classify(text).token_count >= 2
 
 
-def test_max_length_truncates_what_is_scored_not_what_is_counted(client):
+def test_max_length_truncates_what_is_scored_not_what_is_counted(client) -> None:
     text = f"{REFUSAL} {ANSWER}"
     whole, cut = client.classify(text), client.classify(text, max_length=4)
     assert whole.token_count == cut.token_count
@@ -104,7 +104,7 @@ def test_max_length_truncates_what_is_scored_not_what_is_counted(client):
     assert (whole.truncated, cut.truncated) == (False, True)
 
 
-def test_a_max_length_beyond_the_models_is_the_models(client):
+def test_a_max_length_beyond_the_models_is_the_models(client) -> None:
     long = client.classify(f"{REFUSAL} " * 100, max_length=10_000)
     assert long.token_count > MAX_LENGTH
     assert long.truncated
@@ -112,12 +112,12 @@ def test_a_max_length_beyond_the_models_is_the_models(client):
 
 
 @pytest.mark.parametrize("max_length", [0, -1])
-def test_a_max_length_below_one(client, max_length):
+def test_a_max_length_below_one(client, max_length) -> None:
     with pytest.raises(InvalidInputError, match="max_length"):
         client.classify(REFUSAL, max_length=max_length)
 
 
-def test_the_row_counts_across_requests(client):
+def test_the_row_counts_across_requests(client) -> None:
     texts = ["short"] * (MAX_BATCH_SIZE + 10)
     texts[MAX_BATCH_SIZE + 5] = TOO_LONG
     with pytest.raises(InvalidInputError, match=f"row {MAX_BATCH_SIZE + 5}\\b") as caught:
@@ -125,13 +125,13 @@ def test_the_row_counts_across_requests(client):
     assert caught.value.row == MAX_BATCH_SIZE + 5
 
 
-def test_a_lone_surrogate_never_leaves(client):
+def test_a_lone_surrogate_never_leaves(client) -> None:
     with pytest.raises(InvalidInputError, match="lone surrogate") as caught:
         client.classify_many(["fine", "half a \ud83e"])
     assert caught.value.row == 1
 
 
-def test_one_text_and_many_are_not_mixed_up(client):
+def test_one_text_and_many_are_not_mixed_up(client) -> None:
     with pytest.raises(TypeError, match="classify_many"):
         client.classify([REFUSAL])
     with pytest.raises(TypeError, match="classify takes one"):
@@ -142,7 +142,7 @@ def test_one_text_and_many_are_not_mixed_up(client):
         client.classify_many(["a", b"b"])
 
 
-def test_what_the_server_tells_of_its_model(client):
+def test_what_the_server_tells_of_its_model(client) -> None:
     info = client.model_info()
     assert info.name == "rejection"
     assert info.versions == ("1",)
@@ -151,7 +151,7 @@ def test_what_the_server_tells_of_its_model(client):
     assert info.server.startswith("triton 2.")
 
 
-def test_a_model_that_is_not_there(server, make_client):
+def test_a_model_that_is_not_there(server, make_client) -> None:
     with make_client(server.grpc_address, ClientConfig(model="nope")) as client:
         with pytest.raises(ModelNotFoundError, match="nope"):
             client.classify(REFUSAL)
@@ -160,7 +160,7 @@ def test_a_model_that_is_not_there(server, make_client):
             client.wait_until_ready(0.3)
 
 
-def test_ready(client):
+def test_ready(client) -> None:
     assert client.is_ready()
     client.wait_until_ready(5)
 
@@ -168,7 +168,7 @@ def test_ready(client):
 # --- streams -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_gives_results_in_order(client):
+def test_a_stream_gives_results_in_order(client) -> None:
     texts = [f"{n} is a number." for n in range(3 * MAX_BATCH_SIZE + 3)]
     results = list(client.stream(text for text in texts))
     assert [(result.index, result.text) for result in results] == list(enumerate(texts))
@@ -176,7 +176,7 @@ def test_a_stream_gives_results_in_order(client):
     assert list(client.stream([])) == []
 
 
-def test_a_text_that_fails_in_a_stream_leaves_the_rest(client):
+def test_a_text_that_fails_in_a_stream_leaves_the_rest(client) -> None:
     texts = [f"{n} is a number." for n in range(2 * MAX_BATCH_SIZE)]
     texts[70], texts[71], texts[100] = TOO_LONG, "half a \ud83e", TOO_LONG
     results = list(client.stream(texts))
@@ -189,7 +189,7 @@ def test_a_text_that_fails_in_a_stream_leaves_the_rest(client):
             results[index].unwrap()
 
 
-def test_a_stream_reads_no_further_ahead_than_it_must(server, make_client):
+def test_a_stream_reads_no_further_ahead_than_it_must(server, make_client) -> None:
     read = 0
 
     def endless():
@@ -212,7 +212,7 @@ def test_a_stream_reads_no_further_ahead_than_it_must(server, make_client):
         assert read <= before + 1
 
 
-def test_a_stream_holds_no_result_back_for_the_next_text(server):
+def test_a_stream_holds_no_result_back_for_the_next_text(server) -> None:
     """The one thing that differs between the clients: where the texts are read."""
     more = threading.Event()
 
@@ -228,7 +228,7 @@ def test_a_stream_holds_no_result_back_for_the_next_text(server):
         assert [result.index for result in stream] == [1]
 
 
-def test_a_stream_of_an_asynchronous_iterable(server):
+def test_a_stream_of_an_asynchronous_iterable(server) -> None:
     async def run():
         more = asyncio.Event()
 
@@ -247,7 +247,7 @@ def test_a_stream_of_an_asynchronous_iterable(server):
     assert asyncio.run(asyncio.wait_for(run(), 30)) == ["REJECTION", "NORMAL"]
 
 
-def test_what_the_iterable_raises_comes_after_the_results_before(client):
+def test_what_the_iterable_raises_comes_after_the_results_before(client) -> None:
     def broken():
         yield from ["one", "two"]
         raise OSError("disk on fire")
@@ -261,7 +261,7 @@ def test_what_the_iterable_raises_comes_after_the_results_before(client):
 # --- long texts --------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_in_a_long_text_is_found(client):
+def test_a_refusal_in_a_long_text_is_found(client) -> None:
     text = f"{ANSWER} " * 50 + REFUSAL + f" {ANSWER}" * 50
     answer = client.classify_document(text, "sentences", all_units=True)
     assert text[answer.highest.start : answer.highest.end] == REFUSAL
@@ -272,7 +272,7 @@ def test_a_refusal_in_a_long_text_is_found(client):
 
 
 @pytest.mark.parametrize("max_length", [None, 32])
-def test_windows_are_read_whole_and_cover_the_text(client, max_length):
+def test_windows_are_read_whole_and_cover_the_text(client, max_length) -> None:
     text = f"{ANSWER} " * 60
     answer = client.classify_document(text, all_units=True, max_length=max_length)
     assert all(unit.prediction.token_count <= (max_length or MAX_LENGTH) for unit in answer.units)
@@ -284,7 +284,7 @@ def test_windows_are_read_whole_and_cover_the_text(client, max_length):
     assert answer.highest.prediction == client.classify(alone, max_length=max_length)
 
 
-def test_a_text_that_fits_is_classified_once(client):
+def test_a_text_that_fits_is_classified_once(client) -> None:
     answer = client.classify_document(REFUSAL)
     assert (answer.highest.start, answer.highest.end, answer.unit_count) == (0, len(REFUSAL), 1)
     assert answer.highest.prediction == client.classify(REFUSAL)
@@ -294,13 +294,13 @@ def test_a_text_that_fits_is_classified_once(client):
 # --- manners -----------------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_too_short(client):
+def test_a_deadline_too_short(client) -> None:
     with pytest.raises(DeadlineExceededError, match=r"0\.0001 s"):
         client.classify_many([ANSWER * 20] * MAX_BATCH_SIZE, timeout_s=0.0001)
     assert client.classify(REFUSAL).label == "REJECTION"
 
 
-def test_threads_share_a_client(server):
+def test_threads_share_a_client(server) -> None:
     texts = [REFUSAL, ANSWER] * 20
     with RejectionClient(server.grpc_address, PATIENT) as client, ThreadPoolExecutor(8) as pool:
         labels = [prediction.label for prediction in pool.map(client.classify, texts)]
@@ -309,7 +309,7 @@ def test_threads_share_a_client(server):
     assert {tuple(prediction.label for prediction in predictions) for predictions in many} == {tuple(labels * 2)}
 
 
-def test_a_closed_client_says_so(server, make_client):
+def test_a_closed_client_says_so(server, make_client) -> None:
     client = make_client(server.grpc_address)
     with client:
         client.classify(REFUSAL)
@@ -323,7 +323,7 @@ def test_a_closed_client_says_so(server, make_client):
             list(client.stream([REFUSAL]))
 
 
-def test_the_readme_is_true(server):
+def test_the_readme_is_true(server) -> None:
     readme = (ROOT / "client" / "README.md").read_text()
     sessions = [part.split("```")[0] for part in readme.split("```pycon\n")[1:]]
     session = "".join(sessions).replace("127.0.0.1:8001", server.grpc_address)

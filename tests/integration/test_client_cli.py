@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from integration.client_servers import Cable
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ ANSWER = "The capital of France is Paris, a city of two million people on the ri
 
 
 @pytest.fixture
-def closed_port():
+def closed_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -72,7 +73,7 @@ def started(address, *arguments):
                 stream.close()
 
 
-def give(process, raw):
+def give(process, raw) -> None:
     process.stdin.write(raw)
     process.stdin.flush()
 
@@ -89,7 +90,7 @@ def take_line(process, timeout_s=30):
     return line
 
 
-def test_command_prints_a_table(server):
+def test_command_prints_a_table(server) -> None:
     done = run(server.grpc_address, REFUSAL, ANSWER)
     assert (done.returncode, done.stderr) == (0, "")
     header, refusal, answer = done.stdout.splitlines()
@@ -100,7 +101,7 @@ def test_command_prints_a_table(server):
     assert answer.split()[0] == "NORMAL"
 
 
-def test_command_prints_json_lines_in_any_locale(server):
+def test_command_prints_json_lines_in_any_locale(server) -> None:
     done = run(server.grpc_address, "--output", "jsonl", given="désolé 🤷\n\n", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -109,7 +110,7 @@ def test_command_prints_json_lines_in_any_locale(server):
     assert set(lines[0]) == fields
 
 
-def test_command_streams_its_input(server):
+def test_command_streams_its_input(server) -> None:
     with started(server.grpc_address, "--output", "jsonl") as process:
         for text in (REFUSAL, ANSWER):
             give(process, f"{text}\n".encode())
@@ -118,7 +119,7 @@ def test_command_streams_its_input(server):
         assert process.wait(30) == 0
 
 
-def test_command_leaves_out_what_cannot_be_classified(server):
+def test_command_leaves_out_what_cannot_be_classified(server) -> None:
     with started(server.grpc_address, "--output", "jsonl") as process:
         out, err = process.communicate(b"one\nt\xffo\n" + b"x" * (1024 * 1024 + 1) + b"\nfour", timeout=60)
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "four"]
@@ -128,7 +129,7 @@ def test_command_leaves_out_what_cannot_be_classified(server):
     assert "line 3" in second
 
 
-def test_command_when_the_server_dies_midway(cable):
+def test_command_when_the_server_dies_midway(cable) -> None:
     with started(cable.address, "--output", "jsonl", "--timeout", "2") as process:
         give(process, b"one\n")
         assert json.loads(take_line(process))["text"] == "one"
@@ -141,7 +142,7 @@ def test_command_when_the_server_dies_midway(cable):
 
 
 @pytest.mark.parametrize("waiting_for", ["input", "the server"])
-def test_command_interrupted(cable, waiting_for):
+def test_command_interrupted(cable, waiting_for) -> None:
     with started(cable.address, "--output", "jsonl") as process:
         give(process, b"one\n")
         take_line(process)
@@ -155,7 +156,7 @@ def test_command_interrupted(cable, waiting_for):
         assert process.stderr.read() == b""
 
 
-def test_command_whose_reader_leaves(server):
+def test_command_whose_reader_leaves(server) -> None:
     with started(server.grpc_address) as process:
         give(process, b"one\n")
         take_line(process)
@@ -166,7 +167,7 @@ def test_command_whose_reader_leaves(server):
         assert process.stderr.read() == b""
 
 
-def test_the_script_classifies(server):
+def test_the_script_classifies(server) -> None:
     done = subprocess.run(
         [ROOT / "scripts" / "classify", REFUSAL],
         capture_output=True,
@@ -178,7 +179,7 @@ def test_the_script_classifies(server):
     assert "REJECTION" in done.stdout.splitlines()[1]
 
 
-def test_command_scores_a_field_of_json_lines(server, tmp_path):
+def test_command_scores_a_field_of_json_lines(server, tmp_path) -> None:
     for name, text in (("a", REFUSAL), ("b", ANSWER)):
         (tmp_path / name).write_text(json.dumps({"id": name, "answer": text}) + "\n{}\n")
     done = run(
@@ -193,7 +194,7 @@ def test_command_scores_a_field_of_json_lines(server, tmp_path):
     assert f"{tmp_path / 'b'} line 2" in second
 
 
-def test_command_scores_a_column_of_csv(server):
+def test_command_scores_a_column_of_csv(server) -> None:
     given = f'id,text,label\n1,"{REFUSAL}",old\n2,"two\nlines",old\n'
     done = run(server.grpc_address, "--csv", "text", "--output", "csv", given=given)
     assert (done.returncode, done.stderr) == (0, "")
@@ -205,18 +206,18 @@ def test_command_scores_a_column_of_csv(server):
     assert second["text"] == "two\nlines"
 
 
-def test_command_names_a_column_that_is_not_there(server):
+def test_command_names_a_column_that_is_not_there(server) -> None:
     done = run(server.grpc_address, "--csv", "answer", given="id,text\n1,x\n")
     assert done.returncode == 1
     assert "has no column 'answer'; its first line names id, text" in done.stderr
 
 
-def test_exit_code_tells_of_rejections(server):
+def test_exit_code_tells_of_rejections(server) -> None:
     assert run(server.grpc_address, "--exit-code", REFUSAL).returncode == 3
     assert run(server.grpc_address, "--exit-code", "--threshold", "1", REFUSAL).returncode == 0
 
 
-def test_document_shows_the_highest_sentence(server):
+def test_document_shows_the_highest_sentence(server) -> None:
     text = f"{ANSWER} {REFUSAL} {ANSWER}"
     done = run(server.grpc_address, "document", "--unit", "sentences", "--output", "jsonl", given=text)
     assert done.returncode == 0, done.stderr
@@ -229,7 +230,7 @@ def test_document_shows_the_highest_sentence(server):
     assert done.stdout.split()[0] == "CHARACTERS"
 
 
-def test_health_tells_of_each_server(server, closed_port):
+def test_health_tells_of_each_server(server, closed_port) -> None:
     done = run(server.grpc_address, "health", "--wait", "10")
     assert (done.returncode, done.stdout) == (0, f"{server.grpc_address} takes requests for 'rejection'\n")
     done = run(f"{server.grpc_address},{closed_port}", "health")
@@ -237,7 +238,7 @@ def test_health_tells_of_each_server(server, closed_port):
     assert done.stdout.splitlines()[1] == f"{closed_port} does not take requests for 'rejection'"
 
 
-def test_info_shows_the_model(server):
+def test_info_shows_the_model(server) -> None:
     done = run(server.grpc_address, "info")
     assert done.returncode == 0
     assert "labels          NORMAL, REJECTION\n" in done.stdout
@@ -245,7 +246,7 @@ def test_info_shows_the_model(server):
     assert json.loads(done.stdout)["max_batch_size"] == 64
 
 
-def test_watch_shows_what_the_server_does(server):
+def test_watch_shows_what_the_server_does(server) -> None:
     watching = subprocess.Popen(
         command("watch", "--metrics", server.metrics_address, "--interval", "2", "--count", "1"),
         env=environment(server.grpc_address),
@@ -266,7 +267,7 @@ def test_watch_shows_what_the_server_does(server):
     assert latency_ms > 0
 
 
-def test_watch_without_metrics_says_so(closed_port):
+def test_watch_without_metrics_says_so(closed_port) -> None:
     done = run("", "watch", "--metrics", f"http://{closed_port}/metrics")
     assert done.returncode == 1
     assert done.stderr.startswith(f"rejection: cannot read http://{closed_port}/metrics: ")

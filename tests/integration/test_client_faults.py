@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
+
 from integration.client_servers import (
     Blocking,
     Cable,
@@ -18,8 +19,6 @@ from integration.client_servers import (
     start_servers,
     stop_servers,
 )
-from support.kserve import Wire
-
 from rejection_client import (
     AsyncRejectionClient,
     ClientConfig,
@@ -30,6 +29,7 @@ from rejection_client import (
     RequestCancelledError,
     ServerUnavailableError,
 )
+from support.kserve import Wire
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
@@ -71,7 +71,7 @@ def served(server):
     return Wire(server.grpc_address).statistics("rejection").inference_stats.success.count
 
 
-def wait_for(path, content, within_s=5):
+def wait_for(path, content, within_s=5) -> None:
     deadline_s = time.monotonic() + within_s
     while not path.exists() or path.read_text() != content:
         assert time.monotonic() < deadline_s, f"{path.name} never said '{content}'"
@@ -81,7 +81,7 @@ def wait_for(path, content, within_s=5):
 # --- deadlines ---------------------------------------------------------------------------------------------------
 
 
-def test_an_expired_deadline_ends_the_call_and_the_servers_work(one, make_client, tmp_path):
+def test_an_expired_deadline_ends_the_call_and_the_servers_work(one, make_client, tmp_path) -> None:
     with make_client(one.grpc_address) as client:
         client.model_info()
         started_s = time.monotonic()
@@ -91,8 +91,8 @@ def test_an_expired_deadline_ends_the_call_and_the_servers_work(one, make_client
         wait_for(tmp_path / "mark", "cancelled")
 
 
-def test_a_cancelled_task_ends_the_servers_work(one, tmp_path):
-    async def run():
+def test_a_cancelled_task_ends_the_servers_work(one, tmp_path) -> None:
+    async def run() -> None:
         async with AsyncRejectionClient(one.grpc_address) as client:
             call = asyncio.create_task(client.classify(f"wait {tmp_path / 'mark'}"))
             await asyncio.to_thread(wait_for, tmp_path / "mark", "started")
@@ -104,7 +104,7 @@ def test_a_cancelled_task_ends_the_servers_work(one, tmp_path):
     asyncio.run(run())
 
 
-def test_a_closed_stream_ends_the_servers_work(one, make_client, tmp_path):
+def test_a_closed_stream_ends_the_servers_work(one, make_client, tmp_path) -> None:
     config = ClientConfig(max_texts_per_request=1, max_concurrent_requests=1)
     with make_client(one.grpc_address, config) as client:
         stream = client.stream(["quick", f"wait {tmp_path / 'mark'}", "never"])
@@ -114,7 +114,7 @@ def test_a_closed_stream_ends_the_servers_work(one, make_client, tmp_path):
         wait_for(tmp_path / "mark", "cancelled")
 
 
-def test_closing_a_client_ends_its_calls(one, tmp_path):
+def test_closing_a_client_ends_its_calls(one, tmp_path) -> None:
     client = RejectionClient(one.grpc_address)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(client.classify, f"wait {tmp_path / 'mark'}")]
@@ -127,8 +127,8 @@ def test_closing_a_client_ends_its_calls(one, tmp_path):
     wait_for(tmp_path / "mark", "cancelled")
 
 
-def test_closing_an_asynchronous_client_ends_its_calls(one, tmp_path):
-    async def run():
+def test_closing_an_asynchronous_client_ends_its_calls(one, tmp_path) -> None:
+    async def run() -> None:
         client = AsyncRejectionClient(one.grpc_address)
         call = asyncio.create_task(client.classify(f"wait {tmp_path / 'mark'}"))
         await asyncio.to_thread(wait_for, tmp_path / "mark", "started")
@@ -142,7 +142,7 @@ def test_closing_an_asynchronous_client_ends_its_calls(one, tmp_path):
 # --- one bad text ------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_without_a_row_is_narrowed_down(one, make_client):
+def test_a_refusal_without_a_row_is_narrowed_down(one, make_client) -> None:
     texts = [f"text {n}" for n in range(20)]
     texts[13] = "bad"
     with make_client(one.grpc_address) as client:
@@ -156,7 +156,7 @@ def test_a_refusal_without_a_row_is_narrowed_down(one, make_client):
 # --- broken connections ------------------------------------------------------------------------------------------
 
 
-def test_a_connection_cut_during_a_call_is_made_again(cable, make_client):
+def test_a_connection_cut_during_a_call_is_made_again(cable, make_client) -> None:
     with make_client(cable.address) as client:
         client.classify("hello")
         before = cable.connections
@@ -165,7 +165,7 @@ def test_a_connection_cut_during_a_call_is_made_again(cable, make_client):
         assert cable.connections == before + 1
 
 
-def test_a_server_that_is_gone_for_good_is_not_an_overload(cable, make_client):
+def test_a_server_that_is_gone_for_good_is_not_an_overload(cable, make_client) -> None:
     with make_client(cable.address, ClientConfig(timeout_s=1.5)) as client:
         client.classify("hello")
         threading.Timer(0.3, cable.cut).start()
@@ -173,13 +173,13 @@ def test_a_server_that_is_gone_for_good_is_not_an_overload(cable, make_client):
             client.classify("sleep 0.6")
 
 
-def test_a_server_killed_and_restarted_mid_stream_loses_nothing(repository, make_client):
+def test_a_server_killed_and_restarted_mid_stream_loses_nothing(repository, make_client) -> None:
     (server,) = start_servers(repository)
     port = int(server.grpc_address.rpartition(":")[2])
     texts = [f"{n} sorry" if n % 7 == 0 else f"{n}" for n in range(300)]
     again = []
 
-    def restart():
+    def restart() -> None:
         again.extend(start_servers(repository, port=port))
 
     restarting = threading.Thread(target=restart)
@@ -203,7 +203,7 @@ def test_a_server_killed_and_restarted_mid_stream_loses_nothing(repository, make
 # --- several servers ---------------------------------------------------------------------------------------------
 
 
-def test_requests_are_spread_over_the_servers(replicas, make_client):
+def test_requests_are_spread_over_the_servers(replicas, make_client) -> None:
     before = [served(server) for server in replicas]
     with make_client([server.grpc_address for server in replicas]) as client:
         for _ in range(30):
@@ -212,7 +212,7 @@ def test_requests_are_spread_over_the_servers(replicas, make_client):
     assert all(10 <= gain <= 11 for gain in gained), gained  # one more asked for the label names
 
 
-def test_one_of_three_servers_frozen(replicas, make_client):
+def test_one_of_three_servers_frozen(replicas, make_client) -> None:
     frozen = replicas[1]
     with make_client([server.grpc_address for server in replicas]) as client:
         for _ in range(6):
@@ -237,7 +237,7 @@ def test_one_of_three_servers_frozen(replicas, make_client):
             time.sleep(0.05)
 
 
-def test_a_server_added_to_the_name_gets_requests(replicas, make_client, monkeypatch):
+def test_a_server_added_to_the_name_gets_requests(replicas, make_client, monkeypatch) -> None:
     port = replicas[0].grpc_address.rpartition(":")[2]
     hosts = list(HOSTS[:1])
     real = socket.getaddrinfo
@@ -276,7 +276,7 @@ def small_server(tmp_path_factory):
     stop_servers(servers)
 
 
-def test_an_overload_is_not_amplified(small_server):
+def test_an_overload_is_not_amplified(small_server) -> None:
     """At more than twice what the server can do: extra requests stay under a tenth, and the rest is told apart."""
     gateway = Gateway(small_server.grpc_address, workers=40)
     work_s, callers, calls_each = 0.05, 10, 20  # 20 a second is what it can do
@@ -323,7 +323,7 @@ def crowded(server, seconds):
         assert [call.exception() for call in crowd] == [None] * 3
 
 
-def test_a_passing_overload_is_waited_out(small_server, make_client):
+def test_a_passing_overload_is_waited_out(small_server, make_client) -> None:
     gateway = Gateway(small_server.grpc_address)
     try:
         with make_client(gateway.address, ClientConfig(max_attempts=6, retry_reserve=6)) as client:
@@ -335,7 +335,7 @@ def test_a_passing_overload_is_waited_out(small_server, make_client):
         gateway.stop()
 
 
-def test_no_retry_if_none_is_wanted(small_server, make_client):
+def test_no_retry_if_none_is_wanted(small_server, make_client) -> None:
     gateway = Gateway(small_server.grpc_address)
     try:
         with make_client(gateway.address, ClientConfig(max_attempts=1)) as client:

@@ -3,8 +3,8 @@
 import enum
 
 import pytest
-from integration.client_servers import make_repository, start_servers, stop_servers
 
+from integration.client_servers import make_repository, start_servers, stop_servers
 from rejection_client import RejectionClient
 from rejection_client.llm_guard import NoRefusal, risk_score
 
@@ -19,19 +19,19 @@ def client(tmp_path_factory):
     stop_servers(servers)
 
 
-def test_without_llm_guard(client):
+def test_without_llm_guard(client) -> None:
     scanner = NoRefusal(client, match_type="sentence")
     refusal = "It is late. Sorry, I can't help with that. Goodbye."
     assert scanner.scan("How?", refusal) == (refusal, False, 0.6)
     assert scanner.scan("How?", "It is late.") == ("It is late.", True, -0.9)
 
 
-def test_an_enumeration_of_the_match_types_is_taken(client):
+def test_an_enumeration_of_the_match_types_is_taken(client) -> None:
     match_type = enum.Enum("MatchType", {"SENTENCE": "sentence"})
     assert NoRefusal(client, match_type=match_type.SENTENCE).scan("", "Fine. Sorry.")[1] is False
 
 
-def test_within_llm_guard(client):
+def test_within_llm_guard(client) -> None:
     guard = pytest.importorskip("llm_guard", reason=REASON)
     scanner = NoRefusal(client)
     text, valid, risk = guard.scan_output([scanner], "How?", "Sorry, I can't help with that.")
@@ -40,7 +40,7 @@ def test_within_llm_guard(client):
     assert guard.scan_output([scanner], "How?", "  ")[1:] == ({}, {})
 
 
-def test_the_risk_is_llm_guards():
+def test_the_risk_is_llm_guards() -> None:
     util = pytest.importorskip("llm_guard.util", reason=REASON)
     for threshold in (0.01, 0.25, 0.5, 0.75, 0.9, 0.99):
         for percent in range(101):

@@ -5,8 +5,8 @@ import socket
 
 import grpc
 import pytest
-from integration.client_servers import Blocking, Gateway, make_certificates
 
+from integration.client_servers import Blocking, Gateway, make_certificates
 from rejection_client import (
     AccessDeniedError,
     ClientConfig,
@@ -49,7 +49,7 @@ def encrypted(request, server, certificates):
     gateway.stop()
 
 
-def test_metadata_of_the_client_of_the_moment_and_of_the_call_is_sent(gateway, make_client):
+def test_metadata_of_the_client_of_the_moment_and_of_the_call_is_sent(gateway, make_client) -> None:
     moment = {"traceparent": TRACE}
     config = ClientConfig(token="secret", metadata={"X-Tenant": "a"}, context=lambda: moment)
     with make_client(gateway.address, config) as client:
@@ -64,21 +64,21 @@ def test_metadata_of_the_client_of_the_moment_and_of_the_call_is_sent(gateway, m
         assert all("x-request" not in sent for _, sent in gateway.metadata)
 
 
-def test_compression_is_announced_and_understood(server, gateway, make_client):
+def test_compression_is_announced_and_understood(server, gateway, make_client) -> None:
     with make_client(gateway.address, ClientConfig(compression="gzip")) as client:
         compressed = client.classify(REFUSAL * 20)
     with make_client(server.grpc_address, ClientConfig(compression="deflate")) as client:
         assert client.classify(REFUSAL * 20) == compressed
 
 
-def test_a_message_larger_than_allowed_is_told(server, make_client):
+def test_a_message_larger_than_allowed_is_told(server, make_client) -> None:
     small = ClientConfig(max_send_bytes=1000)
     too_large = pytest.raises(OverloadedError, match=r"larger than max \(\d+ vs. 1000\)")
     with make_client(server.grpc_address, small) as client, too_large:
         client.classify("x" * 2000)
 
 
-def test_encrypted(encrypted, certificates, make_client):
+def test_encrypted(encrypted, certificates, make_client) -> None:
     gateway, mutual = encrypted
     own = {"certificate_path": certificates / "client.pem", "private_key_path": certificates / "client.key"}
     tls = Tls(ca_path=certificates / "ca.pem", server_name="triton.test", **(own if mutual else {}))
@@ -87,7 +87,7 @@ def test_encrypted(encrypted, certificates, make_client):
         assert client.classify(REFUSAL).token_count > 5
 
 
-def test_the_name_looked_up_is_the_one_in_the_certificate(encrypted, certificates, make_client, monkeypatch):
+def test_the_name_looked_up_is_the_one_in_the_certificate(encrypted, certificates, make_client, monkeypatch) -> None:
     gateway, mutual = encrypted
     real = socket.getaddrinfo
     monkeypatch.setattr(
@@ -104,7 +104,7 @@ def test_the_name_looked_up_is_the_one_in_the_certificate(encrypted, certificate
 
 
 @pytest.mark.parametrize("wrong", ["name", "authority", "certificate", "encryption"])
-def test_what_does_not_fit_is_refused(encrypted, certificates, make_client, wrong):
+def test_what_does_not_fit_is_refused(encrypted, certificates, make_client, wrong) -> None:
     gateway, mutual = encrypted
     if wrong == "certificate" and not mutual:
         pytest.skip("asks for none")
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused(encrypted, certificates, make_client, wron
     assert gateway.metadata == []
 
 
-def test_a_wrong_token_is_told(server, make_client):
+def test_a_wrong_token_is_told(server, make_client) -> None:
     class Guarded(Gateway):
         def service(self, call):
             if dict(call.invocation_metadata).get("authorization") == "Bearer right":

@@ -7,9 +7,10 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
+from tritonclient.grpc import service_pb2
+
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
-from tritonclient.grpc import service_pb2
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TEXTS = [
@@ -29,7 +30,7 @@ def long_text(words):
     return " ".join(["word"] * words)
 
 
-def test_metadata_is_the_contract(wire):
+def test_metadata_is_the_contract(wire) -> None:
     metadata = wire.stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="rejection"), timeout=10)
     assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
         ("text", "BYTES", [-1, 1]),
@@ -42,7 +43,7 @@ def test_metadata_is_the_contract(wire):
     ]
 
 
-def test_answers_have_the_promised_shapes_and_sums(wire):
+def test_answers_have_the_promised_shapes_and_sums(wire) -> None:
     answer = wire.infer(TEXTS)
     assert answer["probabilities"].shape == answer["logits"].shape == (4, 2)
     assert answer["token_count"].shape == (4, 1)
@@ -50,12 +51,12 @@ def test_answers_have_the_promised_shapes_and_sums(wire):
     np.testing.assert_allclose(answer["probabilities"], exponentials / exponentials.sum(1, keepdims=True), atol=1e-6)
 
 
-def test_refusals_and_answers_are_told_apart(wire):
+def test_refusals_and_answers_are_told_apart(wire) -> None:
     assert wire.infer(TEXTS)["probabilities"].argmax(1).tolist() == [1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("output", ["probabilities", "logits"])
-def test_the_classification_extension_names_labels(wire, output):
+def test_the_classification_extension_names_labels(wire, output) -> None:
     message = request(TEXTS[:2])
     message.outputs.add(name=output).parameters["classification"].int64_param = 2
     answer = wire.stub.ModelInfer(message, timeout=10)
@@ -67,12 +68,12 @@ def test_the_classification_extension_names_labels(wire, output):
     assert labels == [["1", "REJECTION"], ["0", "NORMAL"], ["0", "NORMAL"], ["1", "REJECTION"]]
 
 
-def test_token_count_is_that_before_truncation(wire):
+def test_token_count_is_that_before_truncation(wire) -> None:
     answer = wire.infer(["one two three", long_text(700)], max_length=[3, 512])
     assert answer["token_count"].ravel().tolist() == [5, 702]
 
 
-def test_max_length_truncates(wire):
+def test_max_length_truncates(wire) -> None:
     text = "Here you are. " + TEXTS[0]
     tokenizer = bundled_tokenizer()
     (ids,) = tokenizer.token_ids([text])
@@ -99,7 +100,7 @@ def run_directly(rows):
     )
 
 
-def test_int8_logits_are_exactly_those_of_onnxruntime_single_and_in_any_batch(wire):
+def test_int8_logits_are_exactly_those_of_onnxruntime_single_and_in_any_batch(wire) -> None:
     texts = [*TEXTS, "", long_text(900), *(long_text(n) + TEXTS[0] for n in range(1, 60, 7))]
     tokenizer = bundled_tokenizer()
     direct = run_directly([tokenizer.truncate(ids, 512) for ids in tokenizer.token_ids(texts)])
@@ -110,7 +111,7 @@ def test_int8_logits_are_exactly_those_of_onnxruntime_single_and_in_any_batch(wi
     np.testing.assert_array_equal(np.concatenate([arrays(one.result())["logits"] for one in pending]), direct)
 
 
-def test_texts_of_48_lengths_share_executions(wire):
+def test_texts_of_48_lengths_share_executions(wire) -> None:
     texts = [long_text(n) for n in range(20, 20 + 48 * 5, 5)]
     before = wire.settled_statistics("classifier")
     # Two long requests keep both instances busy while the rest queue up.
@@ -124,13 +125,13 @@ def test_texts_of_48_lengths_share_executions(wire):
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t ", "\x00", "\x00\x01\x7f text \x00", "🙂", "👩‍👩‍👧 e\u0301"])
-def test_odd_texts_are_classified(wire, text):
+def test_odd_texts_are_classified(wire, text) -> None:
     answer = wire.infer([text])
     assert np.isfinite(answer["logits"]).all()
     assert answer["token_count"][0, 0] >= 2
 
 
-def test_a_text_of_exactly_one_mebibyte_is_classified(wire):
+def test_a_text_of_exactly_one_mebibyte_is_classified(wire) -> None:
     text = ("word " * (1 << 18))[: 1 << 20]
     assert wire.infer([text])["token_count"][0, 0] == len(text.split()) + 2
 
@@ -145,7 +146,7 @@ def test_a_text_of_exactly_one_mebibyte_is_classified(wire):
         (["a"], -5, "max_length in row 0 is -5"),
     ],
 )
-def test_bad_values_name_the_row(wire, texts, max_length, says):
+def test_bad_values_name_the_row(wire, texts, max_length, says) -> None:
     code, message = wire.error(request(texts, max_length))
     assert code == INVALID
     assert message.startswith(f"in ensemble 'rejection', in ensemble 'scoring', {says}")
@@ -192,20 +193,20 @@ def no_inputs():
         (request(["a"], model="rejections"), grpc.StatusCode.NOT_FOUND, "unknown model: 'rejections'"),
     ],
 )
-def test_malformed_requests_are_refused_with_a_reason(wire, message, code, says):
+def test_malformed_requests_are_refused_with_a_reason(wire, message, code, says) -> None:
     got, details = wire.error(message)
     assert got == code, details
     assert says in details
     assert_no_internals(details)
 
 
-def assert_no_internals(message):
+def assert_no_internals(message) -> None:
     assert "Traceback" not in message
     assert ".py" not in message
     assert "/" not in message.replace("and/or", "")
 
 
-def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire):
+def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire) -> None:
     texts = [f"{TEXTS[i % 4]} {i}" for i in range(63)]
     expected = np.concatenate([wire.infer([text])["logits"] for text in texts])
     before = wire.settled_statistics("classifier").inference_count
@@ -218,12 +219,12 @@ def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire):
     assert wire.settled_statistics("classifier").inference_count == before + 63
 
 
-def test_the_server_lives_after_all_that(wire):
+def test_the_server_lives_after_all_that(wire) -> None:
     assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=10).ready
     assert wire.infer(TEXTS)["probabilities"].argmax(1).tolist() == [1, 0, 0, 1]
 
 
-def test_what_computes_yields_to_what_answers(server):
+def test_what_computes_yields_to_what_answers(server) -> None:
     nice = {}
     for process in psutil.Process(server.pid).children(recursive=True):
         command = process.cmdline()

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support.kserve import Wire, arrays, request
-from support.repository import REPOSITORY, bundled_tokenizer
-from support.tiny_models import padded_classifier
 
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.host import ServeOptions, Server
+from support.kserve import Wire, arrays, request
+from support.repository import REPOSITORY, bundled_tokenizer
+from support.tiny_models import padded_classifier
 
 TEXTS = ["", "Hi", "Sorry, no.", *("some words " * n for n in (3, 40, 90, 250, 400))]
 
@@ -28,7 +28,7 @@ def padded_answers(model, rows):
 
 
 @pytest.mark.parametrize("form", ["loop", "padded"])
-def test_served_logits_equal_the_padded_original(tmp_path, form):
+def test_served_logits_equal_the_padded_original(tmp_path, form) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY, repository)
     original = padded_classifier(width=64)

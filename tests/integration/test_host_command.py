@@ -22,7 +22,7 @@ def serve(*arguments, **environment):
     )
 
 
-def assert_one_sentence(done, status, words):
+def assert_one_sentence(done, status, words) -> None:
     assert done.returncode == status
     assert done.stdout == ""
     said = [line for line in done.stderr.splitlines() if not line.startswith("Loading the models")]
@@ -38,18 +38,18 @@ def model(folder, config, code=None):
     return str(folder)
 
 
-def test_help_teaches():
+def test_help_teaches() -> None:
     done = serve("--help")
     assert done.returncode == 0
     for words in ("scripts/serve --host 0.0.0.0", "examples:", "exit status:", "-- goes to tritonserver"):
         assert words in done.stdout
 
 
-def test_missing_repository(tmp_path):
+def test_missing_repository(tmp_path) -> None:
     assert_one_sentence(serve("--repository", str(tmp_path / "x")), 1, r"no model repository at .*/x: .*--repository")
 
 
-def test_taken_port(tmp_path):
+def test_taken_port(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = serve("--grpc-port", port, "--metrics-port", "off")
@@ -65,7 +65,7 @@ def test_taken_port(tmp_path):
         ("no such field: 1", None, r"model 'broken' could not be loaded: .*\(line 1, column"),
     ],
 )
-def test_broken_models(tmp_path, config, code, words):
+def test_broken_models(tmp_path, config, code, words) -> None:
     repository = model(tmp_path / "repository", config, code)
     assert_one_sentence(serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off"), 1, words)
 
@@ -78,13 +78,13 @@ def test_broken_models(tmp_path, config, code, words):
         ("--grpc-port=1", "--grpc-port cannot follow `--`: use --grpc-port instead"),
     ],
 )
-def test_wrong_triton_arguments(tmp_path, argument, words):
+def test_wrong_triton_arguments(tmp_path, argument, words) -> None:
     repository = model(tmp_path / "repository", 'backend: "python"', "")
     done = serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off", "--", argument)
     assert_one_sentence(done, 2, words)
 
 
-def test_missing_wheel():
+def test_missing_wheel() -> None:
     # Without site-packages nothing is installed.
     done = subprocess.run(
         [sys.executable, "-S", "-m", "rejection_server", "serve"],

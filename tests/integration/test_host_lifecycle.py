@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import psutil
@@ -91,7 +92,7 @@ def infer(address, texts, numbers=((1,),)):
     return {name: result.as_numpy(name).tolist() for name in ("lengths", "doubled", "process")}
 
 
-def fail_to_infer(address, texts):
+def fail_to_infer(address, texts) -> None:
     with pytest.raises(triton.InferenceServerException):
         infer(address, texts)
 
@@ -106,7 +107,7 @@ def traces(folder):
     return found + ([str(folder)] if folder.exists() else [])
 
 
-def assert_gone(folder, within_s=GONE_WITHIN_S):
+def assert_gone(folder, within_s=GONE_WITHIN_S) -> None:
     deadline = time.monotonic() + within_s
     while (left := traces(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -116,7 +117,7 @@ def assert_gone(folder, within_s=GONE_WITHIN_S):
 class Launched:
     """`python -m rejection_server serve` in a process of its own, ready."""
 
-    def __init__(self, repository, *arguments):
+    def __init__(self, repository, *arguments) -> None:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "rejection_server", "serve", "--repository", str(repository)),
@@ -156,7 +157,7 @@ def launched(repository):
     assert_gone(launched.folder)
 
 
-def test_tensors_arrive_whole_both_ways(repository):
+def test_tensors_arrive_whole_both_ways(repository) -> None:
     with Server(options(repository)) as server:
         texts = [b"abc", "grüße 🤷".encode(), b"", b"\x00\xff1"]
         answer = infer(server.grpc_address, texts, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-(2**62), 0, 2**61]])
@@ -166,7 +167,7 @@ def test_tensors_arrive_whole_both_ways(repository):
     assert_gone(folder, within_s=0)
 
 
-def test_stopping_lets_requests_finish(repository):
+def test_stopping_lets_requests_finish(repository) -> None:
     with Server(options(repository)) as server:
         answers = []
         request = threading.Thread(target=lambda: answers.append(infer(server.grpc_address, [b"sleep 2"])))
@@ -178,7 +179,7 @@ def test_stopping_lets_requests_finish(repository):
         assert server.stop() == 0, "stopping twice is fine"
 
 
-def test_log_file_and_tail(repository, tmp_path):
+def test_log_file_and_tail(repository, tmp_path) -> None:
     path = tmp_path / "triton.log"
     with Server(options(repository, log_level="info", log_path=path)) as server:
         assert server.log_path == path
@@ -186,14 +187,14 @@ def test_log_file_and_tail(repository, tmp_path):
     assert "Started GRPCInferenceService" in path.read_text()
 
 
-def test_metrics_and_http_ports(repository):
+def test_metrics_and_http_ports(repository) -> None:
     options = ServeOptions(repository=repository, host="localhost", grpc_port=0, http_port=0, metrics_port=0)
     with Server(options) as server:
         assert b"nv_inference_count" in fetch(server.metrics_address)
         assert b'"name":"triton"' in fetch(f"{server.http_address}/v2")
 
 
-def test_a_single_caller_always_meets_the_same_instance(tmp_path):
+def test_a_single_caller_always_meets_the_same_instance(tmp_path) -> None:
     # Its caches are warm, those of an instance that takes turns are not.
     classifier = text_format.Parse(
         (ROOT / "model_repository" / "classifier" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
@@ -224,7 +225,7 @@ def fetch(url):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_forwarded(launched, number):
+def test_signals_are_forwarded(launched, number) -> None:
     answers = []
     request = threading.Thread(target=lambda: answers.append(infer(launched.address, [b"sleep 2"])))
     request.start()
@@ -238,7 +239,7 @@ def test_signals_are_forwarded(launched, number):
     assert traces(launched.folder) == []
 
 
-def test_second_interrupt_forces(launched):
+def test_second_interrupt_forces(launched) -> None:
     request = threading.Thread(target=fail_to_infer, args=(launched.address, [b"sleep 30"]))
     request.start()
     time.sleep(0.7)
@@ -253,12 +254,12 @@ def test_second_interrupt_forces(launched):
     request.join()
 
 
-def test_launcher_is_killed(launched):
+def test_launcher_is_killed(launched) -> None:
     launched.process.kill()
     assert_gone(launched.folder, within_s=6)
 
 
-def test_launcher_is_killed_with_a_request_in_flight(launched):
+def test_launcher_is_killed_with_a_request_in_flight(launched) -> None:
     request = threading.Thread(target=fail_to_infer, args=(launched.address, [b"sleep 30"]))
     request.start()
     time.sleep(0.7)
@@ -267,7 +268,7 @@ def test_launcher_is_killed_with_a_request_in_flight(launched):
     request.join()
 
 
-def test_triton_is_killed(launched):
+def test_triton_is_killed(launched) -> None:
     launched.triton.kill()
     status, errors = launched.finish()
     assert status == 128 + signal.SIGKILL
@@ -275,7 +276,7 @@ def test_triton_is_killed(launched):
     assert traces(launched.folder) == []
 
 
-def test_guardian_is_killed(launched):
+def test_guardian_is_killed(launched) -> None:
     launched.guardian.kill()
     status, errors = launched.finish()
     assert status != 0
@@ -283,7 +284,7 @@ def test_guardian_is_killed(launched):
     assert_gone(launched.folder)
 
 
-def test_launcher_and_guardian_are_killed(launched, repository):
+def test_launcher_and_guardian_are_killed(launched, repository) -> None:
     launched.process.kill()
     launched.guardian.kill()
     processes = [launched.triton, *launched.stubs]
@@ -294,7 +295,7 @@ def test_launcher_and_guardian_are_killed(launched, repository):
         assert traces(launched.folder) == []
 
 
-def test_stub_is_killed(launched):
+def test_stub_is_killed(launched) -> None:
     """Triton would go on, ready by its own account, and answer every request with an error."""
     launched.stubs[0].kill()
     status, errors = launched.finish()
@@ -303,7 +304,7 @@ def test_stub_is_killed(launched):
     assert traces(launched.folder) == []
 
 
-def test_a_model_that_raises_is_named(tmp_path):
+def test_a_model_that_raises_is_named(tmp_path) -> None:
     model = MODEL.replace("def execute", "def initialize(self, args): raise ValueError('no file')\n\n    def execute")
     server = Server(options(make_repository(tmp_path / "r", model=model)))
     with pytest.raises(ModelLoadError, match=r"model 'echo' could not be loaded: ValueError: no file$"):
@@ -311,14 +312,14 @@ def test_a_model_that_raises_is_named(tmp_path):
     assert traces(server.runtime_folder) == []
 
 
-def test_a_broken_config_is_named(tmp_path):
+def test_a_broken_config_is_named(tmp_path) -> None:
     server = Server(options(make_repository(tmp_path / "r", config=CONFIG + "max_batch_size: x")))
     with pytest.raises(ModelLoadError, match=r"'echo' could not be loaded: failed to read text proto .*line"):
         server.start()
     assert traces(server.runtime_folder) == []
 
 
-def test_a_model_without_code_does_not_hang(tmp_path):
+def test_a_model_without_code_does_not_hang(tmp_path) -> None:
     repository = make_repository(tmp_path / "r")
     (repository / "echo" / "1" / "model.py").unlink()
     server = Server(options(repository))
@@ -327,11 +328,11 @@ def test_a_model_without_code_does_not_hang(tmp_path):
     assert traces(server.runtime_folder) == []
 
 
-def test_an_interrupt_in_the_middle_of_launching_leaves_nothing(monkeypatch):
+def test_an_interrupt_in_the_middle_of_launching_leaves_nothing(monkeypatch) -> None:
     """Ctrl-C once the guardian runs, but before anybody waits for its end."""
     started = []
 
-    def interrupt(self, **_names):
+    def interrupt(self, **_names) -> Never:
         started.append(self)
         raise KeyboardInterrupt
 

@@ -14,9 +14,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from load import target
 from tritonclient.grpc import InferenceServerClient
 
+from load import target
 from rejection_server.host.sizing import usable_cores
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def on(server):
     return "--url", server.grpc_address, "--metrics", server.metrics_address
 
 
-def test_twenty_seconds_of_mixed_load_are_all_answered(server, tmp_path):
+def test_twenty_seconds_of_mixed_load_are_all_answered(server, tmp_path) -> None:
     code, output = finish(
         loadtest(
             *on(server), "--shape", "steady", "--users", "mix", "--rate", 4, "--duration", 20, "--timeout", 60,
@@ -80,7 +80,7 @@ def test_twenty_seconds_of_mixed_load_are_all_answered(server, tmp_path):
     assert "All goals met" in page.read_text(encoding="utf-8")
 
 
-def test_locusts_own_command_serves_its_web_page_and_counts_every_kind(server, tmp_path):
+def test_locusts_own_command_serves_its_web_page_and_counts_every_kind(server, tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [
@@ -113,7 +113,7 @@ def page_of(url, process):
     raise AssertionError(process.communicate()[0])
 
 
-def test_failures_are_named_by_their_code_and_goals_that_are_missed_decide(server, tmp_path):
+def test_failures_are_named_by_their_code_and_goals_that_are_missed_decide(server, tmp_path) -> None:
     texts = tmp_path / "texts.jsonl"
     texts.write_text(json.dumps({"text": "x" * (2**20 + 1)}) + "\n", encoding="utf-8")
     code, output = finish(
@@ -127,7 +127,7 @@ def test_failures_are_named_by_their_code_and_goals_that_are_missed_decide(serve
     assert "NOT MET" in output
 
 
-def test_ctrl_c_writes_the_report_of_what_was_measured(server, tmp_path):
+def test_ctrl_c_writes_the_report_of_what_was_measured(server, tmp_path) -> None:
     process = loadtest(*on(server), "--shape", "steady", "--rate", 5, "--duration", 600, "--output", tmp_path)
     seen = ""
     while not re.search(r"answered [1-9]", seen):  # progress: a whole second has its answers
@@ -141,13 +141,13 @@ def test_ctrl_c_writes_the_report_of_what_was_measured(server, tmp_path):
     assert "interrupted" in output
 
 
-def test_another_machine_is_not_loaded_by_mistake(tmp_path):
+def test_another_machine_is_not_loaded_by_mistake(tmp_path) -> None:
     code, output = finish(loadtest("--url", "192.0.2.7:8001", "--shape", "steady", "--rate", 5, "--output", tmp_path))
     assert code == 2
     assert "--yes" in output
 
 
-def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path):
+def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path) -> None:
     code, output = finish(
         loadtest("--url", "127.0.0.1:1", "--shape", "steady", "--rate", 5, "--timeout", 5, "--output", tmp_path)
     )
@@ -156,7 +156,7 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path):
     assert "Traceback" not in output
 
 
-def test_the_embedded_server_has_instances_for_the_cores_of_the_machine(tmp_path):
+def test_the_embedded_server_has_instances_for_the_cores_of_the_machine(tmp_path) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(ROOT / "model_repository", repository)
     config = repository / "classifier" / "config.pbtxt"

@@ -9,10 +9,10 @@ import time
 from collections import Counter
 
 import pytest
-from support.proto_examples import missing_tools
-from support.repository import RESPONSES, ROOT
 
 from rejection_client import RejectionClient
+from support.proto_examples import missing_tools
+from support.repository import RESPONSES, ROOT
 
 TEXTS = [json.loads(line)["text"] for line in RESPONSES.read_text().splitlines()[:12]]
 TEXTS += ["", "é, 日本語 and 🙂", "Sorry, I can't help with that."]
@@ -68,7 +68,7 @@ def labels_of(first, client_labels):
     return dict(counts)
 
 
-def assert_consistent(report):
+def assert_consistent(report) -> None:
     latency = report["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
     assert latency["mean"] <= latency["max"]
@@ -76,7 +76,7 @@ def assert_consistent(report):
     assert (report["seconds"], report["interrupted"]) == (3, False)
 
 
-def test_closed_loop(loadgen, server, texts_path, client_labels):
+def test_closed_loop(loadgen, server, texts_path, client_labels) -> None:
     report = measure(loadgen, server, "--texts", texts_path, *CLOSED, "--warmup-seconds", "0.5")
     assert report["sent"] == report["ok"] > len(TEXTS)
     assert report["failed"] == {}
@@ -89,7 +89,7 @@ def test_closed_loop(loadgen, server, texts_path, client_labels):
     assert_consistent(report)
 
 
-def test_open_loop(loadgen, server, texts_path, client_labels, tmp_path):
+def test_open_loop(loadgen, server, texts_path, client_labels, tmp_path) -> None:
     json_path = tmp_path / "report.json"
     report = measure(loadgen, server, "--texts", texts_path, *OPEN, "--channels", "2", "--json", json_path)
     assert abs(report["sent"] - 7 * 3) <= 1
@@ -101,7 +101,7 @@ def test_open_loop(loadgen, server, texts_path, client_labels, tmp_path):
     assert json.loads(json_path.read_text()) == report
 
 
-def test_batches(loadgen, server, texts_path, client_labels):
+def test_batches(loadgen, server, texts_path, client_labels) -> None:
     report = measure(loadgen, server, "--texts", texts_path, *OPEN, "--batch", "4", "--warmup-seconds", "0.5")
     assert abs(report["sent"] - 7 * 3) <= 1
     assert report["ok"] == report["sent"]
@@ -110,7 +110,7 @@ def test_batches(loadgen, server, texts_path, client_labels):
 
 
 @pytest.mark.parametrize("loop", [CLOSED, OPEN], ids=["closed loop", "open loop"])
-def test_bad_input_is_counted_by_its_code(loadgen, server, tmp_path, loop):
+def test_bad_input_is_counted_by_its_code(loadgen, server, tmp_path, loop) -> None:
     path = tmp_path / "texts.txt"
     path.write_bytes(b"Sorry, I can't help with that.\nnot \xff UTF-8\n")
     report = measure(loadgen, server, "--texts", path, *loop)
@@ -124,7 +124,7 @@ def test_bad_input_is_counted_by_its_code(loadgen, server, tmp_path, loop):
 class Frozen:
     """A relay to the server that stops passing anything on once it is frozen."""
 
-    def __init__(self, address):
+    def __init__(self, address) -> None:
         host, port = address.rsplit(":", 1)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -134,7 +134,7 @@ class Frozen:
         self.sockets = [self.listener]
         threading.Thread(target=self.accept, daemon=True).start()
 
-    def accept(self):
+    def accept(self) -> None:
         while True:
             try:
                 caller = self.listener.accept()[0]
@@ -145,7 +145,7 @@ class Frozen:
             for source, sink in ((caller, target), (target, caller)):
                 threading.Thread(target=self.pass_on, args=(source, sink), daemon=True).start()
 
-    def pass_on(self, source, sink):
+    def pass_on(self, source, sink) -> None:
         try:
             while data := source.recv(65536):
                 self.thaw.wait()
@@ -153,7 +153,7 @@ class Frozen:
         except OSError:
             return
 
-    def close(self):
+    def close(self) -> None:
         self.thaw.set()
         for one in self.sockets:
             one.close()
@@ -173,7 +173,7 @@ def started(loadgen, *arguments):
 
 
 @pytest.mark.parametrize("loop", [["--rate", "20"], ["--concurrency", "2"]], ids=["open loop", "closed loop"])
-def test_ctrl_c_prints_what_was_measured(loadgen, server, texts_path, client_labels, loop):
+def test_ctrl_c_prints_what_was_measured(loadgen, server, texts_path, client_labels, loop) -> None:
     process, _ = started(loadgen, "--url", server.grpc_address, "--texts", texts_path, *loop, "--seconds", "3600")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -203,17 +203,17 @@ def unanswered(loadgen, relay, texts_path, *loop):
     return report
 
 
-def test_arrivals_do_not_wait_for_answers(loadgen, relay, texts_path):
+def test_arrivals_do_not_wait_for_answers(loadgen, relay, texts_path) -> None:
     report = unanswered(loadgen, relay, texts_path, "--rate", "10")
     assert report["failed"]["CANCELLED"] > 10
 
 
-def test_a_closed_loop_waits_for_answers(loadgen, relay, texts_path):
+def test_a_closed_loop_waits_for_answers(loadgen, relay, texts_path) -> None:
     report = unanswered(loadgen, relay, texts_path, "--concurrency", "2")
     assert report["failed"] == {"CANCELLED": 2}
 
 
-def test_no_server(loadgen, texts_path):
+def test_no_server(loadgen, texts_path) -> None:
     # Nothing listens on port 1 of the loopback.
     result = run(loadgen, "--url", "127.0.0.1:1", "--texts", texts_path, *OPEN)
     assert (result.returncode, result.stdout) == (1, "")
@@ -229,7 +229,7 @@ def test_no_server(loadgen, texts_path):
         ("other.jsonl", '{"texts": "a"}\n', 'other.jsonl, line 1, has no string "text"'),
     ],
 )
-def test_texts_that_cannot_be_read(loadgen, tmp_path, name, content, message):
+def test_texts_that_cannot_be_read(loadgen, tmp_path, name, content, message) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     result = run(loadgen, "--url", "127.0.0.1:1", "--texts", tmp_path / name, *OPEN)
@@ -253,13 +253,13 @@ def test_texts_that_cannot_be_read(loadgen, tmp_path, name, content, message):
         (["texts.txt"], "'texts.txt' belongs to no option"),
     ],
 )
-def test_a_wrong_command_line(loadgen, arguments, message):
+def test_a_wrong_command_line(loadgen, arguments, message) -> None:
     result = run(loadgen, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
 
 
-def test_help(loadgen):
+def test_help(loadgen) -> None:
     result = run(loadgen, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     for word in ("--rate", "--concurrency", "--json", "Ctrl-C", "late_ms_p99"):

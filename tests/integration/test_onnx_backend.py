@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from integration import onnx_backend_models as models
-from integration.onnx_backend_server import CALL_TIMEOUT_S, running_server, triton_inputs
 from onnx import TensorProto
 from tritonclient.utils import InferenceServerException
+
+from integration import onnx_backend_models as models
+from integration.onnx_backend_server import CALL_TIMEOUT_S, running_server, triton_inputs
 
 ONE_INSTANCE = "instance_group [{ count: 1 kind: KIND_CPU }]\n"
 GATHER_A_BATCH = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n" + ONE_INSTANCE
@@ -23,7 +24,7 @@ def triton(tmp_path_factory):
         yield server
 
 
-def tensor(name, data_type, dims, more=""):
+def tensor(name, data_type, dims, more="") -> str:
     return f'{{ name: "{name}" data_type: {data_type} dims: {dims} {more} }}'
 
 
@@ -34,11 +35,11 @@ def configuration(inputs, outputs, more="", max_batch_size=8):
     return "\n".join([*lines, more if "instance_group" in more else more + "\n" + ONE_INSTANCE])
 
 
-def batch_input(kind, target, source, data_type="TYPE_INT32"):
+def batch_input(kind, target, source, data_type="TYPE_INT32") -> str:
     return f'batch_input [{{ kind: {kind} target_name: "{target}" data_type: {data_type} source_input: "{source}" }}]\n'
 
 
-def parameter(key, value):
+def parameter(key, value) -> str:
     return f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
 
 
@@ -203,13 +204,13 @@ def refusals(triton):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_the_cpp_backend_refuses(refusals, name):
+def test_a_model_that_the_cpp_backend_refuses(refusals, name) -> None:
     _, _, kind, sentence = REFUSED[name]
     prefix = f"load failed for model '{name}': version 1 is at UNAVAILABLE state: Internal: "
     assert refusals[name].rstrip("\n;") == f"{prefix}{kind}: {sentence}"
 
 
-def test_refusals_carry_no_traceback_and_no_path(triton, refusals):
+def test_refusals_carry_no_traceback_and_no_path(triton, refusals) -> None:
     told = "\n".join(refusals.values())
     assert "At:" not in told
     assert "Traceback" not in told
@@ -220,14 +221,14 @@ def test_refusals_carry_no_traceback_and_no_path(triton, refusals):
     assert "Traceback" not in log
 
 
-def test_a_gpu_instance_without_a_gpu_is_refused(triton):
+def test_a_gpu_instance_without_a_gpu_is_refused(triton) -> None:
     gpu = configuration([X], [Y], "instance_group [{ kind: KIND_GPU }]")
     with pytest.raises(InferenceServerException, match="KIND_GPU"):
         triton.load("gpu", models.identity(), gpu)
 
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="strings made by numpy 1 can be sent")
-def test_string_outputs_are_refused_with_numpy_2(triton):
+def test_string_outputs_are_refused_with_numpy_2(triton) -> None:
     """Triton 2.51's Python backend cannot send strings made by numpy 2: it would answer with nothing."""
     with pytest.raises(InferenceServerException, match="output 'y' of TYPE_STRING needs numpy 1 on the embedded host"):
         triton.load("string_output", models.identity(TensorProto.STRING, [None, 1]), ONE_INSTANCE)
@@ -237,7 +238,7 @@ def model_config(triton, name):
     return triton.client.get_model_config(name).config
 
 
-def test_an_absent_configuration_is_completed(triton):
+def test_an_absent_configuration_is_completed(triton) -> None:
     triton.load("complete_all", models.classifier(), None)
     config = model_config(triton, "complete_all")
     assert config.max_batch_size == 4
@@ -253,7 +254,7 @@ def test_an_absent_configuration_is_completed(triton):
     assert result.as_numpy("logits").tolist() == [[6, 6]]
 
 
-def test_a_partial_configuration_is_completed(triton):
+def test_a_partial_configuration_is_completed(triton) -> None:
     triton.load("complete_part", models.add(), f"max_batch_size: 16\noutput [{tensor('z', 'TYPE_FP32', [2])}]")
     config = model_config(triton, "complete_part")
     assert config.max_batch_size == 16
@@ -262,7 +263,7 @@ def test_a_partial_configuration_is_completed(triton):
     assert config.HasField("dynamic_batching")
 
 
-def test_a_model_with_a_fixed_first_dimension_is_completed_without_batching(triton):
+def test_a_model_with_a_fixed_first_dimension_is_completed_without_batching(triton) -> None:
     triton.load("complete_fixed", models.identity(shape=[1, 2]), None)
     config = model_config(triton, "complete_fixed")
     assert config.max_batch_size == 0
@@ -272,13 +273,13 @@ def test_a_model_with_a_fixed_first_dimension_is_completed_without_batching(trit
     assert triton.infer("complete_fixed", {"x": x}).as_numpy("y").tolist() == [[1, 2]]
 
 
-def test_a_scalar_model_is_completed(triton):
+def test_a_scalar_model_is_completed(triton) -> None:
     triton.load("complete_scalar", models.scalar(), None)
     x = np.array([41], dtype=np.float32)
     assert triton.infer("complete_scalar", {"x": x}).as_numpy("y").tolist() == [42]
 
 
-def test_a_file_of_another_name(triton):
+def test_a_file_of_another_name(triton) -> None:
     version = triton.repository / "other_file" / "1"
     (version / "deep").mkdir(parents=True)
     (version / "deep" / "other.onnx").write_bytes(models.identity().SerializeToString())
@@ -298,7 +299,7 @@ def test_a_file_of_another_name(triton):
         ("BATCH_ITEM_SHAPE_FLATTEN", 1, "TYPE_FP32", [3, 3]),
     ],
 )
-def test_each_kind_of_batch_input_of_one_request(triton, kind, rank, data_type, expected):
+def test_each_kind_of_batch_input_of_one_request(triton, kind, rank, data_type, expected) -> None:
     element_type = TensorProto.INT32 if data_type == "TYPE_INT32" else TensorProto.FLOAT
     name = f"echo_{kind.lower()}"
     config = configuration(
@@ -313,14 +314,14 @@ def test_each_kind_of_batch_input_of_one_request(triton, kind, rank, data_type, 
     assert result.as_numpy("ragged").tolist() == [flat.ravel().tolist()] * 2
 
 
-def load_ragged_sum(triton, name, more, max_batch_size=64):
+def load_ragged_sum(triton, name, more, max_batch_size=64) -> None:
     inputs = [("ids", "TYPE_INT64", [-1], "allow_ragged_batch: true")]
     outputs = [("total", "TYPE_FP32", [1]), ("count", "TYPE_INT64", [1])]
     config = configuration(inputs, outputs, batch_input("BATCH_ITEM_SHAPE", "lengths", "ids") + more, max_batch_size)
     triton.load(name, models.ragged_sum(), config)
 
 
-def test_requests_of_48_lengths_run_together(triton):
+def test_requests_of_48_lengths_run_together(triton) -> None:
     load_ragged_sum(triton, "ragged", GATHER_A_BATCH)
     rows = [np.arange(length, dtype=np.int64)[None] for length in range(1, 49)]
     results = triton.infer_at_once("ragged", [{"ids": row} for row in rows])
@@ -331,7 +332,7 @@ def test_requests_of_48_lengths_run_together(triton):
     assert max(result.as_numpy("count").item() for result in results) > 100
 
 
-def test_requests_of_several_rows_run_together(triton):
+def test_requests_of_several_rows_run_together(triton) -> None:
     load_ragged_sum(triton, "ragged_rows", GATHER_A_BATCH)
     blocks = [np.full((rows, 3 + rows), rows, dtype=np.int64) for rows in (2, 1, 3)]
     results = triton.infer_at_once("ragged_rows", [{"ids": block} for block in blocks])
@@ -339,7 +340,7 @@ def test_requests_of_several_rows_run_together(triton):
     assert triton.statistics("ragged_rows") == (6, 1)
 
 
-def test_scattered_outputs(triton):
+def test_scattered_outputs(triton) -> None:
     config = configuration(
         [("x", "TYPE_FP32", [-1], "allow_ragged_batch: true")],
         [("y", "TYPE_FP32", [-1])],
@@ -352,7 +353,7 @@ def test_scattered_outputs(triton):
     assert triton.statistics("scatter") == (3, 1)
 
 
-def test_only_the_guilty_request_of_a_batch_fails(triton):
+def test_only_the_guilty_request_of_a_batch_fails(triton) -> None:
     config = configuration([("index", "TYPE_INT64", [1])], [("y", "TYPE_FP32", [1])], GATHER_A_BATCH)
     triton.load("gather", models.gather(), config)
     results = triton.infer_at_once("gather", [{"index": np.array([[index]])} for index in (0, 1, 77, 3)])
@@ -367,7 +368,7 @@ def test_only_the_guilty_request_of_a_batch_fails(triton):
     assert "idx=77" not in triton.log
 
 
-def test_only_the_request_with_invalid_utf8_fails(triton):
+def test_only_the_request_with_invalid_utf8_fails(triton) -> None:
     config = configuration([("text", "TYPE_STRING", [1])], [("y", "TYPE_FP32", [1])], GATHER_A_BATCH)
     triton.load("strings", models.text_to_number(), config)
     texts = [b"1.5", b"\xff\xfe", b"-2"]
@@ -380,7 +381,7 @@ def test_only_the_request_with_invalid_utf8_fails(triton):
     assert triton.statistics("strings")[1] == 1
 
 
-def test_each_data_type(triton):
+def test_each_data_type(triton) -> None:
     triton.load("types", models.identities(), ONE_INSTANCE)
     inputs = {dtype: np.array([[0, 1, 1, 100]]).astype(dtype) for dtype in models.NUMERIC_TYPES}
     result = triton.infer("types", inputs)
@@ -391,7 +392,7 @@ def test_each_data_type(triton):
     }
 
 
-def test_only_the_requested_outputs_are_sent(triton):
+def test_only_the_requested_outputs_are_sent(triton) -> None:
     pair = [("a", "TYPE_FP32", [2]), ("b", "TYPE_FP32", [2])]
     config = configuration(pair, [("z", "TYPE_FP32", [2]), ("y", "TYPE_FP32", [2])])
     triton.load("add", models.add(), config)
@@ -404,7 +405,7 @@ def test_only_the_requested_outputs_are_sent(triton):
     assert both.as_numpy("z").tolist() == [[0, 4]]
 
 
-def test_every_instance_loads_a_session(triton):
+def test_every_instance_loads_a_session(triton) -> None:
     config = configuration([X], [Y], "instance_group [{ count: 3 kind: KIND_CPU }]\ndynamic_batching {}")
     triton.load("instances", models.identity(), config)
     for number in range(3):
@@ -414,7 +415,7 @@ def test_every_instance_loads_a_session(triton):
     assert [result.as_numpy("y").tolist() for result in results] == [row.tolist() for row in rows]
 
 
-def test_a_cancelled_request_does_not_run(triton):
+def test_a_cancelled_request_does_not_run(triton) -> None:
     config = configuration([("x", "TYPE_FP32", [1])], [("y", "TYPE_FP32", [1])], GATHER_NOTHING, max_batch_size=1)
     triton.load("slow", models.slow(), config)
 

@@ -8,10 +8,10 @@ from collections import Counter
 
 import grpc
 import pytest
-from support.kserve import Wire, request
-from support.repository import REPOSITORY, tokenizing
 
 from rejection_server.host import ServeOptions, Server
+from support.kserve import Wire, request
+from support.repository import REPOSITORY, tokenizing
 
 LIMIT = 16
 LONG = "The committee met again and took no decision. " * 60
@@ -33,7 +33,7 @@ def small(request, tmp_path_factory):
         yield server
 
 
-def test_the_excess_is_refused_and_all_else_is_answered(small):
+def test_the_excess_is_refused_and_all_else_is_answered(small) -> None:
     wire = Wire(small.grpc_address)
     flood = [wire.send(request([f"{number} {LONG}"])) for number in range(300)]
     outcomes = Counter()
@@ -55,7 +55,7 @@ def test_the_excess_is_refused_and_all_else_is_answered(small):
     assert all(call.result().outputs for call in answers)
 
 
-def test_metrics_that_are_off_are_for_the_models_alone(small):
+def test_metrics_that_are_off_are_for_the_models_alone(small) -> None:
     if small.options.metrics_port is None:
         assert small.metrics_address is None
         return

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support import tiny_transformers
-from support.repository import tokenizing
-from support.tiny_transformers import torch, transformers
 
 from rejection_server.graph.packed import to_packed
 from rejection_server.prepare import build, gate
 from rejection_server.prepare.pipeline import SAMPLE, Options, prepare, read_texts
+from support import tiny_transformers
+from support.repository import tokenizing
+from support.tiny_transformers import torch, transformers
 
 PACKED = ("bert", "distilbert", "distilroberta", "roberta", "xlm-roberta")
 """Those whose graph is recognised; the others are served with a loop."""
@@ -37,7 +37,7 @@ def written_logits(repository):
 
 
 @pytest.mark.parametrize("architecture", sorted(tiny_transformers.ARCHITECTURES))
-def test_served_answers_are_those_of_the_original(tmp_path, monkeypatch, architecture):
+def test_served_answers_are_those_of_the_original(tmp_path, monkeypatch, architecture) -> None:
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))  # which form is faster depends on the machine
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
     said = []
@@ -61,7 +61,7 @@ def test_served_answers_are_those_of_the_original(tmp_path, monkeypatch, archite
 class Scores(torch.nn.Module):
     """What exporters are given: ids and mask to logits, the mask given as it is or as a sum, as older releases do."""
 
-    def __init__(self, model, mask):
+    def __init__(self, model, mask) -> None:
         super().__init__()
         self.model, self.mask = model, mask
 
@@ -71,7 +71,7 @@ class Scores(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
-def export(folder, path, *, attention, mask, opset, dynamo):
+def export(folder, path, *, attention, mask, opset, dynamo) -> None:
     """Write the classifier in `folder` to `path` as ONNX."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation=attention)
     ids = torch.randint(5, 90, (2, 9))
@@ -100,7 +100,7 @@ def export(folder, path, *, attention, mask, opset, dynamo):
     ],
     ids=["eager 14", "added mask 11", "sdpa 14", "sdpa 18 by dynamo"],
 )
-def test_exports_of_every_style_are_recognised(tmp_path, architecture, style):
+def test_exports_of_every_style_are_recognised(tmp_path, architecture, style) -> None:
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
     export(folder, tmp_path / "model.onnx", **style)
     # It compares the answers itself.
@@ -108,7 +108,7 @@ def test_exports_of_every_style_are_recognised(tmp_path, architecture, style):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_repository_with_an_onnx_file_of_its_own_is_served_packed(tmp_path, monkeypatch):
+def test_a_repository_with_an_onnx_file_of_its_own_is_served_packed(tmp_path, monkeypatch) -> None:
     """The published model's kind: RoBERTa, its ONNX file written by PyTorch's older exporter."""
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     folder = tiny_transformers.make(tmp_path / "original", "roberta", settings={"initializer_range": 0.1})

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.hub import Hub
 from support.tiny_transformers import torch, transformers
 
@@ -21,7 +22,7 @@ NAME = "acme/distilroberta-tone"
     not (SHAPE / "tokenizer.json").is_file(),
     reason="DISTILROBERTA_SHAPE names no folder with the published model's config.json and tokenizer.json",
 )
-def test_the_published_shape(tmp_path):
+def test_the_published_shape(tmp_path) -> None:
     original = tmp_path / "original"
     original.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support import tiny_transformers
-from support.hub import COMMIT, Hub
-from support.tiny_transformers import torch, transformers
-from support.tree import fingerprint
 
 from rejection_server.prepare.errors import PrepareError
 from rejection_server.prepare.pipeline import Options, prepare
 from rejection_server.prepare.reference import answers_of_torch
 from rejection_server.prepare.source import find_source
+from support import tiny_transformers
+from support.hub import COMMIT, Hub
+from support.tiny_transformers import torch, transformers
+from support.tree import fingerprint
 
 SERVER = Path(__file__).parents[2] / "server"
 COMMAND = "import sys; from rejection_server.prepare.cli import main; sys.exit(main())"
@@ -77,7 +77,7 @@ def refused(tmp_path, *args, **kwargs):
     return message
 
 
-def test_a_model_from_the_hub_then_again_without_it(tmp_path, hub):
+def test_a_model_from_the_hub_then_again_without_it(tmp_path, hub) -> None:
     result = run(tmp_path, NAME, "--precision", "fp32", endpoint=hub.url)
     assert result.returncode == 0, result.stderr
     facts = json.loads((tmp_path / "served/classifier/1/model.json").read_text())
@@ -100,31 +100,31 @@ def test_a_model_from_the_hub_then_again_without_it(tmp_path, hub):
     assert len(hub.requests) == before
 
 
-def test_unknown_model(tmp_path, hub):
+def test_unknown_model(tmp_path, hub) -> None:
     assert f"the hub has no model {UNKNOWN}, or it is private" in refused(tmp_path, UNKNOWN, endpoint=hub.url)
 
 
-def test_unknown_revision(tmp_path, hub):
+def test_unknown_revision(tmp_path, hub) -> None:
     message = refused(tmp_path, NAME, "--revision", "v9", endpoint=hub.url)
     assert f"the hub has no {NAME} at revision v9" in message
 
 
-def test_no_network(tmp_path):
+def test_no_network(tmp_path) -> None:
     message = refused(tmp_path, NAME)
     assert f"the hub (http://127.0.0.1:9) could not be reached for {NAME}: check the network" in message
 
 
-def test_offline_without_a_cache(tmp_path):
+def test_offline_without_a_cache(tmp_path) -> None:
     assert "HF_HUB_OFFLINE forbids asking the hub" in refused(tmp_path, NAME, HF_HUB_OFFLINE="1")
 
 
-def test_hub_down(tmp_path, hub):
+def test_hub_down(tmp_path, hub) -> None:
     hub.down = True
     assert f"the hub answered status 503 for {NAME}: try again later" in refused(tmp_path, NAME, endpoint=hub.url)
 
 
 @pytest.mark.parametrize("token", [None, "hf_wrong"])
-def test_gated_without_the_right_token(tmp_path, hub, token):
+def test_gated_without_the_right_token(tmp_path, hub, token) -> None:
     hub.gated = True
     more = {} if token is None else {"HF_TOKEN": token}
     message = refused(tmp_path, NAME, endpoint=hub.url, **more)
@@ -132,7 +132,7 @@ def test_gated_without_the_right_token(tmp_path, hub, token):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_corrupted_download(tmp_path, hub, name):
+def test_corrupted_download(tmp_path, hub, name) -> None:
     hub.flip = name
     message = refused(tmp_path, NAME, endpoint=hub.url)
     assert f"the download of {name} is corrupted" in message
@@ -143,7 +143,7 @@ def test_corrupted_download(tmp_path, hub, name):
     assert any(path.endswith(name) for _, path, _ in hub.requests), "fetched anew"
 
 
-def test_disk_full_while_downloading(tmp_path, hub):
+def test_disk_full_while_downloading(tmp_path, hub) -> None:
     """The system refuses to let a file grow beyond 40 kB, as it refuses all on a full disk."""
     limit = 40_000
     message = refused(
@@ -152,7 +152,7 @@ def test_disk_full_while_downloading(tmp_path, hub):
     assert "the disk is full" in message
 
 
-def test_disk_full_while_writing(tmp_path, published):
+def test_disk_full_while_writing(tmp_path, published) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
@@ -183,24 +183,24 @@ def said_of(folder):
     return str(refusal.value)
 
 
-def configure(folder, **changes):
+def configure(folder, **changes) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_not_a_sequence_classifier(folder):
+def test_not_a_sequence_classifier(folder) -> None:
     configure(folder, architectures=["RobertaForMaskedLM"])
     assert "not a text classifier: its architecture is RobertaForMaskedLM" in said_of(folder)
 
 
-def test_weights_without_a_head(folder):
+def test_weights_without_a_head(folder) -> None:
     config = (folder / "config.json").read_text()
     transformers.RobertaForSequenceClassification.from_pretrained(folder).roberta.save_pretrained(folder)
     (folder / "config.json").write_text(config)
     assert "not those of a trained text classifier: classifier." in said_of(folder)
 
 
-def test_vocabulary_beyond_the_embedding(folder):
+def test_vocabulary_beyond_the_embedding(folder) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["extraordinary"])
     tokenizer.save_pretrained(folder)
@@ -208,20 +208,20 @@ def test_vocabulary_beyond_the_embedding(folder):
     assert f"gives ids up to {size - 1}, the model has embeddings for 0 to {size - 2}" in said_of(folder)
 
 
-def test_damaged_weights(folder):
+def test_damaged_weights(folder) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert "model.safetensors is damaged" in said_of(folder)
 
 
-def test_a_tokenizer_in_python_only(folder):
+def test_a_tokenizer_in_python_only(folder) -> None:
     (folder / "tokenizer.json").unlink()
     transformers.CanineTokenizer().save_pretrained(folder)
     (folder / "vocab.txt").touch()
     assert "(CanineTokenizer) exists in Python only" in said_of(folder)
 
 
-def test_code_from_the_model_is_not_run(folder, tmp_path_factory):
+def test_code_from_the_model_is_not_run(folder, tmp_path_factory) -> None:
     ran = tmp_path_factory.mktemp("ran") / "yes"
     configure(folder, model_type="surprise", auto_map={"AutoConfig": "surprise.Config"})
     (folder / "surprise.py").write_text(f"open({str(ran)!r}, 'w')\n")
@@ -229,7 +229,7 @@ def test_code_from_the_model_is_not_run(folder, tmp_path_factory):
     assert not ran.exists()
 
 
-def test_pickled_weights_only_by_name(folder):
+def test_pickled_weights_only_by_name(folder) -> None:
     rows = [[0, 5, 9, 2]]
     ask = {"largest_id": 0, "labels": 2, "max_length": 128, "export_to": None}
     expected = answers_of_torch(folder, "model.safetensors", rows, **ask)
@@ -242,7 +242,7 @@ def test_pickled_weights_only_by_name(folder):
     np.testing.assert_array_equal(answers_of_torch(folder, source.weights, rows, **ask), expected)
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path, published):
+def test_a_folder_with_other_things_is_left_alone(tmp_path, published) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     result = run(tmp_path, str(published), "--output", str(tmp_path / "home"))
@@ -251,7 +251,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path, published):
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
 
 
-def test_a_signal_leaves_nothing_behind(tmp_path, published):
+def test_a_signal_leaves_nothing_behind(tmp_path, published) -> None:
     """Ended in the middle, when files are written and processes run."""
     command = [sys.executable, "-c", COMMAND, str(published), "--output", str(tmp_path / "served")]
     environment = {**os.environ, "PYTHONPATH": str(SERVER)}

@@ -6,15 +6,15 @@ import time
 
 import numpy as np
 import pytest
-from support import tiny_transformers
-from support.kserve import Wire, request
-from support.tree import fingerprint
 from tritonclient.grpc import service_pb2
 
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.errors import GateError, OutputError
 from rejection_server.prepare.pipeline import Options, prepare
+from support import tiny_transformers
+from support.kserve import Wire, request
+from support.tree import fingerprint
 
 LABELS = ("praise", "blame", "question", "thanks")
 GENTLE = {"initializer_range": 0.1}  # int8 keeps up with such weights
@@ -41,7 +41,7 @@ def facts_of(repository, version=1):
     return json.loads((repository / "classifier" / str(version) / "model.json").read_text())
 
 
-def test_model_json_says_where_the_model_comes_from(repository):
+def test_model_json_says_where_the_model_comes_from(repository) -> None:
     facts = facts_of(repository)
     served = fingerprint(repository)
     assert facts["sha256"] == served["classifier/1/model.onnx"]
@@ -58,7 +58,7 @@ def test_model_json_says_where_the_model_comes_from(repository):
     assert {path.name for path in repository.parent.iterdir()} == {"original", "served"}, "nothing temporary is left"
 
 
-def test_a_second_version_takes_over_while_requests_flow(folder, repository):
+def test_a_second_version_takes_over_while_requests_flow(folder, repository) -> None:
     before = fingerprint(repository)
     newer = tiny_transformers.make(
         folder / "newer", "roberta", labels=LABELS, problem_type="multi_label_classification", settings=GENTLE, seed=9
@@ -84,7 +84,7 @@ def test_a_second_version_takes_over_while_requests_flow(folder, repository):
 
         stop, answers, failed = threading.Event(), [], []
 
-        def ask():
+        def ask() -> None:
             mine = Wire(server.grpc_address)
             while not stop.is_set():
                 try:
@@ -115,7 +115,7 @@ def test_a_second_version_takes_over_while_requests_flow(folder, repository):
         prepare(Options(model=str(newer), output=repository, version=2))
 
 
-def test_a_version_with_other_labels_is_refused(folder, repository):
+def test_a_version_with_other_labels_is_refused(folder, repository) -> None:
     other = tiny_transformers.make(folder / "other", "roberta", labels=("yes", "no"))
     before = fingerprint(repository)
     with pytest.raises(OutputError, match="they have the labels praise, blame, question, thanks, this one yes, no"):
@@ -123,7 +123,7 @@ def test_a_version_with_other_labels_is_refused(folder, repository):
     assert fingerprint(repository) == before
 
 
-def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(folder, monkeypatch):
+def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(folder, monkeypatch) -> None:
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     original = tiny_transformers.make(folder / "single", "distilbert", labels=("score",), settings=GENTLE)
     said = []
@@ -140,14 +140,14 @@ def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(folde
     assert (prepared.output / "classifier" / "labels.txt").read_text() == "score\n"
 
 
-def test_a_model_beyond_the_thresholds_leaves_what_was_there(folder, original, repository):
+def test_a_model_beyond_the_thresholds_leaves_what_was_there(folder, original, repository) -> None:
     before = fingerprint(repository)
     with pytest.raises(GateError, match="nothing was written: a probability differs by"):
         prepare(Options(model=str(original), output=repository, precision="fp32", largest=1e-12))
     assert fingerprint(repository) == before
 
 
-def test_for_a_gpu(folder):
+def test_for_a_gpu(folder) -> None:
     original = tiny_transformers.make(folder / "for-gpu", "bert", settings=GENTLE)
     prepared = prepare(Options(model=str(original), output=folder / "gpu", device="gpu"))
     assert prepared.precision == "fp16"

@@ -10,13 +10,13 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+from rejection_client import RejectionClient
 from support.kserve import Wire, request
 from support.proto_examples import LANGUAGES, build
 from support.proto_gateway import Gateway
 from support.repository import RESPONSES
-from tritonclient.grpc.service_pb2 import ModelInferRequest
-
-from rejection_client import RejectionClient
 
 TEXTS = [json.loads(line)["text"] for line in RESPONSES.read_text().splitlines()[:50]]
 OUTPUTS = ["probabilities", "token_count"]
@@ -53,7 +53,7 @@ def as_client(address, texts, **options):
         ]
 
 
-def assert_same(got, want):
+def assert_same(got, want) -> None:
     """Equal to the last bit of the numbers that were sent, however a language writes them."""
     assert len(got) == len(want)
     for mine, theirs in zip(got, want, strict=True):
@@ -66,19 +66,19 @@ def assert_same(got, want):
             assert np.float32(mine["probabilities"][label]) == np.float32(probability)
 
 
-def test_arguments_get_the_answers_of_the_python_client(program, server):
+def test_arguments_get_the_answers_of_the_python_client(program, server) -> None:
     assert any("\n" in text for text in TEXTS)
     result = program.run("--address", server.grpc_address, "--", *TEXTS)
     assert_same(rows(result), as_client(server.grpc_address, TEXTS))
 
 
-def test_lines_get_the_answers_of_the_python_client(program, server):
+def test_lines_get_the_answers_of_the_python_client(program, server) -> None:
     texts = ["", "  ", "é, 日本語 and 🙂", '"quoted" \\ <b>&', *(f"Line {n}, sorry." for n in range(64)), "the last"]
     result = program.run("--address", server.grpc_address, "--max-length", "5", stdin="\n".join(texts).encode())
     assert_same(rows(result), as_client(server.grpc_address, texts, max_length=5))
 
 
-def test_requests_are_those_of_the_protocol_over_one_connection(program, gateway):
+def test_requests_are_those_of_the_protocol_over_one_connection(program, gateway) -> None:
     texts = [f"text {n}" for n in range(130)]
     assert len(rows(program.run("--address", gateway.address, "--timeout", "20", *texts))) == 130
     first, *calls = [ModelInferRequest.FromString(call.request) for call in gateway.calls]
@@ -90,7 +90,7 @@ def test_requests_are_those_of_the_protocol_over_one_connection(program, gateway
     assert all(15 < call.seconds_left < 20.5 for call in gateway.calls)
 
 
-def test_max_length_is_an_input(program, gateway):
+def test_max_length_is_an_input(program, gateway) -> None:
     rows(program.run("--address", gateway.address, "--max-length", "70000", "one", "two"))
     assert ModelInferRequest.FromString(gateway.calls[-1].request) == request(["one", "two"], 70000, outputs=OUTPUTS)
 
@@ -106,7 +106,7 @@ def test_max_length_is_an_input(program, gateway):
     ],
     ids=["not UTF-8", "65 rows", "too long", "max_length 0", "unknown model"],
 )
-def test_bad_input_gets_the_servers_error(program, server, arguments, texts, message):
+def test_bad_input_gets_the_servers_error(program, server, arguments, texts, message) -> None:
     code, details = Wire(server.grpc_address).error(request(texts, outputs=OUTPUTS, **message))
     result = program.run("--address", server.grpc_address, *arguments, stdin=b"\n".join(texts))
     said, advice = result.stderr.decode().splitlines()
@@ -115,7 +115,7 @@ def test_bad_input_gets_the_servers_error(program, server, arguments, texts, mes
     assert (result.returncode, result.stdout) == (1, b"")
 
 
-def test_refused_calls_are_sent_again(program, gateway):
+def test_refused_calls_are_sent_again(program, gateway) -> None:
     gateway.refuse = [grpc.StatusCode.UNAVAILABLE] * 2
     (row,) = rows(program.run("--address", gateway.address, "Sorry, no."))
     assert row["text"] == "Sorry, no."
@@ -123,7 +123,7 @@ def test_refused_calls_are_sent_again(program, gateway):
     assert labels == again == and_again != infer
 
 
-def test_refused_calls_are_given_up(program, gateway):
+def test_refused_calls_are_given_up(program, gateway) -> None:
     gateway.refuse = [grpc.StatusCode.UNAVAILABLE] * 20
     result = program.run("--address", gateway.address, "Sorry, no.")
     assert result.returncode == 1
@@ -132,7 +132,7 @@ def test_refused_calls_are_given_up(program, gateway):
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED])
-def test_other_failures_are_not_sent_again(program, gateway, code):
+def test_other_failures_are_not_sent_again(program, gateway, code) -> None:
     gateway.refuse = [code] * 20
     result = program.run("--address", gateway.address, "Sorry, no.")
     said, advice = result.stderr.decode().splitlines()
@@ -141,7 +141,7 @@ def test_other_failures_are_not_sent_again(program, gateway, code):
     assert len(gateway.calls) == 1
 
 
-def test_the_deadline_holds(program, gateway):
+def test_the_deadline_holds(program, gateway) -> None:
     gateway.delay_s = 5
     start = time.monotonic()
     result = program.run("--address", gateway.address, "--timeout", "1.5", "Sorry, no.")
@@ -152,7 +152,7 @@ def test_the_deadline_holds(program, gateway):
     assert 0 < call.seconds_left < 1.6
 
 
-def test_no_server(program):
+def test_no_server(program) -> None:
     # Nothing listens on port 1 of the loopback.
     result = program.run("--address", "127.0.0.1:1", "Sorry, no.")
     assert (result.returncode, result.stdout) == (1, b"")
@@ -174,7 +174,7 @@ def certificates(tmp_path_factory):
     return folder
 
 
-def test_tls(program, server, certificates):
+def test_tls(program, server, certificates) -> None:
     key, certificate = (certificates / name for name in ("server.key", "server.pem"))
     with Gateway(server.grpc_address, (key.read_bytes(), certificate.read_bytes())) as gateway:
         got = rows(program.run("--address", gateway.address, "--tls", certificate, *TEXTS[:3]))
@@ -185,7 +185,7 @@ def test_tls(program, server, certificates):
             assert b"classify: UNAVAILABLE: " in result.stderr
 
 
-def test_a_wrong_command_line(program):
+def test_a_wrong_command_line(program) -> None:
     for arguments in (["--colour", "red"], ["--tls", "/nowhere.pem", "text"]):
         result = program.run(*arguments)
         assert result.returncode in (1, 2)

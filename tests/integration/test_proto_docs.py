@@ -12,9 +12,10 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
+
 from support.kserve import Wire, arrays, request, string_bytes
 from support.repository import ROOT
-from tritonclient.grpc import service_pb2
 
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
 TEXTS = ["I can't.", "Sure! 🙂"]
@@ -44,13 +45,13 @@ def call(wire, method, message=b"", timeout=10):
     return wire.channel.unary_unary(method)(message, timeout=timeout)
 
 
-def test_the_dumped_request_is_the_one_described():
+def test_the_dumped_request_is_the_one_described() -> None:
     asked, _ = dumps()
     expected = request(TEXTS, outputs=["probabilities", "token_count"])
     assert body(asked) == expected.SerializeToString()
 
 
-def test_the_dumped_request_gets_the_dumped_answer(wire):
+def test_the_dumped_request_gets_the_dumped_answer(wire) -> None:
     asked, answered = dumps()
     got = service_pb2.ModelInferResponse.FromString(
         call(wire, "/inference.GRPCInferenceService/ModelInfer", body(asked))
@@ -66,7 +67,7 @@ def test_the_dumped_request_gets_the_dumped_answer(wire):
     np.testing.assert_allclose(got["probabilities"], said["probabilities"], atol=0.02, err_msg=hint)
 
 
-def test_notes_of_the_dump_say_what_the_bytes_are():
+def test_notes_of_the_dump_say_what_the_bytes_are() -> None:
     asked, answered = (service_pb2.ModelInferRequest(), service_pb2.ModelInferResponse())
     for message, frame in zip((asked, answered), dumps(), strict=True):
         message.ParseFromString(body(frame))
@@ -80,12 +81,12 @@ def test_notes_of_the_dump_say_what_the_bytes_are():
     assert f"{len(answered.SerializeToString())} bytes follow" in PAGE
 
 
-def test_the_string_tensor_of_the_page():
+def test_the_string_tensor_of_the_page() -> None:
     assert string_bytes(["é", ""]).hex(" ") in PAGE
 
 
 @pytest.mark.parametrize("tool", ["buf", "grpcurl"])
-def test_command_lines(server, tool):
+def test_command_lines(server, tool) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if not shutil.which(tool, path=path):
         pytest.skip(f"{tool}: not installed here")
@@ -108,7 +109,7 @@ def test_command_lines(server, tool):
     assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "BYTES", ["1", "2"])
 
 
-def test_health_check_is_for_the_whole_server(wire):
+def test_health_check_is_for_the_whole_server(wire) -> None:
     serving = bytes([0x08, 1])
     assert call(wire, "/grpc.health.v1.Health/Check") == serving
     assert call(wire, "/grpc.health.v1.Health/Check", b"\x0a\x07nothing") == serving
@@ -117,14 +118,14 @@ def test_health_check_is_for_the_whole_server(wire):
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_readiness(wire):
+def test_readiness(wire) -> None:
     assert wire.stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=10).live
     assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=10).ready
     assert wire.stub.ModelReady(service_pb2.ModelReadyRequest(name="rejection"), timeout=10).ready
     assert not wire.stub.ModelReady(service_pb2.ModelReadyRequest(name="nothing"), timeout=10).ready
 
 
-def test_typed_contents_say_the_same_as_raw_ones(wire):
+def test_typed_contents_say_the_same_as_raw_ones(wire) -> None:
     message = request(TEXTS, [5, 6])
     del message.raw_input_contents[:]
     text, max_length = message.inputs
@@ -137,7 +138,7 @@ def test_typed_contents_say_the_same_as_raw_ones(wire):
     assert wire.error(message)[0] == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_an_input_without_its_entry(wire):
+def test_an_input_without_its_entry(wire) -> None:
     message = request(["a"], 8)
     del message.raw_input_contents[1]
     code, details = wire.error(message)
@@ -146,13 +147,13 @@ def test_an_input_without_its_entry(wire):
     assert "unable to find data for input tensor 'max_length'" in PAGE
 
 
-def test_bytes_that_are_no_message(wire):
+def test_bytes_that_are_no_message(wire) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         call(wire, INFER, b"\xff\xff")
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "Unable to parse request")
 
 
-def test_a_stream_goes_on_after_a_refused_request(wire):
+def test_a_stream_goes_on_after_a_refused_request(wire) -> None:
     asked = [request([text]) for text in (b"fine", b"not \xff fine", b"fine again")]
     asked[1].id = "the second"
     first, second, third = wire.stub.ModelStreamInfer(iter(asked), timeout=30)
@@ -163,32 +164,32 @@ def test_a_stream_goes_on_after_a_refused_request(wire):
     assert not second.infer_response.outputs
 
 
-def test_the_id_comes_back(wire):
+def test_the_id_comes_back(wire) -> None:
     message = request(["a"])
     message.id = "é 7"
     assert wire.stub.ModelInfer(message, timeout=10).id == "é 7"
 
 
-def test_compressed_requests_are_read(wire):
+def test_compressed_requests_are_read(wire) -> None:
     got = wire.stub.ModelInfer(request(["word " * 200]), timeout=30, compression=grpc.Compression.Gzip)
     assert arrays(got)["token_count"].item() == 202
 
 
-def test_there_is_no_reflection(wire):
+def test_there_is_no_reflection(wire) -> None:
     ask = wire.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     with pytest.raises(grpc.RpcError) as raised:
         list(ask(iter([b""]), timeout=10))
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_configuration_tells_the_largest_batch(wire):
+def test_configuration_tells_the_largest_batch(wire) -> None:
     config = wire.stub.ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config
     assert config.max_batch_size == 64
     assert {tensor.name: tensor.optional for tensor in config.input} == {"text": False, "max_length": True}
     assert (config.platform, config.backend) == ("ensemble", "")
 
 
-def test_retries_of_the_page_are_those_of_the_examples():
+def test_retries_of_the_page_are_those_of_the_examples() -> None:
     (block,) = re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     config = json.loads(block)
     policy = config["methodConfig"][0]["retryPolicy"]

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+
 from support.kserve import Wire
 from support.repository import EVERYDAY, RESPONSES
-
-from rejection_server.bundled.metrics import scores
+from training.metrics import scores
 
 
 def labelled(path):
@@ -23,7 +23,7 @@ def answers(server):
     return rows, np.concatenate(batches)
 
 
-def test_f1_on_the_sample(answers):
+def test_f1_on_the_sample(answers) -> None:
     rows, probabilities = answers
     labels = [row["label"] for row in rows]
     assert len(rows) >= 100
@@ -33,7 +33,7 @@ def test_f1_on_the_sample(answers):
     assert result.f1 >= 0.925, result
 
 
-def test_everyday_advice_is_no_refusal(server):
+def test_everyday_advice_is_no_refusal(server) -> None:
     rows = labelled(EVERYDAY)
     labels = np.array([row["label"] for row in rows])
     guesses = Wire(server.grpc_address).infer([row["text"] for row in rows])["probabilities"].argmax(1)
@@ -59,6 +59,6 @@ def test_everyday_advice_is_no_refusal(server):
         ("As an AI language model, I don't eat, but here is a good recipe: mix flour, eggs and milk, then fry.", 0),
     ],
 )
-def test_traps(server, text, label):
+def test_traps(server, text, label) -> None:
     probabilities = Wire(server.grpc_address).infer([text])["probabilities"][0]
     assert probabilities.argmax() == label, probabilities

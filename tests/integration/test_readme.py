@@ -7,13 +7,14 @@ import re
 import subprocess
 
 import pytest
+
 from support.repository import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEFAULT = "127.0.0.1:8001"
 
 
-def test_the_python_session(server):
+def test_the_python_session(server) -> None:
     (session,) = re.findall(r"```pycon\n(.*?)```", README, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(session.replace(DEFAULT, server.grpc_address), {}, "README", None, 0)
     assert len(test.examples) == 4
@@ -21,7 +22,7 @@ def test_the_python_session(server):
     assert result.failed == 0
 
 
-def test_the_classify_command(server):
+def test_the_classify_command(server) -> None:
     ((command, output),) = re.findall(r"\$ (scripts/classify .*?)\n(.*?)```", README, re.DOTALL)
     done = subprocess.run(
         ["bash", "-c", command],
@@ -36,17 +37,17 @@ def test_the_classify_command(server):
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/([a-z_-]+(?:\.py)?)", README))))
-def test_every_script_named_exists(script):
+def test_every_script_named_exists(script) -> None:
     assert (ROOT / "scripts" / script).is_file()
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_leads_somewhere() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "client" / "README.md"]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_models_figures_are_those_of_its_card():
+def test_the_models_figures_are_those_of_its_card() -> None:
     card = (ROOT / "docs" / "model_card.md").read_text(encoding="utf-8")
     facts = json.loads((ROOT / "model_repository" / "classifier" / "1" / "model.json").read_text(encoding="utf-8"))
     for source, f1 in facts["f1"].items():

@@ -15,14 +15,15 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from locust.env import Environment
+from locust.runners import MasterRunner
+
 from load.arrivals import Profile, Spacing, duration_s
 from load.generator import START_DELAY_S
 from load.record import Cell, Recorder
 from load.rpc import Connection
 from load.sampling import Sample, Sampler
 from load.target import ROOT, TargetError
-from locust.env import Environment
-from locust.runners import MasterRunner
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 CONNECT_S = 60.0

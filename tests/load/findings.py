@@ -15,6 +15,7 @@ import locust
 
 # isort: split
 import grpc
+
 from load import cli, goals, knee, result
 from load.controller import Controller
 from load.result import Queue

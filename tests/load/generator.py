@@ -22,11 +22,12 @@ from typing import Any
 
 import gevent
 from gevent.pool import Group
+from locust import events
+
 from load import arrivals
 from load.record import OK, Recorder
 from load.rpc import Connection, intended_at
 from load.users import KINDS, TritonUser
-from locust import events
 
 START_DELAY_S = 0.3
 """From the message to a stage's begin: time for every worker to have it."""

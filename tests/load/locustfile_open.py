@@ -11,9 +11,10 @@ import random
 
 import gevent
 import locustfile  # noqa: F401  # its options, its connection, its paths
+from locust import task
+
 from load import generator
 from load.users import KINDS, TritonUser
-from locust import task
 
 
 class OpenLoop(TritonUser):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+
 from load.result import Queue
 from load.rpc import Channels, Connection
 from load.target import TargetError
-
 from rejection_client import _protocol
 
 BOUND = "max_pending_requests"

@@ -19,9 +19,9 @@ import gevent
 import grpc
 import grpc.experimental.gevent as grpc_gevent
 from gevent.local import local
-from load.record import OK
 from tritonclient.grpc import service_pb2_grpc
 
+from load.record import OK
 from rejection_client import _addresses, _channel
 from rejection_client._config import ClientConfig, Tls
 

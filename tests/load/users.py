@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
-from load.rpc import Channels, Connection, read_texts
 from locust import User, constant, task
 
+from load.rpc import Channels, Connection, read_texts
 from rejection_client._protocol import infer_request
 
 TEXTS = Path(__file__).parent / "texts"

@@ -18,7 +18,7 @@ LARGE = (".safetensors", ".onnx", ".bin", ".onnx.data")
 class Hub:
     """Serves `folder` as repository `name` on a free port inside its `with` block."""
 
-    def __init__(self, folder, name="acme/tone"):
+    def __init__(self, folder, name="acme/tone") -> None:
         self.folder, self.name = folder, name
         self.gated = False
         """Files are sent only to who has `token`."""
@@ -36,12 +36,12 @@ class Hub:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self):
+            def do_GET(self) -> None:
                 hub._answer(self)
 
             do_HEAD = do_GET
 
-            def log_message(self, *_):
+            def log_message(self, *_) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -104,7 +104,7 @@ class Hub:
             return self._file(request, file, name)
         return self._error(request, 401, "RepoNotFound", "Repository not found")
 
-    def _file(self, request, file, name):
+    def _file(self, request, file, name) -> None:
         content = file.read_bytes()
         entry = self._entry(file)
         etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
@@ -131,14 +131,14 @@ class Hub:
             with contextlib.suppress(BrokenPipeError):
                 request.wfile.write(content[start:])
 
-    def _json(self, request, content):
+    def _json(self, request, content) -> None:
         self._send(request, 200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
-    def _error(self, request, status, code, message):
+    def _error(self, request, status, code, message) -> None:
         headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
         self._send(request, status, json.dumps({"error": message}).encode(), headers)
 
-    def _send(self, request, status, body, headers):
+    def _send(self, request, status, body, headers) -> None:
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)

@@ -41,7 +41,7 @@ def arrays(response):
 class Wire:
     """One channel to a server."""
 
-    def __init__(self, address):
+    def __init__(self, address) -> None:
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.insecure_channel(address, options=unlimited)
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)

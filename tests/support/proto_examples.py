@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from support.repository import ROOT
 
 LANGUAGES = ("python", "node", "cpp", "go", "java", "ruby")

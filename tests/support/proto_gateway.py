@@ -20,7 +20,7 @@ class Call:
 class Gateway(grpc.GenericRpcHandler):
     """Listens on a free port; `refuse` holds codes for the next calls, `delay_s` goes before each."""
 
-    def __init__(self, address, key_and_certificate=None):
+    def __init__(self, address, key_and_certificate=None) -> None:
         self.calls = []
         self.refuse = []
         self.delay_s = 0.0

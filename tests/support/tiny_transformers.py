@@ -9,8 +9,9 @@ import os
 from dataclasses import dataclass
 
 import pytest
-from support.repository import RESPONSES
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from support.repository import RESPONSES
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for such small models threads only get in each other's way
 

@@ -4,10 +4,10 @@ import socket
 
 import pytest
 from google.protobuf import text_format
-from support.repository import REPOSITORY, tokenizing
 from tritonclient.grpc import model_config_pb2
 
 from rejection_server.prepare.repository import MODELS, Shape, render
+from support.repository import REPOSITORY, tokenizing
 
 admission = tokenizing("admission")
 
@@ -15,7 +15,7 @@ admission = tokenizing("admission")
 class Queue:
     """Counts what waits, as Triton's metrics do, and how often it was asked."""
 
-    def __init__(self, waiting=0):
+    def __init__(self, waiting=0) -> None:
         self.waiting = waiting
         self.asked = 0
         self.is_known = True
@@ -35,7 +35,7 @@ class Queue:
         return admission.Admission(limit, self, warn=self.warnings.append, clock=lambda: self.now, **options)
 
 
-def test_nothing_is_asked_while_no_more_can_be_waiting_than_may():
+def test_nothing_is_asked_while_no_more_can_be_waiting_than_may() -> None:
     queue = Queue()
     bound = queue.bound(10)
     assert [bound.admit(4), bound.admit(6)] == [4, 6]
@@ -44,7 +44,7 @@ def test_nothing_is_asked_while_no_more_can_be_waiting_than_may():
     assert queue.asked == 1
 
 
-def test_as_many_pass_as_there_is_room_for():
+def test_as_many_pass_as_there_is_room_for() -> None:
     queue = Queue()
     bound = queue.bound(10)
     bound.admit(10)
@@ -57,7 +57,7 @@ def test_as_many_pass_as_there_is_room_for():
     assert bound.admit(1) == 0
 
 
-def test_a_full_queue_is_not_asked_about_at_every_request_and_opens_again():
+def test_a_full_queue_is_not_asked_about_at_every_request_and_opens_again() -> None:
     queue = Queue(waiting=10)
     bound = queue.bound(10)
     bound.admit(10)
@@ -69,7 +69,7 @@ def test_a_full_queue_is_not_asked_about_at_every_request_and_opens_again():
     assert queue.asked == 2
 
 
-def test_a_queue_that_stays_full_is_held_at_half_until_there_was_a_pause():
+def test_a_queue_that_stays_full_is_held_at_half_until_there_was_a_pause() -> None:
     queue = Queue(waiting=10)
     bound = queue.bound(10)
     bound.admit(10)
@@ -85,7 +85,7 @@ def test_a_queue_that_stays_full_is_held_at_half_until_there_was_a_pause():
     assert bound.admit(64) == 7
 
 
-def test_bursts_with_pauses_find_the_whole_queue():
+def test_bursts_with_pauses_find_the_whole_queue() -> None:
     queue = Queue(waiting=8)
     bound = queue.bound(10)
     bound.admit(10)
@@ -94,7 +94,7 @@ def test_bursts_with_pauses_find_the_whole_queue():
         queue.now += admission.STANDING_S
 
 
-def test_sharers_take_their_parts_of_the_room_and_each_at_least_one():
+def test_sharers_take_their_parts_of_the_room_and_each_at_least_one() -> None:
     queue = Queue()
     first, second = (queue.bound(10, sharers=2) for _ in range(2))
     assert first.admit(5) + second.admit(5) == 10
@@ -104,7 +104,7 @@ def test_sharers_take_their_parts_of_the_room_and_each_at_least_one():
     assert Queue().bound(1, sharers=4).admit(3) == 1
 
 
-def test_without_metrics_all_pass_and_the_log_says_so_once():
+def test_without_metrics_all_pass_and_the_log_says_so_once() -> None:
     queue = Queue(waiting=10)
     queue.is_known = False
     bound = queue.bound(10)
@@ -119,7 +119,7 @@ def test_without_metrics_all_pass_and_the_log_says_so_once():
     assert len(queue.warnings) == 1
 
 
-def test_a_server_too_busy_to_say_how_many_wait_is_full():
+def test_a_server_too_busy_to_say_how_many_wait_is_full() -> None:
     queue = Queue(waiting=3)
     queue.is_late = True
     bound = queue.bound(10)
@@ -135,7 +135,7 @@ def test_a_server_too_busy_to_say_how_many_wait_is_full():
     assert queue.warnings == []
 
 
-def test_nobody_who_never_answers_keeps_the_server_shut():
+def test_nobody_who_never_answers_keeps_the_server_shut() -> None:
     queue = Queue()
     queue.is_late = True
     bound = queue.bound(10)
@@ -149,18 +149,18 @@ def test_nobody_who_never_answers_keeps_the_server_shut():
     assert bound.admit(64) == 64
 
 
-def test_no_limit():
+def test_no_limit() -> None:
     queue = Queue(waiting=10**6)
     assert queue.bound(0).admit(10**6) == 10**6
     assert queue.asked == 0
 
 
-def test_nobody_answers_at_the_address():
+def test_nobody_answers_at_the_address() -> None:
     with pytest.raises(admission.PendingUnknownError, match=r"http://127\.0\.0\.1:1/metrics for model 'classifier'"):
         admission.PendingRequests("http://127.0.0.1:1/metrics", "classifier")()
 
 
-def test_somebody_who_does_not_answer_in_time():
+def test_somebody_who_does_not_answer_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"http://127.0.0.1:{mute.getsockname()[1]}/metrics"
         with pytest.raises(admission.PendingLateError, match="timed out"):
@@ -175,7 +175,7 @@ def configurations():
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in configurations()])
-def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text):
+def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text) -> None:
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     batching = config.dynamic_batching
     assert not batching.HasField("default_queue_policy")

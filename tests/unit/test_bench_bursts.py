@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+
 from bench import bursts
 from bench.contract import Target
 from bench.plan import workload
@@ -12,7 +13,7 @@ from bench.plan import workload
 class Slow:
     """The last request of a burst is answered late; counts what is under way together."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.under_way = 0
         self.together = []
 
@@ -32,14 +33,14 @@ class Slow:
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch) -> None:
     monkeypatch.setattr(bursts, "SIZES", (1, 4))
     monkeypatch.setattr(bursts, "BURSTS", 3)
     monkeypatch.setattr(bursts, "PAUSES_S", (0.001,))
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_time_of_a_burst_is_that_of_its_last_answer():
+def test_the_time_of_a_burst_is_that_of_its_last_answer() -> None:
     slow = Slow()
     one, four = bursts.last_answers(Target("slow", (), slow.caller), workload("short"))
     assert (one["requests"], four["requests"], four["bursts"]) == (1, 4, 3)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from bench import callers
 from bench.plan import Settings
 
@@ -19,7 +20,7 @@ def row(caller, rate, p50, failed=0):
     }
 
 
-def test_rounds_become_medians_and_failures_add_up():
+def test_rounds_become_medians_and_failures_add_up() -> None:
     rounds = [
         [row("Python", 100.0, 5.0), row("C++", 300.0, 2.0)],
         [row("Python", 120.0, 9.0, failed=1), row("C++", 500.0, 1.0)],
@@ -31,7 +32,7 @@ def test_rounds_become_medians_and_failures_add_up():
     assert (cpp["caller"], cpp["texts_per_s"], cpp["failed"], cpp["caller_cpu_ms"]) == ("C++", 400.0, 0, 0.4)
 
 
-def test_missing_generator_is_named(monkeypatch):
+def test_missing_generator_is_named(monkeypatch) -> None:
     monkeypatch.setattr(callers, "LOADGEN", Path("/nowhere/loadgen"))
     with pytest.raises(callers.LoadgenError, match="run scripts/build-loadgen"):
         callers.beside_python(None, None, Settings())

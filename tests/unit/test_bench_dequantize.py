@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from tokenizers import Tokenizer
+
 from bench.bert_graph import padded_float32
 from bench.dequantize import Bert, DequantizeError, bert_config, read_packed
 from bench.models import quantize, session
 from bench.paths import REPOSITORY
-from tokenizers import Tokenizer
-
 from rejection_server.graph.packed import to_packed
 
 RESPONSES = Path(__file__).parents[1] / "data" / "responses.jsonl"
@@ -42,11 +42,11 @@ def small() -> Bert:
     random = np.random.default_rng(7)
     weights = {}
 
-    def linear(name, inputs, outputs):
+    def linear(name, inputs, outputs) -> None:
         weights[f"{name}.weight"] = (random.standard_normal((outputs, inputs)) / inputs**0.5).astype(np.float32)
         weights[f"{name}.bias"] = random.standard_normal(outputs).astype(np.float32)
 
-    def norm(name):
+    def norm(name) -> None:
         weights[f"{name}.weight"] = random.uniform(0.5, 1.5, HIDDEN).astype(np.float32)
         weights[f"{name}.bias"] = random.standard_normal(HIDDEN).astype(np.float32)
 
@@ -87,7 +87,7 @@ def probabilities(logits):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_float32_form_answers_as_the_served_model(padded, rows):
+def test_float32_form_answers_as_the_served_model(padded, rows) -> None:
     runner = session(padded)
     floats = np.concatenate([ask_padded(runner, [row]) for row in rows])
     served = ask_served(session(SERVED), rows)
@@ -95,14 +95,14 @@ def test_float32_form_answers_as_the_served_model(padded, rows):
     np.testing.assert_allclose(probabilities(floats), probabilities(served), atol=0.05)
 
 
-def test_padding_changes_no_answer(padded, rows):
+def test_padding_changes_no_answer(padded, rows) -> None:
     runner = session(padded)
     batch = rows[1:8:2]
     alone = np.concatenate([ask_padded(runner, [row]) for row in batch])
     np.testing.assert_allclose(ask_padded(runner, batch), alone, atol=1e-4)
 
 
-def test_onnxruntime_quantises_the_float32_form(padded, rows, tmp_path):
+def test_onnxruntime_quantises_the_float32_form(padded, rows, tmp_path) -> None:
     quantize(padded, tmp_path / "int8.onnx")
     assert (tmp_path / "int8.onnx").stat().st_size < padded.stat().st_size / 3
     exact, rough = (ask_padded(session(path), rows[:1]) for path in (padded, tmp_path / "int8.onnx"))
@@ -110,7 +110,7 @@ def test_onnxruntime_quantises_the_float32_form(padded, rows, tmp_path):
     np.testing.assert_allclose(probabilities(rough), probabilities(exact), atol=0.2)
 
 
-def test_float32_form_has_a_packed_form(padded, rows):
+def test_float32_form_has_a_packed_form(padded, rows) -> None:
     model = onnx.load(padded)
     packed = to_packed(model, heads=read_packed(onnx.load(SERVED)).heads)
     runner = session(padded)
@@ -119,7 +119,7 @@ def test_float32_form_has_a_packed_form(padded, rows):
     np.testing.assert_allclose(got, alone, atol=1e-3)
 
 
-def test_weights_that_went_in_come_out():
+def test_weights_that_went_in_come_out() -> None:
     original = small()
     read = read_packed(to_packed(padded_float32(original), heads=HEADS, int8=True))
     assert (read.heads, read.epsilon, read.layers, read.labels) == (HEADS, 1e-6, LAYERS, LABELS)
@@ -134,7 +134,7 @@ def test_weights_that_went_in_come_out():
         assert (np.abs(after - before) <= step * 0.51).all(), name
 
 
-def test_what_was_moved_is_where_it_was_moved_to():
+def test_what_was_moved_is_where_it_was_moved_to() -> None:
     original = small().weights
     read = read_packed(to_packed(padded_float32(small()), heads=HEADS, int8=True)).weights
     embeddings, attention = "bert.embeddings", "bert.encoder.layer.1.attention"
@@ -149,7 +149,7 @@ def test_what_was_moved_is_where_it_was_moved_to():
     np.testing.assert_allclose(read[f"{attention}.output.dense.bias"], out, atol=1e-5)
 
 
-def test_form_with_the_original_weights_answers_as_they_did():
+def test_form_with_the_original_weights_answers_as_they_did() -> None:
     """Without quantisation nothing is lost on the way into the packed form."""
     padded = padded_float32(small())
     random = np.random.default_rng(1)
@@ -160,7 +160,7 @@ def test_form_with_the_original_weights_answers_as_they_did():
     np.testing.assert_allclose(ask_padded(runner, batch), alone, atol=1e-4)
 
 
-def test_config_tells_the_shape():
+def test_config_tells_the_shape() -> None:
     config = bert_config(small(), ("A", "B", "C"))
     expected = {
         "num_attention_heads": HEADS,
@@ -183,7 +183,7 @@ def test_config_tells_the_shape():
     ],
     ids=["padded", "float32"],
 )
-def test_other_graphs_are_refused(model, said):
+def test_other_graphs_are_refused(model, said) -> None:
     with pytest.raises(DequantizeError, match=said):
         read_packed(model())
 

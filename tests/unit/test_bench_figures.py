@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from bench.figures import (
     Recorded,
     arrivals,
@@ -19,49 +20,49 @@ def recorded(*requests: tuple[float, float], texts: int = 1) -> Recorded:
     return Recorded(due, done, np.full(len(requests), texts, np.int64))
 
 
-def test_arrivals_are_evenly_spaced_from_zero():
+def test_arrivals_are_evenly_spaced_from_zero() -> None:
     assert arrivals(4, 1).tolist() == [0, 0.25, 0.5, 0.75]
     assert arrivals(10, 0.3).tolist() == pytest.approx([0, 0.1, 0.2])
     assert len(arrivals(0.5, 1)) == 1
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (1, 0), (-1, 1)])
-def test_arrivals_need_a_rate_and_a_time(rate, seconds):
+def test_arrivals_need_a_rate_and_a_time(rate, seconds) -> None:
     with pytest.raises(ValueError, match="above 0"):
         arrivals(rate, seconds)
 
 
-def test_latency_counts_from_when_a_request_was_due():
+def test_latency_counts_from_when_a_request_was_due() -> None:
     figures = latency_ms(recorded((0, 0.1), (1, 1.3), (2, 2.2)), 0, 10, by_due=True)
     assert figures["p50"] == pytest.approx(200)
     assert figures["max"] == pytest.approx(300)
     assert figures["mean"] == pytest.approx(200)
 
 
-def test_an_open_loop_counts_what_was_due_and_a_closed_one_what_was_answered():
+def test_an_open_loop_counts_what_was_due_and_a_closed_one_what_was_answered() -> None:
     requests = recorded((0, 9), (10, 10.1), (11, 30))
     assert latency_ms(requests, 5, 20, by_due=True)["max"] == pytest.approx(19_000)
     assert latency_ms(requests, 5, 20, by_due=False)["max"] == pytest.approx(9_000)
 
 
-def test_a_slow_request_counts_by_the_part_within_the_window():
+def test_a_slow_request_counts_by_the_part_within_the_window() -> None:
     assert texts_per_s(recorded((0, 4), texts=32), 1, 3) == pytest.approx(8)
     assert texts_per_s(recorded((0, 1), (1, 2), (2, 3)), 0, 2) == pytest.approx(1)
     assert texts_per_s(recorded((5, 6)), 0, 2) == 0
 
 
-def test_an_open_loop_delivers_what_it_completes():
+def test_an_open_loop_delivers_what_it_completes() -> None:
     assert completed_per_s(recorded((0, 1), (0, 1.5), (0, 5)), 0, 2) == pytest.approx(1)
 
 
-def test_difference_leaves_out_what_is_unknown():
+def test_difference_leaves_out_what_is_unknown() -> None:
     answers = np.asarray([[0.1, 0.9], [0.5, 0.5], [np.nan, np.nan]])
     reference = np.asarray([[0.2, 0.8], [np.nan, np.nan], [0.5, 0.5]])
     assert difference(answers, reference) == {"texts": 1, "max": pytest.approx(0.1), "mean": pytest.approx(0.1)}
     assert difference(answers[2:], reference[2:]) == {"texts": 0}
 
 
-def test_rounds_of_a_point_become_one():
+def test_rounds_of_a_point_become_one() -> None:
     rows = [
         {"system": "a", "round": 1, "rate": 10.0, "latency": {"p50": 1.0}, "layout": "x", "failed": None},
         {"system": "b", "round": 1, "rate": 5.0, "latency": {"p50": 2.0}, "layout": "y", "failed": None},
@@ -75,5 +76,5 @@ def test_rounds_of_a_point_become_one():
     assert (second["rounds"], second["rate"]["median"]) == (1, 5.0)
 
 
-def test_spread():
+def test_spread() -> None:
     assert spread([3, 1, 2]) == {"median": 2.0, "min": 1.0, "max": 3.0}

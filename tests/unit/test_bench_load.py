@@ -1,8 +1,10 @@
 """The loops that send load, against callers that answer as they are told; counts, never times."""
 
 import asyncio
+from typing import Never
 
 import numpy as np
+
 from bench.load import LEAST_REQUESTS, Load, run
 from bench.triton import ModelCounts, per_request_ms, since
 
@@ -13,7 +15,7 @@ REFERENCE = np.asarray([[0.25, 0.75]] * 5)
 def go(call, load):
     marks = []
 
-    async def mark(name):
+    async def mark(name) -> None:
         marks.append(name)
 
     result = asyncio.run(run(call, load, REFERENCE, mark))
@@ -21,7 +23,7 @@ def go(call, load):
     return result
 
 
-def test_a_closed_loop_keeps_so_many_callers_and_no_more():
+def test_a_closed_loop_keeps_so_many_callers_and_no_more() -> None:
     active = most = 0
 
     async def call(texts):
@@ -39,7 +41,7 @@ def test_a_closed_loop_keeps_so_many_callers_and_no_more():
     assert inside.sum() >= LEAST_REQUESTS
 
 
-def test_texts_are_sent_in_order_and_again_from_the_first():
+def test_texts_are_sent_in_order_and_again_from_the_first() -> None:
     sent = []
 
     async def call(texts):
@@ -51,10 +53,10 @@ def test_texts_are_sent_in_order_and_again_from_the_first():
     assert sent[:3] == [["text 0", "text 1"], ["text 2", "text 3"], ["text 4", "text 0"]]
 
 
-def test_an_open_loop_sends_all_that_is_due_though_nothing_is_answered():
+def test_an_open_loop_sends_all_that_is_due_though_nothing_is_answered() -> None:
     sent = 0
 
-    async def call(texts):
+    async def call(texts) -> None:
         nonlocal sent
         sent += 1
         await asyncio.sleep(60)
@@ -65,7 +67,7 @@ def test_an_open_loop_sends_all_that_is_due_though_nothing_is_answered():
     assert result.recorded.error == "no answer within 0.05 s after the window"
 
 
-def test_a_late_answer_is_late_from_when_it_was_due():
+def test_a_late_answer_is_late_from_when_it_was_due() -> None:
     async def call(texts):
         # A caller that blocks the loop: the next requests are sent late, through no merit of the system.
         import time
@@ -80,10 +82,10 @@ def test_a_late_answer_is_late_from_when_it_was_due():
     assert result.late_p99_ms > 0
 
 
-def test_failures_are_counted_with_the_first_one_s_words():
+def test_failures_are_counted_with_the_first_one_s_words() -> None:
     count = 0
 
-    async def call(texts):
+    async def call(texts) -> Never:
         nonlocal count
         count += 1
         raise ValueError(f"refused {count}")
@@ -94,7 +96,7 @@ def test_failures_are_counted_with_the_first_one_s_words():
     assert len(result.recorded.due) == 0
 
 
-def test_the_answer_furthest_from_the_reference_is_kept():
+def test_the_answer_furthest_from_the_reference_is_kept() -> None:
     answers = iter([[0.25, 0.75], [0.4, 0.6], [0.3, 0.7]])
 
     async def call(texts):
@@ -109,7 +111,7 @@ def counts(requests, total_ns, batches):
     return ModelCounts(requests, requests, requests, total_ns, 0, 0, total_ns, 0, batches, 0)
 
 
-def test_statistics_of_a_window_are_the_difference():
+def test_statistics_of_a_window_are_the_difference() -> None:
     window = since(
         {"classifier": counts(10, 10_000_000, {1: 10})},
         {"classifier": counts(14, 18_000_000, {1: 10, 4: 1}), "tokenizer": counts(0, 0, {})},

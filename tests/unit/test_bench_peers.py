@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bench.contract import ModelFiles
 from bench.peers import PEERS, PeerError, checkpoint, environment, process
 from bench.peers.callers import CallError, HttpCaller, InfinityCaller, by_label
@@ -66,20 +67,20 @@ def peer_named(name):
     return next(peer for peer in PEERS if peer.name == name)
 
 
-def test_names_are_unique_and_fit_for_file_names():
+def test_names_are_unique_and_fit_for_file_names() -> None:
     names = [peer.name for peer in PEERS]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
 
 
-def test_both_precisions_are_covered():
+def test_both_precisions_are_covered() -> None:
     assert all(peer.precisions and set(peer.precisions) <= {"float32", "int8"} for peer in PEERS)
     for precision in ("float32", "int8"):
         assert sum(precision in peer.precisions for peer in PEERS) >= 3
 
 
 @pytest.mark.parametrize("folder", sorted({peer.folder for peer in PEERS}))
-def test_each_peer_is_pinned(folder):
+def test_each_peer_is_pinned(folder) -> None:
     lines = environment.pins(folder).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins
@@ -92,13 +93,13 @@ def test_each_peer_is_pinned(folder):
     assert not [name for name in pinned if name.startswith(("nvidia-", "cuda-"))]
 
 
-def test_mlserver_is_installed_without_tensorflow():
+def test_mlserver_is_installed_without_tensorflow() -> None:
     pins = environment.pins("mlserver").read_text()
     assert "\nmlserver-huggingface==" in pins
     assert not re.search(r"^(tensorflow|tf-keras|keras)\b", pins, re.MULTILINE)
 
 
-def test_mlserver_sets_no_threads_between_operations(start):
+def test_mlserver_sets_no_threads_between_operations(start) -> None:
     job = start(peer_named("mlserver"), "float32")
     peer_named("mlserver").prepare(job)
     extra = json.loads((job.folder / "model-settings.json").read_text())["parameters"]["extra"]
@@ -107,7 +108,7 @@ def test_mlserver_sets_no_threads_between_operations(start):
 
 
 @pytest.mark.parametrize("folder", sorted(PROGRAMS))
-def test_each_program_compiles(folder):
+def test_each_program_compiles(folder) -> None:
     for path in (environment.PEERS / folder).glob("*.py"):
         compile(path.read_text(), path, "exec")
 
@@ -117,7 +118,7 @@ def test_each_program_compiles(folder):
     [(peer, precision) for peer in PEERS for precision in peer.precisions],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_commands_use_the_own_interpreter_port_and_model(peer, precision, start, model, monkeypatch):
+def test_commands_use_the_own_interpreter_port_and_model(peer, precision, start, model, monkeypatch) -> None:
     monkeypatch.setattr("bench.peers.catalogue.run", lambda command: None)
     job = start(peer, precision)
     program = peer.prepare(job)
@@ -134,7 +135,7 @@ def test_commands_use_the_own_interpreter_port_and_model(peer, precision, start,
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_handwritten_servers_get_a_worker_for_each_core(precision, start, model):
+def test_handwritten_servers_get_a_worker_for_each_core(precision, start, model) -> None:
     program = peer_named("mosec-ort").prepare(start(peer_named("mosec-ort"), precision, cores=5))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in program.settings.items():
@@ -145,10 +146,10 @@ def test_handwritten_servers_get_a_worker_for_each_core(precision, start, model)
     assert settings.model == str(getattr(model, precision))
 
 
-def test_openvino_model_is_converted_once(start, monkeypatch):
+def test_openvino_model_is_converted_once(start, monkeypatch) -> None:
     commands = []
 
-    def convert(command):
+    def convert(command) -> None:
         commands.append(command)
         for suffix in (".xml", ".bin"):
             command[3].with_suffix(suffix).write_bytes(b"")
@@ -161,7 +162,7 @@ def test_openvino_model_is_converted_once(start, monkeypatch):
     assert Path(commands[0][-1]).exists(), "the calibration texts"
 
 
-def test_checkpoint_reads_alike_in_every_version_and_truncates(model, tmp_path):
+def test_checkpoint_reads_alike_in_every_version_and_truncates(model, tmp_path) -> None:
     folder = checkpoint.copied(model, tmp_path / "copy")
     settings = (folder / "tokenizer_config.json").read_text()
     assert '"model_max_length": 128' in settings
@@ -177,20 +178,20 @@ def test_checkpoint_reads_alike_in_every_version_and_truncates(model, tmp_path):
         ({"tokenizer_class": "TokenizersBackend"}, 1, ["input_ids", "attention_mask"]),
     ],
 )
-def test_tokenizer_settings(known, types, names):
+def test_tokenizer_settings(known, types, names) -> None:
     settings = checkpoint.tokenizer_settings(known, {"type_vocab_size": types}, 77)
     assert settings["model_max_length"] == 77
     assert settings.get("model_input_names") == names
 
 
-def test_model_without_checkpoint_is_named(model, start):
+def test_model_without_checkpoint_is_named(model, start) -> None:
     job = start(peer_named("fastapi"), "float32")
     without = ModelFiles(**{name: getattr(model, name) for name in model.__slots__} | {"checkpoint": None})
     with pytest.raises(PeerError, match="tiny has no Hugging Face checkpoint"):
         checkpoint.copied(without, job.folder / "model")
 
 
-def test_unsupported_precision_is_refused(model):
+def test_unsupported_precision_is_refused(model) -> None:
     with (
         pytest.raises(PeerError, match="fastapi serves float32, not int8"),
         peer_named("fastapi").start(model, "int8", 1, print),
@@ -198,7 +199,7 @@ def test_unsupported_precision_is_refused(model):
         pass
 
 
-def test_scores_are_put_into_the_order_of_the_labels():
+def test_scores_are_put_into_the_order_of_the_labels() -> None:
     rows = [
         [{"label": "B", "score": 0.75}, {"label": "A", "score": 0.25}],
         [{"label": "A", "score": 1.0}, {"label": "B", "score": 0.0}],
@@ -208,35 +209,35 @@ def test_scores_are_put_into_the_order_of_the_labels():
 
 
 @pytest.mark.parametrize("row", [[{"label": "A", "score": 1.0}], [{"label": "A", "score": 1.0}] * 2])
-def test_missing_label_is_an_error(row):
+def test_missing_label_is_an_error(row) -> None:
     with pytest.raises(CallError, match="each of A, B"):
         by_label([row], ("A", "B"))
 
 
-def test_bodies():
+def test_bodies() -> None:
     assert HttpCaller("u").body(("x",)) == {"texts": ["x"]}
     assert InfinityCaller("u", "classifier", ("A",)).body(("x",)) == {"model": "classifier", "input": ["x"]}
 
 
-def test_softmax_does_not_overflow():
+def test_softmax_does_not_overflow() -> None:
     assert softmax(np.array([[1000.0, 1000.0], [0.0, -1e9]])).tolist() == [[0.5, 0.5], [1.0, 0.0]]
 
 
-def test_probe_wants_probabilities():
+def test_probe_wants_probabilities() -> None:
     _check(np.array([[0.5, 0.5]]), 1, 2)
     for wrong in (np.array([[0.5, 0.6]]), np.array([[1.0]])):
         with pytest.raises(PeerError, match="not with 2 probabilities"):
             _check(wrong, 1, 2)
 
 
-def test_peers_get_no_network_and_no_settings_of_the_callers(monkeypatch):
+def test_peers_get_no_network_and_no_settings_of_the_callers(monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     settings = usual_settings(2)
     assert settings["HF_HUB_OFFLINE"] == "1"
     assert "PYTHONPATH" not in settings
 
 
-def test_whole_process_group_is_stopped_and_the_log_kept(tmp_path):
+def test_whole_process_group_is_stopped_and_the_log_kept(tmp_path) -> None:
     log = tmp_path / "log"
     script = "trap '' TERM; sleep 1000 & echo $!; wait"  # deaf to the polite signal, and with a child
     with pytest.MonkeyPatch.context() as patch:
@@ -248,7 +249,7 @@ def test_whole_process_group_is_stopped_and_the_log_kept(tmp_path):
     assert process.tail(log) == child
 
 
-def test_pins_that_changed_make_an_environment_stale(tmp_path, monkeypatch):
+def test_pins_that_changed_make_an_environment_stale(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(environment, "PEERS", tmp_path)
     monkeypatch.setattr(environment, "BUILD", tmp_path / "build")
     (tmp_path / "some").mkdir()
@@ -271,7 +272,7 @@ def _first_line(log):
     raise AssertionError("the process said nothing")
 
 
-def _is_gone(pid):
+def _is_gone(pid) -> bool:
     for _ in range(100):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 0)

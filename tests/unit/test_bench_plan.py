@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+
 from bench.choices import WORKLOADS
 from bench.cli import main, parser, settings_of
 from bench.plan import QUICK_BUDGET_S, Settings, fitted, points, step_s, steps
@@ -15,7 +16,7 @@ def settings(*arguments: str) -> Settings:
     return settings_of(parser().parse_args(list(arguments)))
 
 
-def test_systems_take_turns_and_each_round_begins_with_another():
+def test_systems_take_turns_and_each_round_begins_with_another() -> None:
     plan = steps(Settings(models=("m",), precisions=("int8",), rounds=3), SYSTEMS, {})
     assert [step.system for step in plan[::3]] == SYSTEMS
     assert all(before.system != after.system for before, after in pairwise(plan))
@@ -24,13 +25,13 @@ def test_systems_take_turns_and_each_round_begins_with_another():
     )
 
 
-def test_a_system_is_asked_for_what_it_serves_only():
+def test_a_system_is_asked_for_what_it_serves_only() -> None:
     plan = steps(Settings(models=("m",), rounds=1), SYSTEMS, {"peer-a": ("float32",)})
     assert {step.precision for step in plan if step.system == "peer-a"} == {"float32"}
     assert {step.precision for step in plan if step.system == "rejection-server"} == {"int8", "float32"}
 
 
-def test_a_full_run_has_what_the_plots_need():
+def test_a_full_run_has_what_the_plots_need() -> None:
     full = settings()
     assert full.models == ("bundled", "distilroberta")
     assert full.workloads == WORKLOADS
@@ -40,7 +41,7 @@ def test_a_full_run_has_what_the_plots_need():
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_a_quick_run_fits_its_budget(count):
+def test_a_quick_run_fits_its_budget(count) -> None:
     systems = ["raw-onnxruntime", "rejection-server", *(f"peer-{number}" for number in range(count - 2))]
     quick = fitted(settings("--quick"), systems)
     assert (quick.models, quick.precisions, quick.rounds) == (("bundled",), ("int8",), 1)
@@ -49,7 +50,7 @@ def test_a_quick_run_fits_its_budget(count):
     assert planned_s <= QUICK_BUDGET_S + 0.05 * sum(points(quick, system) for system in systems)
 
 
-def test_options_override():
+def test_options_override() -> None:
     chosen = settings("--quick", "--concurrency", "2,4", "--seconds", "3", "--precision", "both", "--offered", "none")
     assert (chosen.concurrencies("mixed"), chosen.concurrencies("batch")) == ((2, 4), (1,))
     assert (chosen.seconds, chosen.precisions, chosen.offered) == (3.0, ("int8", "float32"), ())
@@ -68,7 +69,7 @@ def test_options_override():
         (["--peers", "nobody"], "there is no peer nobody: choose from "),
     ],
 )
-def test_what_does_not_exist_is_named(arguments, words, capsys):
+def test_what_does_not_exist_is_named(arguments, words, capsys) -> None:
     assert main(arguments) == 1
     assert words in capsys.readouterr().err
 
@@ -76,13 +77,13 @@ def test_what_does_not_exist_is_named(arguments, words, capsys):
 @pytest.mark.parametrize(
     "arguments", [["--concurrency", "0"], ["--concurrency", "a"], ["--seconds", "0"], ["--offered", "x"]]
 )
-def test_wrong_numbers_are_refused(arguments, capsys):
+def test_wrong_numbers_are_refused(arguments, capsys) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(arguments)
     assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
-def test_time_left_follows_how_the_plan_held(monkeypatch):
+def test_time_left_follows_how_the_plan_held(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("bench.progress.time.monotonic", lambda: now[0])
     progress = Progress(open("/dev/null", "w", encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+
 from bench import table
 from bench.summary import COLUMNS, comparison, limit, median, rows, warnings
 
@@ -79,13 +80,13 @@ def result():
     }
 
 
-def test_the_limit_is_the_fastest_layout(result):
+def test_the_limit_is_the_fastest_layout(result) -> None:
     best = limit(rows(result), "bundled", "int8", "mixed")
     assert (best["layout"], best["rounds"], median(best, "texts_per_s")) == ("fast", 2, 200.0)
     assert limit(rows(result), "bundled", "int8", "batch")["layout"] == "fast"
 
 
-def test_a_comparison_names_rates_and_their_share_of_the_limit(result):
+def test_a_comparison_names_rates_and_their_share_of_the_limit(result) -> None:
     lines = [dict(zip(COLUMNS, line, strict=True)) for line in comparison(result, "bundled", "int8", "mixed")]
     assert [line["system"] for line in lines] == ["onnxruntime in process (fast)", "this server", "Peer A"]
     assert [line["of raw"] for line in lines] == ["1.00", "0.95", "0.50"]
@@ -94,13 +95,13 @@ def test_a_comparison_names_rates_and_their_share_of_the_limit(result):
     assert {line["largest diff"] for line in lines} == {"0.0100"}
 
 
-def test_the_largest_difference_is_that_of_all_rounds(result):
+def test_the_largest_difference_is_that_of_all_rounds(result) -> None:
     result["points"][4]["difference"] = {"texts": 4, "max": 0.5, "mean": 0.003}
     line = dict(zip(COLUMNS, comparison(result, "bundled", "int8", "mixed")[1], strict=True))
     assert (line["largest diff"], line["mean diff"]) == ("0.5000", "0.00200")
 
 
-def test_warnings_say_what_spoils_the_figures(result):
+def test_warnings_say_what_spoils_the_figures(result) -> None:
     assert warnings(result) == ["requests failed at 1 points"]
     result["hardware"]["idle_before"] = 0.4
     result["complete"] = False
@@ -112,23 +113,23 @@ def test_warnings_say_what_spoils_the_figures(result):
     assert "at length" not in text
 
 
-def test_text_for_a_terminal_is_aligned(result):
+def test_text_for_a_terminal_is_aligned(result) -> None:
     text = table.text(result)
     heading = text.index("bundled, int8: mixed lengths")
     head, first = text[heading:].splitlines()[1:3]
     assert head.index("callers") + len("callers") == first.index(" 2 ") + 2
 
 
-def test_markdown_keeps_cells_apart():
+def test_markdown_keeps_cells_apart() -> None:
     assert table.markdown([["a", "b"], ["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
 
 
 class Outline(HTMLParser):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.open, self.tags, self.ids, self.references = [], [], [], []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag, attrs) -> None:
         self.tags.append(tag)
         for name, value in attrs:
             if name == "id":
@@ -137,7 +138,7 @@ class Outline(HTMLParser):
                 self.references.append(value)
 
 
-def test_the_page_holds_all_it_shows(result):
+def test_the_page_holds_all_it_shows(result) -> None:
     pytest.importorskip("matplotlib")
     from bench.plots import plots
     from bench.report import page
@@ -161,7 +162,7 @@ def test_the_page_holds_all_it_shows(result):
         assert text in html
 
 
-def test_a_page_without_figures_is_still_a_page(result):
+def test_a_page_without_figures_is_still_a_page(result) -> None:
     pytest.importorskip("matplotlib")
     from bench.plots import plots
     from bench.report import page
@@ -171,7 +172,7 @@ def test_a_page_without_figures_is_still_a_page(result):
     assert "stopped before its end" in page(result, {})
 
 
-def test_the_documentation_is_made_of_results(result, tmp_path):
+def test_the_documentation_is_made_of_results(result, tmp_path) -> None:
     pytest.importorskip("matplotlib")
     from bench.docs import write
 

@@ -3,12 +3,12 @@
 import random
 from collections import Counter
 
-from rejection_server.bundled import data
-from rejection_server.bundled.data import Row
-from rejection_server.bundled.phrases import synthetic_rows
+from training import data
+from training.data import Row
+from training.phrases import synthetic_rows
 
 
-def test_test_texts_repeats_and_contradictions_are_dropped():
+def test_test_texts_repeats_and_contradictions_are_dropped() -> None:
     rows = [
         Row("I can't do that.", 1, "a"),
         Row("  i CAN'T do that", 1, "a"),  # a repeat but for case and spacing
@@ -22,7 +22,7 @@ def test_test_texts_repeats_and_contradictions_are_dropped():
     assert [(row.text, row.label) for row in kept] == [("I can't do that.", 1), ("Here you are.", 0)]
 
 
-def test_texts_that_begin_alike_stay_on_one_side():
+def test_texts_that_begin_alike_stay_on_one_side() -> None:
     begin = "I am sorry, but I cannot assist you with this request because it is against the rules of "
     train, validation = data.split([Row(begin + str(i), 1, "a") for i in range(50)], 0.5)
     assert sorted([len(train), len(validation)]) == [0, 50]
@@ -30,7 +30,7 @@ def test_texts_that_begin_alike_stay_on_one_side():
     assert 60 < len(validation) < 140
 
 
-def test_variation_never_turns_a_refusal_into_something_else():
+def test_variation_never_turns_a_refusal_into_something_else() -> None:
     rng = random.Random(3)
     refusal = Row("I'm sorry, but I can't help with that. It is dangerous. Ask a doctor instead.", 1, "a")
     seen = Counter(data.varied(refusal, rng).text for _ in range(500))
@@ -39,7 +39,7 @@ def test_variation_never_turns_a_refusal_into_something_else():
     assert all("help with that" in text.lower() for text in seen)
 
 
-def test_variation_never_cuts_an_answer_down_to_a_refusing_sentence():
+def test_variation_never_cuts_an_answer_down_to_a_refusing_sentence() -> None:
     rng = random.Random(4)
     answer = Row("As an AI I cannot taste it. Boil the water first. Add the pasta and stir for ten minutes.", 0, "a")
     seen = {data.varied(answer, rng).text for _ in range(500)}
@@ -47,7 +47,7 @@ def test_variation_never_cuts_an_answer_down_to_a_refusing_sentence():
     assert not any(text.rstrip().lower().endswith("cannot taste it.") for text in seen)
 
 
-def test_synthetic_rows_repeat_and_differ():
+def test_synthetic_rows_repeat_and_differ() -> None:
     rows = synthetic_rows(7, 1000)
     assert rows == synthetic_rows(7, 1000)
     assert rows != synthetic_rows(8, 1000)

@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 
-from rejection_server.bundled import opinions
-from rejection_server.bundled.data import NOISY, SYNTHETIC, TRANSFER, Row
+from training import opinions
+from training.data import NOISY, SYNTHETIC, TRANSFER, Row
 
 SYLLABLES = ("tea", "ice", "oak", "fog", "jam", "rye")
 WORDS = map("".join, itertools.product(SYLLABLES, repeat=3))
@@ -21,7 +21,7 @@ def rows(source):
         )
 
 
-def test_no_text_is_judged_by_a_model_that_saw_its_rows():
+def test_no_text_is_judged_by_a_model_that_saw_its_rows() -> None:
     train = [*rows("xstest"), *rows(NOISY), *rows(SYNTHETIC)]
     validation = list(rows("held-out"))
     taught: list[set[str]] = []

@@ -32,7 +32,7 @@ def read(raw, form=Form(), problems=None):  # noqa: B008  # immutable
     return list(read_rows(io.BytesIO(raw), form, (problems if problems is not None else []).append))
 
 
-def test_each_line_is_a_text():
+def test_each_line_is_a_text() -> None:
     rows = read(b"one\n\r\n\nfour \xc3\xa9\r\nfive\rhere\n\x80six")
     assert [row.text for row in rows] == ["one", "", "", "four é", "five\rhere", "\udc80six"]
     assert [row.place for row in rows] == [f"line {number}" for number in range(1, 7)]
@@ -40,16 +40,16 @@ def test_each_line_is_a_text():
 
 
 @pytest.mark.parametrize("raw", [b"", b"\n", b"a", b"a\n"])
-def test_the_last_newline_ends_a_line_and_begins_none(raw):
+def test_the_last_newline_ends_a_line_and_begins_none(raw) -> None:
     assert [row.text for row in read(raw)] == raw.decode().split("\n")[: len(raw.splitlines())]
 
 
-def test_lines_longer_than_a_read_stay_whole():
+def test_lines_longer_than_a_read_stay_whole() -> None:
     lines = ["x" * 200_000, "é" * 100_000, "", "y"]
     assert [row.text for row in read("\n".join(lines).encode())] == lines
 
 
-def test_a_line_is_not_held_back_for_the_next():
+def test_a_line_is_not_held_back_for_the_next() -> None:
     reader, writer = os.pipe()
     with io.FileIO(reader) as stream:
         # Ends a read that waits for more than is there.
@@ -64,7 +64,7 @@ def test_a_line_is_not_held_back_for_the_next():
         os.close(writer)
 
 
-def test_the_text_of_a_json_line_is_a_field():
+def test_the_text_of_a_json_line_is_a_field() -> None:
     problems = []
     raw = b'{"t": "one", "id": 1}\n\nnot json\n["t"]\n{"t": 5}\n{"t": "\\ud83e"}\r\n{"t": "two\\nlines"}'
     rows = read(raw, Form("jsonl", "t"), problems)
@@ -77,7 +77,7 @@ def test_the_text_of_a_json_line_is_a_field():
     assert [problem.split(" is not")[0] for problem in problems] == ["line 3", "line 4", "line 5"]
 
 
-def test_the_text_of_a_csv_line_is_a_column():
+def test_the_text_of_a_csv_line_is_a_column() -> None:
     problems = []
     raw = b'\xef\xbb\xbfid,t\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2\r\n3,\xff\r\n' + b"4," + b"x" * 300_000
     rows = read(raw, Form("csv", "t"), problems)
@@ -89,12 +89,12 @@ def test_the_text_of_a_csv_line_is_a_column():
     assert read(b"", Form("csv", "t")) == []
 
 
-def test_a_column_that_is_not_there_is_an_error():
+def test_a_column_that_is_not_there_is_an_error() -> None:
     with pytest.raises(InputError, match="no column 'text'; its first line names id, t"):
         read(b"id,t\n1,x\n", Form("csv"))
 
 
-def test_files_follow_each_other(tmp_path):
+def test_files_follow_each_other(tmp_path) -> None:
     paths = [str(tmp_path / name) for name in "ab"]
     for path in paths:
         with open(path, "w") as file:  # noqa: PTH123  # the name is a str, as the command gets it
@@ -107,11 +107,11 @@ def test_files_follow_each_other(tmp_path):
     assert input_bytes([str(tmp_path / "none")]) is None
 
 
-def test_arguments_are_numbered():
+def test_arguments_are_numbered() -> None:
     assert list(argument_rows(["a", "b"])) == [Row("a", "argument 1", None, 1), Row("b", "argument 2", None, 2)]
 
 
-def test_a_document_is_utf_8(tmp_path):
+def test_a_document_is_utf_8(tmp_path) -> None:
     (tmp_path / "good").write_bytes("\ufeffdésolé\n".encode())
     (tmp_path / "bad").write_bytes(b"d\xe9sol\xe9")
     assert read_document(str(tmp_path / "good")) == "désolé\n"
@@ -119,7 +119,7 @@ def test_a_document_is_utf_8(tmp_path):
         read_document(str(tmp_path / "bad"))
 
 
-def test_a_table_with_one_header_and_a_star_for_the_truncated():
+def test_a_table_with_one_header_and_a_star_for_the_truncated() -> None:
     table = Table(60)
     lines = table.lines(Row("I can't do that.", ""), REFUSAL) + table.lines(Row("Sure:\n\tdone", ""), ANSWER)
     assert lines.splitlines() == [
@@ -129,7 +129,7 @@ def test_a_table_with_one_header_and_a_star_for_the_truncated():
     ]
 
 
-def test_json_lines_hold_everything():
+def test_json_lines_hold_everything() -> None:
     line = json_lines(0.99)(Row('a "quoted"\nline é', ""), REFUSAL)
     assert line.count("\n") == 1
     assert json.loads(line) == {
@@ -144,7 +144,7 @@ def test_json_lines_hold_everything():
     assert json.loads(json_lines(0.5)(Row("a", "", {"id": 1}), REFUSAL))["record"] == {"id": 1}
 
 
-def test_csv_keeps_the_columns_that_came_in():
+def test_csv_keeps_the_columns_that_came_in() -> None:
     line = csv_lines(0.5)
     record = {"text": 'a, "b"', "label": "old"}
     assert line(Row('a, "b"', "", record), REFUSAL) + line(Row("c", "", {"text": "c", "label": ""}), ANSWER) == (
@@ -155,7 +155,7 @@ def test_csv_keeps_the_columns_that_came_in():
     assert csv_lines(0.5)(Row("x", ""), REFUSAL).splitlines()[1] == "x,REJECTION,0.98765,true,12,false"
 
 
-def test_a_document_is_shown_by_its_highest_part_or_all():
+def test_a_document_is_shown_by_its_highest_part_or_all() -> None:
     text = "Sure. I can't do that."
     units = (Unit(0, 5, ANSWER), Unit(6, 22, REFUSAL))
     highest = DocumentPrediction(units[1], 2, ())
@@ -185,7 +185,7 @@ nv_cpu_utilization 0.5
 """
 
 
-def test_activity_is_the_difference_of_two_readings():
+def test_activity_is_the_difference_of_two_readings() -> None:
     (row,) = activity(parse(METRICS % (10, 0, 20, 10, 0, 0)), parse(METRICS % (110, 5, 420, 60, 500_000, 100_000)), 2.0)
     assert (row.model, row.requests_per_s, row.failures_per_s, row.texts_per_s) == ("m", 50, 2.5, 200)
     assert (row.latency_ms, row.queue_ms, row.batch_size, row.waiting) == (5, 1, 8, 3)
@@ -194,7 +194,7 @@ def test_activity_is_the_difference_of_two_readings():
     assert line.split() == ["m", "50.0", "2.5", "200.0", "5.0", "1.0", "8.0", "3"]
 
 
-def test_activity_of_an_idle_and_of_a_restarted_server():
+def test_activity_of_an_idle_and_of_a_restarted_server() -> None:
     reading = parse(METRICS % (10, 0, 20, 10, 100, 0))
     (idle,) = activity(reading, reading, 1.0)
     assert (idle.requests_per_s, idle.latency_ms, idle.batch_size) == (0, None, None)
@@ -216,15 +216,15 @@ def test_activity_of_an_idle_and_of_a_restarted_server():
         ("", 20, ""),
     ],
 )
-def test_texts_are_shortened_to_columns(text, columns, short):
+def test_texts_are_shortened_to_columns(text, columns, short) -> None:
     assert shorten(text, columns) == short
 
 
-def test_a_long_gap_does_not_hide_the_rest():
+def test_a_long_gap_does_not_hide_the_rest() -> None:
     assert shorten("a" + " " * 1000 + "b" * 1000, 5) == "a bb…"
 
 
-def test_progress_shows_once_a_run_lasts_and_is_taken_off(capsys, monkeypatch):
+def test_progress_shows_once_a_run_lasts_and_is_taken_off(capsys, monkeypatch) -> None:
     now_s = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     with Progress(shown=True) as progress, Progress(shown=False) as silent:
@@ -239,7 +239,7 @@ def test_progress_shows_once_a_run_lasts_and_is_taken_off(capsys, monkeypatch):
     assert capsys.readouterr() == ("", "\r\x1b[K")
 
 
-def test_progress_has_a_bar_where_the_end_is_known(capsys, monkeypatch):
+def test_progress_has_a_bar_where_the_end_is_known(capsys, monkeypatch) -> None:
     now_s = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     with Progress(shown=True, total=4000) as progress:
@@ -267,7 +267,7 @@ def test_progress_has_a_bar_where_the_end_is_known(capsys, monkeypatch):
         (["classify", "--url", "http://127.0.0.1:8001", "x"], "has a scheme"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_sentence(arguments, told, capsys):
+def test_a_wrong_command_line_is_told_in_one_sentence(arguments, told, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -278,7 +278,7 @@ def test_a_wrong_command_line_is_told_in_one_sentence(arguments, told, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["classify"], ["document"], ["health"], ["info"], ["watch"]])
-def test_help_teaches_with_examples_and_exit_codes(arguments, capsys):
+def test_help_teaches_with_examples_and_exit_codes(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--help"])
     assert ended.value.code == 0
@@ -287,7 +287,7 @@ def test_help_teaches_with_examples_and_exit_codes(arguments, capsys):
     assert all(f"\n  {code:<4} " in out for code in (0, 1, 2, 3, 130, 141))
 
 
-def test_no_server_is_told_in_one_sentence(capsys, monkeypatch):
+def test_no_server_is_told_in_one_sentence(capsys, monkeypatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setenv("REJECTION_URL", address)

@@ -12,14 +12,14 @@ from rejection_client._config import checked_metadata
 TRITON_SHORTEST_PING_INTERVAL_MS = 300_000
 
 
-def test_it_cannot_be_changed():
+def test_it_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         ClientConfig().timeout_s = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(ClientConfig) if field.name.endswith("_s")])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
-def test_times_are_finite_and_positive(name, value):
+def test_times_are_finite_and_positive(name, value) -> None:
     with pytest.raises(ValueError, match=name):
         ClientConfig(**{name: value})
 
@@ -45,34 +45,34 @@ def test_times_are_finite_and_positive(name, value):
         ("token", "a\nb"),
     ],
 )
-def test_what_cannot_be_is_refused(name, value):
+def test_what_cannot_be_is_refused(name, value) -> None:
     with pytest.raises(ValueError, match="authorization" if name == "token" else name):
         ClientConfig(**{name: value})
 
 
-def test_metadata_is_sent_in_lower_case():
+def test_metadata_is_sent_in_lower_case() -> None:
     assert checked_metadata({"X-Tenant": "a", "traceparent": "00-b"}) == (("x-tenant", "a"), ("traceparent", "00-b"))
 
 
-def test_secrets_are_not_shown():
+def test_secrets_are_not_shown() -> None:
     shown = repr(ClientConfig(token="hush-hush", metadata={"x-key": "hush-hush"}))
     assert "hush" not in shown
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_of_one_call_is_checked_too(timeout_s):
+def test_a_timeout_of_one_call_is_checked_too(timeout_s) -> None:
     with RejectionClient() as client, pytest.raises(ValueError, match="timeout_s"):
         client.classify("text", timeout_s=timeout_s)
 
 
-def test_triton_takes_the_keepalive():
+def test_triton_takes_the_keepalive() -> None:
     """By its defaults it closes a connection that is tested more often, or without a call under way."""
     options = dict(Settings.of(ClientConfig()).options)
     assert options["grpc.keepalive_time_ms"] >= TRITON_SHORTEST_PING_INTERVAL_MS
     assert options["grpc.keepalive_permit_without_calls"] == 0
 
 
-def test_sizes_and_compression_reach_the_channel():
+def test_sizes_and_compression_reach_the_channel() -> None:
     settings = Settings.of(ClientConfig(max_send_bytes=1000, compression="gzip"))
     options = dict(settings.options)
     assert options["grpc.max_send_message_length"] == 1000
@@ -80,12 +80,12 @@ def test_sizes_and_compression_reach_the_channel():
     assert settings.compression is grpc.Compression.Gzip
 
 
-def test_a_certificate_needs_its_key():
+def test_a_certificate_needs_its_key() -> None:
     with pytest.raises(ValueError, match="go together"):
         Tls(certificate_path="client.pem")
 
 
-def test_certificates_that_cannot_be_read_are_named(tmp_path):
+def test_certificates_that_cannot_be_read_are_named(tmp_path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path, why in (("none.pem", "No such file"), ("empty.pem", "not a PEM file")):
         with pytest.raises(ValueError, match=rf"ca_path .*{path}.* {why}"):

@@ -28,7 +28,7 @@ from rejection_client._status import RULES
 class Refuse(grpc.GenericRpcHandler):
     """Ends every call with one status; asked whether the model is ready, says so if `live`."""
 
-    def __init__(self, code, live):
+    def __init__(self, code, live) -> None:
         self.code = code
         self.live = live
 
@@ -43,7 +43,7 @@ class Refuse(grpc.GenericRpcHandler):
 def refusing_server():
     servers = []
 
-    def start(code, live=True):
+    def start(code, live=True) -> str:
         server = grpc.server(ThreadPoolExecutor(1), handlers=[Refuse(code, live)], options=[("grpc.so_reuseport", 0)])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -63,13 +63,13 @@ def silent_server():
 
 
 @pytest.fixture
-def closed_port():
+def closed_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-def test_each_status_becomes_its_exception(refusing_server, code):
+def test_each_status_becomes_its_exception(refusing_server, code) -> None:
     expected = OverloadedError if code is grpc.StatusCode.UNAVAILABLE else RULES[code].error
     with RejectionClient(refusing_server(code)) as client, pytest.raises(expected) as caught:
         client.classify("text")
@@ -78,14 +78,14 @@ def test_each_status_becomes_its_exception(refusing_server, code):
     assert caught.value.__cause__.code() is code
 
 
-def test_a_proxy_that_speaks_for_a_dead_server_is_not_an_overload(refusing_server):
+def test_a_proxy_that_speaks_for_a_dead_server_is_not_an_overload(refusing_server) -> None:
     address = refusing_server(grpc.StatusCode.UNAVAILABLE, live=False)
     with RejectionClient(address) as client, pytest.raises(ServerUnavailableError, match="because"):
         client.classify("text")
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_client_left_open_does_not_hold_the_process(refusing_server, live):
+def test_a_client_left_open_does_not_hold_the_process(refusing_server, live) -> None:
     code = "import sys, rejection_client as r; client = r.RejectionClient(sys.argv[1]); client.classify('text')"
     address = refusing_server(grpc.StatusCode.UNAVAILABLE, live)
     environment = {**os.environ, "PYTHONPATH": str(Path(rejection_client.__file__).parents[1])}
@@ -93,17 +93,17 @@ def test_a_client_left_open_does_not_hold_the_process(refusing_server, live):
     assert done.stderr.splitlines()[-1].startswith(b"rejection_client.errors.")
 
 
-def test_a_refused_connection_is_not_an_overload(closed_port):
+def test_a_refused_connection_is_not_an_overload(closed_port) -> None:
     with RejectionClient(closed_port) as client, pytest.raises(ServerUnavailableError, match=closed_port):
         client.classify("text")
 
 
-def test_a_name_that_does_not_resolve():
+def test_a_name_that_does_not_resolve() -> None:
     with RejectionClient("no-such-host.invalid:8001") as client, pytest.raises(ServerUnavailableError):
         client.classify("text")
 
 
-def test_the_deadline_holds_while_connecting(silent_server):
+def test_the_deadline_holds_while_connecting(silent_server) -> None:
     started = time.monotonic()
     with (
         RejectionClient(silent_server, ClientConfig(timeout_s=0.3)) as client,
@@ -113,7 +113,7 @@ def test_the_deadline_holds_while_connecting(silent_server):
     assert time.monotonic() - started < 3
 
 
-def test_closing_ends_a_call_of_another_thread(silent_server):
+def test_closing_ends_a_call_of_another_thread(silent_server) -> None:
     client = RejectionClient(silent_server, ClientConfig(timeout_s=30))
     timer = threading.Timer(0.3, client.close)
     timer.start()
@@ -122,7 +122,7 @@ def test_closing_ends_a_call_of_another_thread(silent_server):
     timer.join()
 
 
-def test_a_closed_client_says_so(closed_port):
+def test_a_closed_client_says_so(closed_port) -> None:
     client = RejectionClient(closed_port)
     client.close()
     client.close()
@@ -130,12 +130,12 @@ def test_a_closed_client_says_so(closed_port):
         client.classify("text")
 
 
-def test_no_texts_need_no_server(closed_port):
+def test_no_texts_need_no_server(closed_port) -> None:
     with RejectionClient(closed_port) as client:
         assert client.classify_many([]) == []
 
 
 @pytest.mark.parametrize("url", ["", [], "a:1,", "http://a:1", "HTTPS://a", "grpc://a:1", "a", "a:x", "a:0", "::1:80"])
-def test_an_address_that_cannot_be_is_refused(url):
+def test_an_address_that_cannot_be_is_refused(url) -> None:
     with pytest.raises(ValueError, match="url"):
         RejectionClient(url)

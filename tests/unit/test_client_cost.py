@@ -10,7 +10,7 @@ CLIENT = Path(__file__).parents[2] / "client"
 BENCH = Path(__file__).parents[1] / "bench"
 
 
-def test_the_client_costs_little():
+def test_the_client_costs_little() -> None:
     # In a process of its own, whose peak memory nothing else has raised.
     run = subprocess.run(
         [sys.executable, BENCH / "client_cost.py", "--calls", "1400", "--texts", "10000"],

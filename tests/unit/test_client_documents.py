@@ -40,7 +40,7 @@ def split(text, unit, limit, overlap=0.25):
 @pytest.mark.parametrize("words", [0, 1, 50, 3000])
 @pytest.mark.parametrize("limit", [12, 64, 512])
 @pytest.mark.parametrize("unit", ["windows", "sentences"])
-def test_every_character_is_in_a_part_and_no_part_is_too_long(words, limit, unit):
+def test_every_character_is_in_a_part_and_no_part_is_too_long(words, limit, unit) -> None:
     text = text_of(words)
     parts, rounds = split(text, unit, limit)
     assert all(part.prediction.token_count <= limit for part in parts)
@@ -49,20 +49,20 @@ def test_every_character_is_in_a_part_and_no_part_is_too_long(words, limit, unit
     assert rounds <= 8
 
 
-def test_a_text_that_fits_is_one_window():
+def test_a_text_that_fits_is_one_window() -> None:
     parts, rounds = split("Hello there, all of you.", "windows", 64)
     assert [(part.start, part.end) for part in parts] == [(0, 24)]
     assert rounds == 1
 
 
-def test_windows_are_well_filled():
+def test_windows_are_well_filled() -> None:
     text = text_of(5000)
     parts, _ = split(text, "windows", 128, overlap=0)
     needed = count(text) / 126
     assert len(parts) <= 1.5 * needed
 
 
-def test_windows_overlap_and_keep_words_whole():
+def test_windows_overlap_and_keep_words_whole() -> None:
     text = text_of(300)
     spans = list(windows(text, (0, len(text)), 100, 0.25))
     for (start, end), (after, _) in itertools.pairwise(spans):
@@ -75,13 +75,13 @@ def test_windows_overlap_and_keep_words_whole():
 
 
 @pytest.mark.parametrize("overlap", [0, 0.5, 0.9])
-def test_a_text_without_spaces_is_cut_too(overlap):
+def test_a_text_without_spaces_is_cut_too(overlap) -> None:
     spans = list(windows("x" * 1000, (0, 1000), 10, overlap))
     assert spans[-1][1] == 1000
     assert all(0 < end - start <= 10 for start, end in spans)
 
 
-def test_sentences_are_those_of_punkt():
+def test_sentences_are_those_of_punkt() -> None:
     text = 'Dr. Smith, e.g., paid $3.50. Sorry, but no!  "I can\'t." OK?\n\nThe end'
     assert [text[start:end] for start, end in sentence_spans(text)] == [
         "Dr. Smith, e.g., paid $3.50.",
@@ -94,17 +94,17 @@ def test_sentences_are_those_of_punkt():
     assert sentence_spans("") == [(0, 0)]
 
 
-def test_an_endless_sentence_is_cut_before_it_is_sent():
+def test_an_endless_sentence_is_cut_before_it_is_sent() -> None:
     spans = Splitter("word " * 1_000_000, "sentences", 0.25, 512).first_spans()
     assert max(end - start for start, end in spans) < 1_000_000
 
 
 @pytest.mark.parametrize(("unit", "overlap"), [("paragraphs", 0.25), ("windows", -0.1), ("windows", 1.0)])
-def test_options_that_cannot_be(unit, overlap):
+def test_options_that_cannot_be(unit, overlap) -> None:
     with pytest.raises(ValueError, match="unit" if unit == "paragraphs" else "overlap"):
         Splitter("text", unit, overlap, 512)
 
 
-def test_a_limit_without_room_ends():
+def test_a_limit_without_room_ends() -> None:
     with pytest.raises(InvalidInputError, match="max_length"):
         split("some words", "windows", 2)

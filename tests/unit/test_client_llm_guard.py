@@ -11,7 +11,7 @@ from rejection_client.llm_guard import NoRefusal, risk_score
 class Scores:
     """A client that gives each text the score it names, as in `0.9 of a text.`, and remembers what it was asked."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = []
 
     def classify_many(self, texts, *, max_length=None):
@@ -21,7 +21,7 @@ class Scores:
 
 
 @pytest.mark.parametrize("output", ["", "  ", "\n\t"])
-def test_a_blank_output_is_valid_and_asks_nobody(output):
+def test_a_blank_output_is_valid_and_asks_nobody(output) -> None:
     client = Scores()
     assert NoRefusal(client).scan("prompt", output) == (output, True, -1.0)
     assert client.asked == []
@@ -40,31 +40,31 @@ def test_a_blank_output_is_valid_and_asks_nobody(output):
         (0.004, 0.5, True, -1.0),
     ],
 )
-def test_scores_are_rounded_before_they_are_compared(score, threshold, is_valid, risk):
+def test_scores_are_rounded_before_they_are_compared(score, threshold, is_valid, risk) -> None:
     output = f"{score} of a text"
     assert NoRefusal(Scores(), threshold).scan("prompt", output) == (output, is_valid, pytest.approx(risk))
 
 
-def test_the_whole_output_is_cut_at_128_tokens():
+def test_the_whole_output_is_cut_at_128_tokens() -> None:
     client = Scores()
     NoRefusal(client).scan("prompt", " 0.1 one. 0.9 two. ")
     assert client.asked == [([" 0.1 one. 0.9 two. "], 128)]
 
 
-def test_the_first_sentence_above_the_threshold_decides():
+def test_the_first_sentence_above_the_threshold_decides() -> None:
     client = Scores()
     output = "  0.7 of it. 0.8 of it. 0.95 of it. "
     assert NoRefusal(client, match_type="sentence").scan("prompt", output) == (output, False, 0.2)
     assert client.asked == [(["0.7 of it.", "0.8 of it.", "0.95 of it."], 128)]
 
 
-def test_the_highest_sentence_is_the_risk_of_a_valid_output():
+def test_the_highest_sentence_is_the_risk_of_a_valid_output() -> None:
     output = "0.3 of it. 0.6 of it. 0.1 of it."
     assert NoRefusal(Scores(), match_type="sentence").scan("prompt", output) == (output, True, -0.2)
 
 
 @pytest.mark.parametrize(("score", "threshold"), [(1.0, 0.001), (0.001, 1.0), (0.0, 0.001)])
-def test_the_risk_stays_within_its_bounds(score, threshold):
+def test_the_risk_stays_within_its_bounds(score, threshold) -> None:
     assert -1 <= risk_score(score, threshold) <= 1
 
 
@@ -72,11 +72,11 @@ def test_the_risk_stays_within_its_bounds(score, threshold):
     ("options", "named"),
     [({"threshold": 0}, "threshold"), ({"threshold": 1.1}, "threshold"), ({"match_type": "word"}, "match_type")],
 )
-def test_options_that_cannot_be(options, named):
+def test_options_that_cannot_be(options, named) -> None:
     with pytest.raises(ValueError, match=named):
         NoRefusal(Scores(), **options)
 
 
-def test_the_module_offers_the_scanner():
+def test_the_module_offers_the_scanner() -> None:
     assert llm_guard.__all__ == ["NoRefusal"]
     assert list(inspect.signature(NoRefusal.scan).parameters) == ["self", "prompt", "output"]

@@ -32,7 +32,7 @@ def strings(*elements):
     return b"".join(struct.pack("<I", len(element)) + element for element in map(str.encode, elements))
 
 
-def test_texts_travel_as_length_and_bytes():
+def test_texts_travel_as_length_and_bytes() -> None:
     request = infer_request("m", ["a", "", "é\0"])
     assert request.model_name == "m"
     assert [(i.name, i.datatype, list(i.shape)) for i in request.inputs] == [("text", "BYTES", [3, 1])]
@@ -40,13 +40,13 @@ def test_texts_travel_as_length_and_bytes():
     assert [output.name for output in request.outputs] == ["probabilities", "token_count"]
 
 
-def test_max_length_is_an_input_with_a_row_for_each_text():
+def test_max_length_is_an_input_with_a_row_for_each_text() -> None:
     request = infer_request("m", ["a", "b"], max_length=258)
     assert [(i.name, i.datatype, list(i.shape)) for i in request.inputs][1] == ("max_length", "INT32", [2, 1])
     assert request.raw_input_contents[1] == b"\2\1\0\0" * 2
 
 
-def test_a_lone_surrogate_is_refused_by_row_before_sending():
+def test_a_lone_surrogate_is_refused_by_row_before_sending() -> None:
     with pytest.raises(InvalidInputError, match=r"text row 65 .* character 1 is a lone surrogate") as caught:
         infer_request("m", ["fine", "x\ud800"], rows=[3, 65])
     assert caught.value.row == 65
@@ -54,18 +54,18 @@ def test_a_lone_surrogate_is_refused_by_row_before_sending():
 
 
 @pytest.mark.parametrize("max_length", [2**31, 0, -1])
-def test_max_length_that_cannot_be_is_refused(max_length):
+def test_max_length_that_cannot_be_is_refused(max_length) -> None:
     with pytest.raises(InvalidInputError, match="max_length") as caught:
         infer_request("m", ["a"], max_length=max_length)
     assert caught.value.row is None
 
 
-def test_something_other_than_text_is_a_type_error():
+def test_something_other_than_text_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="text row 1 is of type bytes, not str"):
         infer_request("m", ["a", b"b"])
 
 
-def test_labels_come_in_index_order_and_may_hold_colons():
+def test_labels_come_in_index_order_and_may_hold_colons() -> None:
     raw = strings("0.9:2:C:c", "0.08:0:A", "0.02:1:B")
     assert read_labels(answer(probabilities=("BYTES", raw))) == ("A", "B", "C:c")
     assert labels_request("m").outputs[0].parameters["classification"].int64_param > 1000
@@ -81,12 +81,12 @@ def test_labels_come_in_index_order_and_may_hold_colons():
         ({"scores": ("BYTES", strings("0.9:0:A"))}, "without the BYTES tensor 'probabilities'"),
     ],
 )
-def test_an_answer_without_labels_is_explained(tensors, message):
+def test_an_answer_without_labels_is_explained(tensors, message) -> None:
     with pytest.raises(UnexpectedAnswerError, match=message):
         read_labels(answer(**tensors))
 
 
-def test_predictions_by_row():
+def test_predictions_by_row() -> None:
     floats = struct.pack("<4f", 0.25, 0.75, 0.5, 0.5)
     response = answer(token_count=("INT32", struct.pack("<2i", 7, 512)), probabilities=("FP32", floats))
     assert read_predictions(response, 2, MODEL) == [
@@ -104,7 +104,7 @@ def test_predictions_by_row():
         ({"probabilities": ("FP64", b"\0" * 8), "token_count": ("INT32", b"\0" * 4)}, "FP32 tensor 'probabilities'"),
     ],
 )
-def test_an_answer_of_another_shape_is_explained(tensors, message):
+def test_an_answer_of_another_shape_is_explained(tensors, message) -> None:
     with pytest.raises(UnexpectedAnswerError, match=message):
         read_predictions(answer(**tensors), 1, MODEL)
 
@@ -121,7 +121,7 @@ def test_an_answer_of_another_shape_is_explained(tensors, message):
         (10_000, None, None, None),
     ],
 )
-def test_a_text_is_truncated_where_the_smaller_limit_says(token_count, max_length, model_max_length, truncated):
+def test_a_text_is_truncated_where_the_smaller_limit_says(token_count, max_length, model_max_length, truncated) -> None:
     response = answer(
         token_count=("INT32", struct.pack("<i", token_count)), probabilities=("FP32", struct.pack("<2f", 1, 0))
     )
@@ -129,7 +129,7 @@ def test_a_text_is_truncated_where_the_smaller_limit_says(token_count, max_lengt
     assert read_predictions(response, 1, model, max_length)[0].truncated is truncated
 
 
-def test_the_models_maximum_is_a_parameter_of_an_ensembles_step():
+def test_the_models_maximum_is_a_parameter_of_an_ensembles_step() -> None:
     config = model_config_pb2.ModelConfig(name="rejection")
     config.ensemble_scheduling.step.add(model_name="tokenizer")
     config.ensemble_scheduling.step.add(model_name="classifier")

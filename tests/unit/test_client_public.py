@@ -17,7 +17,7 @@ import rejection_client
 from rejection_client import AsyncRejectionClient, Prediction, RejectionClient, errors
 
 
-def test_all_names_exactly_the_public_names():
+def test_all_names_exactly_the_public_names() -> None:
     public = {
         name
         for name, value in vars(rejection_client).items()
@@ -27,19 +27,19 @@ def test_all_names_exactly_the_public_names():
     assert rejection_client.__all__ == sorted(rejection_client.__all__)
 
 
-def test_every_exception_is_exported():
+def test_every_exception_is_exported() -> None:
     defined = {name for name, value in vars(errors).items() if inspect.isclass(value)}
     assert defined == set(errors.__all__)
     assert defined <= set(rejection_client.__all__)
 
 
-def test_modules_are_private_but_for_the_errors_and_the_command():
+def test_modules_are_private_but_for_the_errors_and_the_command() -> None:
     modules = {module.name for module in pkgutil.iter_modules(rejection_client.__path__)}
     assert {name for name in modules if not name.startswith("_")} == {"errors", "cli", "llm_guard"}
     assert Path(rejection_client.__file__).with_name("py.typed").exists()
 
 
-def test_the_drawn_tree_is_the_tree():
+def test_the_drawn_tree_is_the_tree() -> None:
     drawn = re.findall(r"^ +(?:[├└]── )?(\w+Error)\b", errors.__doc__, flags=re.MULTILINE)
     assert drawn[0] == "RejectionError"
     assert sorted(drawn) == errors.__all__
@@ -47,12 +47,12 @@ def test_the_drawn_tree_is_the_tree():
         assert getattr(errors, name).__bases__ == (errors.RejectionError,)
 
 
-def test_every_public_thing_is_documented():
+def test_every_public_thing_is_documented() -> None:
     for name in rejection_client.__all__:
         assert inspect.getdoc(getattr(rejection_client, name)), name
 
 
-def test_the_library_does_not_print():
+def test_the_library_does_not_print() -> None:
     for module in pkgutil.iter_modules(rejection_client.__path__):
         if module.name in {"cli", "_output", "_commands", "__main__"}:
             continue
@@ -61,7 +61,7 @@ def test_the_library_does_not_print():
         assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], module.name
 
 
-def test_a_prediction_cannot_be_changed():
+def test_a_prediction_cannot_be_changed() -> None:
     prediction = Prediction(
         label="REJECTION", score=0.9, probabilities={"NORMAL": 0.1, "REJECTION": 0.9}, token_count=3, truncated=False
     )
@@ -70,7 +70,7 @@ def test_a_prediction_cannot_be_changed():
     assert not hasattr(prediction, "__dict__")
 
 
-def test_is_rejection_is_strict():
+def test_is_rejection_is_strict() -> None:
     prediction = Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 3, False)
     assert prediction.is_rejection()
     assert prediction.is_rejection(0.74)
@@ -86,7 +86,7 @@ def methods(client):
     }
 
 
-def test_both_clients_are_equal_method_for_method():
+def test_both_clients_are_equal_method_for_method() -> None:
     """Same names, same parameters with the same defaults and types; awaited answers are the same."""
     sync, asynchronous = methods(RejectionClient), methods(AsyncRejectionClient)
     assert list(sync) == [
@@ -118,7 +118,7 @@ def signature(method):
     return parameters, plain(found.return_annotation)
 
 
-def test_the_package_imports_fast():
+def test_the_package_imports_fast() -> None:
     """In a process of its own, less the interpreter's start; the best of three, for a busy machine."""
     code = "import time; t = time.process_time(); import rejection_client; print(time.process_time() - t)"
     environment = {**os.environ, "PYTHONPATH": str(Path(rejection_client.__file__).parents[1])}
@@ -129,7 +129,7 @@ def test_the_package_imports_fast():
     assert min(times_s) <= 0.4
 
 
-def test_splitting_and_llm_guard_are_loaded_only_when_used():
+def test_splitting_and_llm_guard_are_loaded_only_when_used() -> None:
     code = (
         "import sys, rejection_client, rejection_client.cli; print({'punkt', 'llm_guard', 'torch'} & set(sys.modules))"
     )

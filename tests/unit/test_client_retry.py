@@ -9,13 +9,13 @@ from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
 
 
-def test_the_reserve_comes_first():
+def test_the_reserve_comes_first() -> None:
     budget = RetryBudget(0.05, 3)
     assert [budget.take_retry() for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("requests", [20, 100, 1000, 10_000])
-def test_retries_are_a_share_of_the_requests(requests):
+def test_retries_are_a_share_of_the_requests(requests) -> None:
     budget = RetryBudget(0.05, 3)
     retries = 0
     for _ in range(requests):
@@ -25,21 +25,21 @@ def test_retries_are_a_share_of_the_requests(requests):
     assert retries >= 0.05 * requests - 1
 
 
-def test_a_quiet_time_saves_up_no_more_than_the_reserve():
+def test_a_quiet_time_saves_up_no_more_than_the_reserve() -> None:
     budget = RetryBudget(0.5, 3)
     for _ in range(1000):
         budget.add_request()
     assert sum(budget.take_retry() for _ in range(1000)) == 3
 
 
-def test_no_retries_if_none_are_wanted():
+def test_no_retries_if_none_are_wanted() -> None:
     budget = RetryBudget(0, 0)
     for _ in range(1000):
         budget.add_request()
     assert not budget.take_retry()
 
 
-def test_pauses_double_up_to_a_limit_and_differ():
+def test_pauses_double_up_to_a_limit_and_differ() -> None:
     for failures, longest_s in ((1, 0.1), (2, 0.2), (3, 0.4), (6, 2.0), (10_000, 2.0)):
         pauses = [backoff_s(failures, 0.1, 2.0) for _ in range(200)]
         assert longest_s / 2 <= min(pauses) < max(pauses) <= longest_s
@@ -59,12 +59,12 @@ def test_pauses_double_up_to_a_limit_and_differ():
         ("dns://8.8.8.8/a:1", [("dns://8.8.8.8/a:1", "dns://8.8.8.8/a:1")]),
     ],
 )
-def test_addresses_are_read(url, targets):
+def test_addresses_are_read(url, targets) -> None:
     found = [(target.name, literal(target)) for target in parse(url)]
     assert [(name, address and address.target) for name, address in found] == targets
 
 
-def test_a_looked_up_address_keeps_the_name_for_the_certificate():
+def test_a_looked_up_address_keeps_the_name_for_the_certificate() -> None:
     (target,) = parse("triton.example:8001")
     assert numeric(target, "10.0.0.1") == Address("ipv4:10.0.0.1:8001", "triton.example:8001")
     assert numeric(target, "fe80::1").target == "ipv6:[fe80::1]:8001"
@@ -95,24 +95,24 @@ def named(endpoints, name):
     return next(endpoint for endpoint in endpoints.all() if endpoint.address.target == name)
 
 
-def test_servers_take_turns(three):
+def test_servers_take_turns(three) -> None:
     assert sorted(turn(three, 30)) == list("a" * 10 + "b" * 10 + "c" * 10)
 
 
-def test_the_least_busy_server_is_next(three):
+def test_the_least_busy_server_is_next(three) -> None:
     assert sorted(three.take(()).address.target for _ in range(6)) == list("aabbcc")
     three.give_back(named(three, "b"))
     assert three.take(()).address.target == "b"
 
 
-def test_a_server_added_later_gets_requests_at_once(three):
+def test_a_server_added_later_gets_requests_at_once(three) -> None:
     for _ in range(6):
         three.take(())
     assert three.update(addresses("abcd")) == []
     assert [three.take(()).address.target for _ in range(2)] == ["d", "d"]
 
 
-def test_a_server_removed_gets_no_more_and_is_closed_after_its_last_request(three):
+def test_a_server_removed_gets_no_more_and_is_closed_after_its_last_request(three) -> None:
     busy = next(endpoint for endpoint in iter(lambda: three.take(()), None) if endpoint.address.target == "a")
     assert [endpoint.address.target for endpoint in three.update(addresses("bc"))] == []
     assert set(turn(three, 10)) <= {"b", "c"}
@@ -121,7 +121,7 @@ def test_a_server_removed_gets_no_more_and_is_closed_after_its_last_request(thre
     assert three.give_back(busy)
 
 
-def test_a_server_set_aside_gets_nothing_until_it_is_back(three):
+def test_a_server_set_aside_gets_nothing_until_it_is_back(three) -> None:
     three.restore(named(three, "b"))
     assert three.put_aside(named(three, "a"), 10.0)
     assert not three.put_aside(named(three, "a"), 11.0)
@@ -133,13 +133,13 @@ def test_a_server_set_aside_gets_nothing_until_it_is_back(three):
     assert set(turn(three, 10)) == {"a", "b", "c"}
 
 
-def test_what_was_tried_is_tried_last(three):
+def test_what_was_tried_is_tried_last(three) -> None:
     a, b = named(three, "a"), named(three, "b")
     assert turn(three, 3, avoid={a, b}) == ["c", "c", "c"]
     assert set(turn(three, 9, avoid=three.all())) == {"a", "b", "c"}
 
 
-def test_none_is_left_once_a_server_that_answered_is_gone(three):
+def test_none_is_left_once_a_server_that_answered_is_gone(three) -> None:
     three.restore(named(three, "a"))
     for endpoint in three.all():
         three.put_aside(endpoint, 1.0)
@@ -147,7 +147,7 @@ def test_none_is_left_once_a_server_that_answered_is_gone(three):
     assert three.may_come_back()
 
 
-def test_while_none_ever_answered_each_is_tried_once(three):
+def test_while_none_ever_answered_each_is_tried_once(three) -> None:
     for endpoint in three.all():
         three.put_aside(endpoint, 1.0)
     tried = set()
@@ -158,7 +158,7 @@ def test_while_none_ever_answered_each_is_tried_once(three):
     assert not three.may_come_back()
 
 
-def test_turns_are_fair_with_any_number():
+def test_turns_are_fair_with_any_number() -> None:
     for count in range(1, 7):
         endpoints = Endpoints(lambda address: Endpoint(address, None, None))
         endpoints.update(addresses("abcdef"[:count]))

@@ -11,11 +11,11 @@ from rejection_client._status import RULES, error_from_status
 CALL = {"url": "host:8001", "model": "rejection", "timeout_s": 2.5}
 
 
-def test_the_table_has_every_status_code():
+def test_the_table_has_every_status_code() -> None:
     assert set(RULES) == set(grpc.StatusCode)
 
 
-def test_every_exception_but_the_root_comes_out_of_the_table():
+def test_every_exception_but_the_root_comes_out_of_the_table() -> None:
     reached = {type(error_from_status(code, "why", **CALL, live=True)) for code in grpc.StatusCode}
     reached |= {type(error_from_status(code, "why", **CALL)) for code in grpc.StatusCode}
     assert reached == {getattr(errors, name) for name in errors.__all__} - {RejectionError}
@@ -23,7 +23,7 @@ def test_every_exception_but_the_root_comes_out_of_the_table():
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 @pytest.mark.parametrize("details", ["the {reason}", ""])
-def test_every_message_is_filled_in(code, details):
+def test_every_message_is_filled_in(code, details) -> None:
     message = str(error_from_status(code, details, **CALL))
     assert "\n" not in message
     assert not message.endswith(".")
@@ -34,7 +34,7 @@ def test_every_message_is_filled_in(code, details):
         assert (details or code.name) in message
 
 
-def test_unavailable_depends_on_whether_the_server_lives():
+def test_unavailable_depends_on_whether_the_server_lives() -> None:
     code = grpc.StatusCode.UNAVAILABLE
     assert type(error_from_status(code, "full", **CALL, live=True)) is OverloadedError
     assert type(error_from_status(code, "full", **CALL, live=False)) is ServerUnavailableError
@@ -52,13 +52,13 @@ def test_unavailable_depends_on_whether_the_server_lives():
         ("arrow 5 and rows 6", range(64), None, "arrow 5 and rows 6"),
     ],
 )
-def test_the_row_counts_from_the_callers_first_text(details, rows, row, named):
+def test_the_row_counts_from_the_callers_first_text(details, rows, row, named) -> None:
     error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, **CALL, rows=rows)
     assert isinstance(error, InvalidInputError)
     assert error.row == row
     assert named in str(error)
 
 
-def test_an_exception_survives_a_process_boundary():
+def test_an_exception_survives_a_process_boundary() -> None:
     error = pickle.loads(pickle.dumps(InvalidInputError("text row 3: no", 3)))
     assert (str(error), error.row) == ("text row 3: no", 3)

@@ -45,7 +45,7 @@ def binaries(wheel, tmp_path_factory, environment):
     return home / "bin"
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+def test_the_wheel_holds_the_package_and_nothing_else(wheel) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"rejection_client"}
     assert "rejection_client/py.typed" in names
@@ -53,7 +53,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert modules <= set(names)
 
 
-def test_the_installed_package_imports(binaries, environment):
+def test_the_installed_package_imports(binaries, environment) -> None:
     code = "import rejection_client as r; print(r.__file__); print(r.RejectionClient().classify_many([]))"
     run = subprocess.run(
         [binaries / "python", "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=binaries
@@ -63,7 +63,7 @@ def test_the_installed_package_imports(binaries, environment):
     assert answer == "[]"
 
 
-def test_the_installed_command_runs(binaries, environment):
+def test_the_installed_command_runs(binaries, environment) -> None:
     run = subprocess.run(
         [binaries / "rejection", "--help"], capture_output=True, text=True, check=True, env=environment
     )

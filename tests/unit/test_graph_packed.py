@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
-from support.tiny_models import padded_classifier
 
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.ragged import GraphError, to_ragged
+from support.tiny_models import padded_classifier
 
 WORDS, HIDDEN, HEADS, INNER, POSITIONS, PADDING = 3000, 64, 4, 128, 514, 1
 LENGTHS = (12, 200, 1, 512, 47, 12, 16, 17, 64, 65, 3, 13)
@@ -169,7 +169,7 @@ def run(runner, rows, filler=None, output="logits"):
     [{}, {"roberta": True, "masked": "divided"}, {"types": False, "activation": "relu", "masked": "chosen"}],
     ids=["bert", "roberta", "distilbert"],
 )
-def test_float32_equals_the_padded_classifier(shape):
+def test_float32_equals_the_padded_classifier(shape) -> None:
     model, rows = bert(**shape), rows_of_ids(LENGTHS)
     rows[1][5:9] = PADDING  # a text may spell the padding token; RoBERTa does not count it
     expected = run(session(to_ragged(model, form="padded", pad_id=PADDING)), rows)
@@ -180,7 +180,7 @@ def test_float32_equals_the_padded_classifier(shape):
 
 
 @pytest.mark.parametrize("roberta", [False, True])
-def test_int8_logits_are_bit_identical_alone_and_in_any_batch(roberta):
+def test_int8_logits_are_bit_identical_alone_and_in_any_batch(roberta) -> None:
     runner = session(to_packed(bert(roberta=roberta), heads=HEADS, int8=True))
     random = np.random.default_rng(5)
     pool = rows_of_ids((*LENGTHS, *random.integers(1, 90, 40)))
@@ -190,7 +190,7 @@ def test_int8_logits_are_bit_identical_alone_and_in_any_batch(roberta):
         np.testing.assert_array_equal(run(runner, [pool[i] for i in chosen]), alone[chosen])
 
 
-def test_int8_is_as_close_to_float32_as_the_loop_form():
+def test_int8_is_as_close_to_float32_as_the_loop_form() -> None:
     from rejection_server.graph.quantize import quantize_per_token
 
     model, rows = bert(), rows_of_ids(np.random.default_rng(2).integers(1, 80, 48))
@@ -200,7 +200,7 @@ def test_int8_is_as_close_to_float32_as_the_loop_form():
     assert np.abs(packed - exact).mean() < 1.5 * np.abs(loop - exact).mean()
 
 
-def test_64_rows_of_one_length():
+def test_64_rows_of_one_length() -> None:
     model, rows = bert(), rows_of_ids([13] * 64)
     expected = run(session(to_ragged(model, form="loop")), rows)
     np.testing.assert_allclose(run(session(to_packed(model, heads=HEADS)), rows), expected, atol=1e-5)
@@ -208,7 +208,7 @@ def test_64_rows_of_one_length():
 
 @pytest.mark.parametrize("roberta", [False, True])
 @pytest.mark.parametrize("int8", [False, True])
-def test_a_row_of_filler_leaves_the_others_alone(roberta, int8):
+def test_a_row_of_filler_leaves_the_others_alone(roberta, int8) -> None:
     """It is scored as the one token 0, which is what the tokenizer gives for a text without tokens."""
     runner = session(to_packed(bert(roberta=roberta), heads=HEADS, int8=int8))
     rows = rows_of_ids((0, 5, 0, 80, 12, 0))
@@ -218,7 +218,7 @@ def test_a_row_of_filler_leaves_the_others_alone(roberta, int8):
     np.testing.assert_allclose(run(runner, [rows[0]], filler=[4]), expected[:1], atol=1e-5)
 
 
-def test_probabilities():
+def test_probabilities() -> None:
     rows, model = rows_of_ids([5, 9]), bert()
     runner = session(to_packed(model, heads=HEADS))
     logits = run(runner, rows)
@@ -228,7 +228,7 @@ def test_probabilities():
     np.testing.assert_allclose(run(runner, rows, output="probabilities"), 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
-def test_linear_layers_run_once_for_all_short_rows():
+def test_linear_layers_run_once_for_all_short_rows() -> None:
     """Of whatever length: a group holds 256 tokens, 300 are a group alone."""
     model = to_packed(bert(), heads=HEADS)
     loop = next(node for node in model.graph.node if node.op_type == "Loop")
@@ -252,6 +252,6 @@ def test_linear_layers_run_once_for_all_short_rows():
     ],
     ids=["activation", "residual", "heads", "indivisible", "not a BERT"],
 )
-def test_models_that_do_not_fit_are_refused(model, heads, reason):
+def test_models_that_do_not_fit_are_refused(model, heads, reason) -> None:
     with pytest.raises(GraphError, match=reason):
         to_packed(model, heads=heads)

@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from support.tiny_models import VOCABULARY, padded_classifier, with_token_types
 
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import GraphError, to_ragged
+from support.tiny_models import VOCABULARY, padded_classifier, with_token_types
 
 LENGTHS = (12, 200, 1, 512, 47)
 
@@ -45,20 +45,20 @@ def run_ragged(runner, rows, filler=None, output="logits"):
 
 @pytest.mark.parametrize("form", ["loop", "padded"])
 @pytest.mark.parametrize("filler", [None, [3, 0, 4, 0, 1], [0, 9, 0, 0, 0]])
-def test_rows_of_many_lengths_equal_the_original(form, filler):
+def test_rows_of_many_lengths_equal_the_original(form, filler) -> None:
     model, rows = padded_classifier(), rows_of_ids()
     got = run_ragged(session(to_ragged(model, form=form)), rows, filler)
     np.testing.assert_allclose(got, run_padded_original(model, rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["loop", "padded"])
-def test_token_types_are_zero(form):
+def test_token_types_are_zero(form) -> None:
     model, rows = with_token_types(padded_classifier()), rows_of_ids()
     got = run_ragged(session(to_ragged(model, form=form)), rows)
     np.testing.assert_allclose(got, run_padded_original(model, rows), atol=1e-5)
 
 
-def test_softmax_and_sigmoid():
+def test_softmax_and_sigmoid() -> None:
     rows = rows_of_ids()
     model = padded_classifier(labels=3)
     for activation, expected in (
@@ -70,7 +70,7 @@ def test_softmax_and_sigmoid():
         np.testing.assert_allclose(probabilities, expected(run_ragged(runner, rows)), atol=1e-6)
 
 
-def test_int8_logits_are_bit_identical_alone_and_in_any_batch():
+def test_int8_logits_are_bit_identical_alone_and_in_any_batch() -> None:
     rows = rows_of_ids((5, 80, 31, 3, 200, 64))
     for form in ("loop", "padded"):
         runner = session(to_ragged(quantize_per_token(padded_classifier()), form=form))
@@ -85,7 +85,7 @@ def test_int8_logits_are_bit_identical_alone_and_in_any_batch():
             np.testing.assert_allclose(together, alone, atol=1e-3)
 
 
-def test_int8_is_close_to_float32_and_a_quarter_of_its_size():
+def test_int8_is_close_to_float32_and_a_quarter_of_its_size() -> None:
     model, rows = padded_classifier(), rows_of_ids()
     small = quantize_per_token(model)
     got = run_ragged(session(to_ragged(small, form="loop")), rows)
@@ -96,14 +96,14 @@ def test_int8_is_close_to_float32_and_a_quarter_of_its_size():
     assert kinds.count("MatMul") == 2, "products of two activations stay in floating point"
 
 
-def test_unknown_inputs_are_refused():
+def test_unknown_inputs_are_refused() -> None:
     model = padded_classifier()
     model.graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["rows"]))
     with pytest.raises(GraphError, match="this model takes input_ids, attention_mask, pixels"):
         to_ragged(model, form="loop")
 
 
-def test_several_outputs_without_logits_are_refused():
+def test_several_outputs_without_logits_are_refused() -> None:
     model = padded_classifier()
     model.graph.output[0].name = "mean"
     model.graph.output.append(helper.make_tensor_value_info("total", TensorProto.FLOAT, ["rows", 32]))
@@ -111,7 +111,7 @@ def test_several_outputs_without_logits_are_refused():
         to_ragged(model, form="loop")
 
 
-def test_logits_of_three_dimensions_are_refused():
+def test_logits_of_three_dimensions_are_refused() -> None:
     model = padded_classifier()
     model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 2
     with pytest.raises(GraphError, match="must have the shape \\[rows, labels\\]"):

@@ -13,7 +13,8 @@ from rejection_server.host.errors import (
     UnsupportedMachineError,
 )
 from rejection_server.host.layout import lay_out, remove_stale
-from rejection_server.host.locate import Machine, check_machine, find_wheel, loader_complaints, needed_libpython
+from rejection_server.host.locate import check_machine, find_wheel, loader_complaints, needed_libpython
+from rejection_server.host.machine import Machine
 from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
 
 FITTING = Machine(system="Linux", processor="x86_64", libc="glibc 2.35", python=(3, 12))
@@ -28,7 +29,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("changes", [{}, {"python": (3, 11)}, {"python": (3, 13)}, {"libc": "glibc 2.36"}])
-def test_fitting_machines(changes):
+def test_fitting_machines(changes) -> None:
     check_machine(dataclasses.replace(FITTING, **changes))
 
 
@@ -46,29 +47,29 @@ def test_fitting_machines(changes):
         ({"implementation": "pypy", "python": (3, 11)}, "this is pypy 3.11"),
     ],
 )
-def test_unfitting_machines(changes, words):
+def test_unfitting_machines(changes, words) -> None:
     with pytest.raises(UnsupportedMachineError, match=words):
         check_machine(dataclasses.replace(FITTING, **changes))
 
 
-def test_wheel_is_found_complete():
+def test_wheel_is_found_complete() -> None:
     wheel = find_wheel()
     assert os.access(wheel.tritonserver, os.X_OK)
     assert (wheel.caches / "local").is_dir()
 
 
-def test_python_without_a_stub():
+def test_python_without_a_stub() -> None:
     with pytest.raises(UnsupportedMachineError, match=r"no Python backend for Python 3\.99"):
         find_wheel((3, 99))
 
 
-def test_wheel_that_is_not_installed(monkeypatch):
+def test_wheel_that_is_not_installed(monkeypatch) -> None:
     monkeypatch.setattr("rejection_server.host.locate.WHEEL", "no-such-wheel")
     with pytest.raises(TritonNotInstalledError, match="no-such-wheel"):
         find_wheel()
 
 
-def test_missing_libpython_is_named_by_the_loader():
+def test_missing_libpython_is_named_by_the_loader() -> None:
     # No system that this runs on has the library of Python 3.8 any more.
     stub = find_wheel((3, 8)).stub
     assert needed_libpython(stub) == "libpython3.8.so.1.0"
@@ -76,7 +77,7 @@ def test_missing_libpython_is_named_by_the_loader():
     assert missing == ["libpython3.8.so.1.0"]
 
 
-def test_static_python_is_refused_with_the_remedy(monkeypatch, tmp_path):
+def test_static_python_is_refused_with_the_remedy(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("rejection_server.host.layout.find_libpython", lambda: None)
     with pytest.raises(UnsupportedMachineError, match="apt-get install libpython3"):
@@ -84,7 +85,7 @@ def test_static_python_is_refused_with_the_remedy(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_layout_and_what_the_loader_says(monkeypatch, tmp_path):
+def test_layout_and_what_the_loader_says(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("PYTHONHOME", "/elsewhere")
     layout = lay_out(find_wheel())
@@ -97,7 +98,7 @@ def test_layout_and_what_the_loader_says(monkeypatch, tmp_path):
     os.close(layout.alive_fd)
 
 
-def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch, tmp_path):
+def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     live, dead = lay_out(find_wheel()), lay_out(find_wheel())
     os.close(dead.alive_fd)
@@ -119,7 +120,7 @@ def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch, tmp_path):
             region.unlink(missing_ok=True)
 
 
-def test_repositories_that_are_none(tmp_path):
+def test_repositories_that_are_none(tmp_path) -> None:
     with pytest.raises(RepositoryError, match=r"no model repository at .*/nowhere"):
         check_repository(tmp_path / "nowhere")
     with pytest.raises(RepositoryError, match="holds no model"):
@@ -136,7 +137,7 @@ def test_repositories_that_are_none(tmp_path):
     ("field", "option"),
     [("grpc_port", "--grpc-port"), ("http_port", "--http-port"), ("metrics_port", "--metrics-port")],
 )
-def test_taken_ports(field, option):
+def test_taken_ports(field, option) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         options = dataclasses.replace(free_options(), **{field: port})
@@ -144,7 +145,7 @@ def test_taken_ports(field, option):
             choose_endpoints(options)
 
 
-def test_free_ports_differ():
+def test_free_ports_differ() -> None:
     endpoints = choose_endpoints(dataclasses.replace(free_options(), http_port=0))
     assert len({endpoints.grpc_port, endpoints.http_port, endpoints.metrics_port} - {0, None}) == 3
 
@@ -158,7 +159,7 @@ def test_free_ports_differ():
         ({"host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
     ],
 )
-def test_impossible_endpoints(changes, words):
+def test_impossible_endpoints(changes, words) -> None:
     with pytest.raises(OptionError, match=words):
         choose_endpoints(dataclasses.replace(free_options(), **changes))
 
@@ -167,14 +168,14 @@ def test_impossible_endpoints(changes, words):
     ("address", "reachable"),
     [("0.0.0.0", "127.0.0.1:1"), ("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1"), ("::", "[::1]:1")],
 )
-def test_addresses_for_clients(address, reachable):
+def test_addresses_for_clients(address, reachable) -> None:
     endpoints = Endpoints(address, 1, None, 2, True)
     assert endpoints.grpc == reachable
     assert endpoints.http is None
     assert endpoints.metrics == f"http://{reachable[:-1]}2/metrics"
 
 
-def test_metrics_that_are_not_published_are_on_loopback():
+def test_metrics_that_are_not_published_are_on_loopback() -> None:
     endpoints = Endpoints("127.0.0.2", 1, 3, 2, False)
     assert endpoints.metrics is None
     assert endpoints.models_metrics == "http://127.0.0.1:2/metrics"
@@ -182,7 +183,7 @@ def test_metrics_that_are_not_published_are_on_loopback():
     assert Endpoints("0.0.0.0", 1, None, 2, True).listeners == (("127.0.0.1", 1), ("127.0.0.1", 2))
 
 
-def test_command_line():
+def test_command_line() -> None:
     options = dataclasses.replace(free_options(), model_config_name="gpu", triton_arguments=("--id=x",))
     command = triton_command(options, Endpoints("::1", 1, None, 2, True), **PATHS)
     assert {"--grpc-address=[::1]", "--metrics-address=ipv6:::1", "--allow-http=false"} < set(command)
@@ -193,14 +194,14 @@ def test_command_line():
 @pytest.mark.parametrize(
     ("cache_bytes", "arguments"), [(64 * 2**20, ["--cache-config=local,size=67108864"]), (2**20, None), (0, [])]
 )
-def test_cache_size(cache_bytes, arguments):
+def test_cache_size(cache_bytes, arguments) -> None:
     options = dataclasses.replace(free_options(), cache_bytes=cache_bytes)
     command = triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
     expected = [f"--cache-config=local,size={cache_bytes}"] if arguments is None else arguments
     assert [argument for argument in command if argument.startswith("--cache-config")] == expected
 
 
-def test_cache_too_small_to_hold_anything():
+def test_cache_too_small_to_hold_anything() -> None:
     options = dataclasses.replace(free_options(), cache_bytes=1000)
     with pytest.raises(OptionError, match="a cache of 1000 bytes holds nothing"):
         triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
@@ -209,7 +210,7 @@ def test_cache_too_small_to_hold_anything():
 @pytest.mark.parametrize(
     "argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory", "--cache-config=local,size=1"]
 )
-def test_arguments_that_are_ours(argument):
+def test_arguments_that_are_ours(argument) -> None:
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
         triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)

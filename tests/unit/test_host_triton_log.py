@@ -1,3 +1,5 @@
+from typing import Never
+
 import pytest
 
 from rejection_server.host.errors import HostError, ModelLoadError, OptionError, PortTakenError, RepositoryError
@@ -25,7 +27,7 @@ END = "error: creating server: Internal - failed to load all models"
         'version is insufficient for CUDA runtime version"',
     ],
 )
-def test_lines_without_meaning(line):
+def test_lines_without_meaning(line) -> None:
     assert is_harmless_without_gpu(line)
 
 
@@ -38,11 +40,11 @@ def test_lines_without_meaning(line):
         "",
     ],
 )
-def test_lines_to_show(line):
+def test_lines_to_show(line) -> None:
     assert not is_harmless_without_gpu(line)
 
 
-def test_the_member_is_to_blame_not_the_ensemble():
+def test_the_member_is_to_blame_not_the_ensemble() -> None:
     error = explain_failure([ENSEMBLE, MEMBER, END])
     assert isinstance(error, ModelLoadError)
     assert (error.model, error.reason) == ("echo", "ValueError: gone")
@@ -91,12 +93,12 @@ def test_the_member_is_to_blame_not_the_ensemble():
         (["error: creating server: Internal - no"], HostError, "could not start: creating server: Internal - no"),
     ],
 )
-def test_causes(lines, kind, words):
+def test_causes(lines, kind, words) -> Never:
     error = explain_failure(lines)
     assert type(error) is kind
     with pytest.raises(kind, match=words):
         raise error
 
 
-def test_no_cause():
+def test_no_cause() -> None:
     assert explain_failure(['I1122 01:16:15.277335 5029 model_lifecycle.cc:472] "loading: echo:1"']) is None

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from load import cli, console, page, report, sampling, target
 
 
@@ -20,7 +21,7 @@ from load import cli, console, page, report, sampling, target
         (["--check-with", "/nowhere"], "is not a file"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_sentence(arguments, sentence, capsys):
+def test_a_wrong_command_line_is_told_in_one_sentence(arguments, sentence, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.parse(arguments)
     assert ended.value.code == cli.EXIT_USAGE
@@ -29,7 +30,7 @@ def test_a_wrong_command_line_is_told_in_one_sentence(arguments, sentence, capsy
     assert len(told.splitlines()) == 1
 
 
-def test_times_have_units_and_shapes_their_own_durations():
+def test_times_have_units_and_shapes_their_own_durations() -> None:
     assert cli.parse(["--duration", "2m"]).duration_s == 120
     assert cli.parse(["--shape", "soak", "--rate", "5"]).duration_s == 3600
     assert cli.parse([]).latency_goal.limit == 200
@@ -39,21 +40,21 @@ def test_times_have_units_and_shapes_their_own_durations():
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "unix:/tmp/x", "127.0.0.1:1,127.0.0.2:2"]
 )
-def test_this_machine_may_be_loaded(url):
+def test_this_machine_may_be_loaded(url) -> None:
     target.check_target(url, is_allowed=False)
 
 
 @pytest.mark.parametrize(
     "url", ["192.0.2.7:8001", "127.0.0.1:8001,192.0.2.7:8001", "[2001:db8::1]:8001", "0.0.0.0:8001"]
 )
-def test_another_machine_is_loaded_only_when_a_person_says_so(url):
+def test_another_machine_is_loaded_only_when_a_person_says_so(url) -> None:
     with pytest.raises(target.RefusedError, match="--yes"):
         target.check_target(url, is_allowed=False)
     target.check_target(url, is_allowed=True)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:8001", ""])
-def test_what_is_no_address_is_refused(url):
+def test_what_is_no_address_is_refused(url) -> None:
     with pytest.raises(ValueError, match="url"):
         target.check_target(url, is_allowed=True)
 
@@ -74,7 +75,7 @@ nv_cache_num_hits_per_model{{model="rejection",version="1"}} {runs}
 """
 
 
-def test_the_servers_side_is_what_changed_between_two_readings():
+def test_the_servers_side_is_what_changed_between_two_readings() -> None:
     before, after = (
         sampling.read(METRICS.format(rows=rows, runs=runs, queue=queue))
         for rows, runs, queue in ((100, 10, 1_000_000), (180, 20, 1_400_000))
@@ -129,7 +130,7 @@ FOUND = {
 }  # fmt: skip
 
 
-def test_the_report_is_one_page_that_asks_no_network_and_breaks_on_no_text(tmp_path):
+def test_the_report_is_one_page_that_asks_no_network_and_breaks_on_no_text(tmp_path) -> None:
     report.write(FOUND, tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=|@import|url\(|fetch\(""", text)
@@ -141,13 +142,13 @@ def test_the_report_is_one_page_that_asks_no_network_and_breaks_on_no_text(tmp_p
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == json.loads(json.dumps(FOUND))
 
 
-def test_the_table_has_a_row_a_second_with_the_servers_side():
+def test_the_table_has_a_row_a_second_with_the_servers_side() -> None:
     rows = report.table_of(FOUND)
     assert [row["UNAVAILABLE"] for row in rows] == [0, 1]
     assert all(row["cpu_cores"] == 1.0 for row in rows)
 
 
-def test_the_terminal_tells_the_knee_the_figures_and_every_verdict():
+def test_the_terminal_tells_the_knee_the_figures_and_every_verdict() -> None:
     generator = {**FOUND["generator"], "late_p99_ms": 1.0}
     told = console.summary_lines({**FOUND, "generator": generator, "failures": {"UNAVAILABLE": 1}})
     assert told[0] == "highest sustained rate: 5.0 requests/s, the next tried failed at 6.0/s"
@@ -157,7 +158,7 @@ def test_the_terminal_tells_the_knee_the_figures_and_every_verdict():
     assert told[-2:] == ["  NOT MET  rate at least 5.0/s: 4.5/s", "note: a <note>"]
 
 
-def test_a_report_of_nothing_but_zeros_is_still_a_page():
+def test_a_report_of_nothing_but_zeros_is_still_a_page() -> None:
     empty = {**FOUND, "seconds": [], "server": [], "latency": [], "knee": None, "verdicts": [], "stages": []}
     empty["figures"] = {**dict.fromkeys(FOUND["figures"]), "rate": 0.0, "texts_per_s": 0.0, "sent": 0}
     assert "No goals were set" in page.page(empty)

@@ -1,6 +1,7 @@
 """Goals: what may be typed, and what meets them."""
 
 import pytest
+
 from load import goals
 
 FIGURES = {"p99": 180.0, "p50": 20.0, "failures": 0.05, "rate": 49.9, "answers": 500.0}
@@ -20,18 +21,18 @@ FIGURES = {"p99": 180.0, "p50": 20.0, "failures": 0.05, "rate": 49.9, "answers":
         ("answers=501", False),
     ],
 )
-def test_a_goal_is_met_or_not(text, is_met):
+def test_a_goal_is_met_or_not(text, is_met) -> None:
     assert goals.judge(goals.parse(text), FIGURES).is_met is is_met
 
 
 @pytest.mark.parametrize(
     "text", ["p99", "p99=200", "p99=fast", "failures=1", "rate=5ms", "p100=1ms", "answers=1.5", "latency=5ms", ""]
 )
-def test_what_is_no_goal_is_refused_with_a_sentence(text):
+def test_what_is_no_goal_is_refused_with_a_sentence(text) -> None:
     with pytest.raises(ValueError, match="goal"):
         goals.parse(text)
 
 
-def test_nothing_measured_meets_no_goal():
+def test_nothing_measured_meets_no_goal() -> None:
     assert not goals.judge(goals.parse("p99=200ms"), {"p99": None}).is_met
     assert not goals.judge(goals.parse("failures=100%"), {"failures": None}).is_met

@@ -1,6 +1,7 @@
 """The search for the knee, against servers that are formulas."""
 
 import pytest
+
 from load import knee
 
 
@@ -25,7 +26,7 @@ def find(run, **options):
 
 
 @pytest.mark.parametrize("capacity", [3, 22, 150, 4000])
-def test_finds_the_highest_rate_within_its_resolution(capacity):
+def test_finds_the_highest_rate_within_its_resolution(capacity) -> None:
     found = find(server(capacity))
     truth = capacity * (1 - 10 / 200)
     assert truth / knee.RESOLUTION <= found.rate <= truth
@@ -33,31 +34,31 @@ def test_finds_the_highest_rate_within_its_resolution(capacity):
     assert not found.is_generator_limit
 
 
-def test_a_single_hiccup_decides_nothing():
+def test_a_single_hiccup_decides_nothing() -> None:
     quiet, disturbed = find(server(150)), find(server(150, hiccups=(2, 5)))
     assert disturbed.rate == quiet.rate
 
 
-def test_stops_where_the_generator_is_the_bottleneck_and_says_so():
+def test_stops_where_the_generator_is_the_bottleneck_and_says_so() -> None:
     found = find(server(1000, generator_limit=100))
     assert found.is_generator_limit
     assert found.rate <= 100
 
 
-def test_a_server_that_carries_nothing_has_no_knee():
+def test_a_server_that_carries_nothing_has_no_knee() -> None:
     found = find(server(0.01))
     assert found.rate is None
     assert len(found.steps) < 30
 
 
-def test_refusals_end_a_step_however_fast_the_rest_is():
+def test_refusals_end_a_step_however_fast_the_rest_is() -> None:
     def run(rate, is_confirmation):
         return knee.Step(rate, min(rate, 50), 5.0, 100 * max(0.0, 1 - 50 / rate), False, is_confirmation)
 
     assert 50 / knee.RESOLUTION <= find(run).rate <= 50.1
 
 
-def test_answers_that_fall_behind_end_a_step():
+def test_answers_that_fall_behind_end_a_step() -> None:
     """Latency alone would not show it: the step may be over before the queue is long."""
 
     def run(rate, is_confirmation):
@@ -66,7 +67,7 @@ def test_answers_that_fall_behind_end_a_step():
     assert find(run).rate <= 60 / knee.BEHIND
 
 
-def test_a_rate_that_does_not_hold_when_confirmed_is_lowered():
+def test_a_rate_that_does_not_hold_when_confirmed_is_lowered() -> None:
     def run(rate, is_confirmation):
         limit = 80 if is_confirmation else 100
         return knee.Step(rate, rate, 50.0 if rate < limit else 900.0, 0.0, False, is_confirmation)
@@ -75,7 +76,7 @@ def test_a_rate_that_does_not_hold_when_confirmed_is_lowered():
     assert 80 / knee.RESOLUTION**3 <= found.rate < 80
 
 
-def test_fewer_arrivals_than_the_rate_are_no_fault_of_the_server():
+def test_fewer_arrivals_than_the_rate_are_no_fault_of_the_server() -> None:
     """Poisson arrivals of a short span vary: what was sent counts, not what was meant."""
     assert knee.Step(20, 16.0, 5.0, 0.0, sent_rate=16.1).passes(200, 0.1)
     assert not knee.Step(20, 16.0, 5.0, 0.0, sent_rate=20.0).passes(200, 0.1)

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from load import compare, result, shapes
 from load.histogram import Histogram, merged
 from load.record import OK, Cell, Recorder
@@ -10,7 +11,7 @@ from load.result import Queue
 from load.sampling import Sample
 
 
-def test_percentiles_are_within_one_percent():
+def test_percentiles_are_within_one_percent() -> None:
     values = sorted(random.Random(1).lognormvariate(3, 1) for _ in range(5000))
     histogram = Histogram()
     for value in values:
@@ -22,14 +23,14 @@ def test_percentiles_are_within_one_percent():
 
 
 @pytest.mark.parametrize(("percent", "value"), [(1, 10), (25, 10), (26, 20), (50, 20), (75, 40), (76, 80), (100, 80)])
-def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(percent, value):
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(percent, value) -> None:
     histogram = Histogram()
     for milliseconds in (80, 10, 40, 20):
         histogram.add(milliseconds)
     assert histogram.percentile(percent) == pytest.approx(value, rel=0.01)
 
 
-def test_latency_counts_from_the_intended_time_and_belongs_to_its_second():
+def test_latency_counts_from_the_intended_time_and_belongs_to_its_second() -> None:
     recorder = Recorder()
     recorder.count("single", intended_s=1.5, sent_s=3.0, ended_s=3.25, outcome=OK, texts=16)
     recorder.count("single", intended_s=1.75, sent_s=3.0, ended_s=3.01, outcome="UNAVAILABLE", texts=16)
@@ -43,12 +44,12 @@ def test_latency_counts_from_the_intended_time_and_belongs_to_its_second():
     assert (recorder.total(3, 4).answered, recorder.total(3, 4).texts) == (1, 16)
 
 
-def test_merging_is_counting_together():
+def test_merging_is_counting_together() -> None:
     parts = [Histogram([(1, 2), (5, 1)]), Histogram([(1, 1)])]
     assert merged(parts).pairs() == [(1, 3), (5, 1)]
 
 
-def test_a_record_survives_the_way_to_the_master():
+def test_a_record_survives_the_way_to_the_master() -> None:
     cell = Cell(sent=3, answered=2, texts=32)
     cell.latency_of(OK).add(12.0)
     cell.latency_of("UNAVAILABLE").add(1.5)
@@ -65,7 +66,7 @@ def record(seconds, *, per_second=50, latency_ms=20.0, refused=0, refusal_ms=2.0
     return recorder
 
 
-def fill(recorder, begin, end, per_second, latency_ms, refused=0, refusal_ms=2.0, other=0):
+def fill(recorder, begin, end, per_second, latency_ms, refused=0, refusal_ms=2.0, other=0) -> None:
     for second in range(begin, end):
         cell = recorder.cell(second, "single")
         cell.sent += per_second + refused + other
@@ -79,7 +80,7 @@ def fill(recorder, begin, end, per_second, latency_ms, refused=0, refusal_ms=2.0
                 cell.service_of(code).add(ms)
 
 
-def test_figures_count_what_was_answered_and_what_failed():
+def test_figures_count_what_was_answered_and_what_failed() -> None:
     found = result.figures(record((0, 10), refused=50), 0, 10)
     assert found["rate"] == 50
     assert found["sent"] == 1000
@@ -88,7 +89,7 @@ def test_figures_count_what_was_answered_and_what_failed():
     assert result.figures(Recorder(), 0, 10)["failures"] is None
 
 
-def test_answers_that_come_after_the_span_are_no_throughput():
+def test_answers_that_come_after_the_span_are_no_throughput() -> None:
     recorder = record((0, 10))
     for second in range(10):
         recorder.cell(second, "single").answered = 0
@@ -116,7 +117,7 @@ def met(recorder, samples=FLAT, queue=QUEUE):
     return {name: verdict.is_met for name in names for verdict in verdicts if name in verdict.wanted}
 
 
-def test_a_sane_server_passes_every_verdict_of_an_overload():
+def test_a_sane_server_passes_every_verdict_of_an_overload() -> None:
     assert met(overload()) == dict.fromkeys(("alone", "refusals within", "accepted", "memory", "back to normal"), True)
 
 
@@ -131,12 +132,12 @@ def test_a_sane_server_passes_every_verdict_of_an_overload():
         ({"drained_after": 7}, "back to normal"),
     ],
 )
-def test_each_verdict_of_an_overload_can_fail_alone(change, failing):
+def test_each_verdict_of_an_overload_can_fail_alone(change, failing) -> None:
     found = met(overload(**change))
     assert [name for name, is_met in found.items() if not is_met] == [failing]
 
 
-def test_memory_that_grows_and_a_queue_without_bound_are_not_met():
+def test_memory_that_grows_and_a_queue_without_bound_are_not_met() -> None:
     growing = [Sample(second, memory_mib=500.0 + 10 * second) for second in range(60)]
     assert met(overload(), samples=growing)["memory"] is False
     assert met(overload(), queue=Queue(0, 0.0))["accepted"] is False
@@ -163,16 +164,16 @@ def memory(second_quarter_mib, last_quarter_mib, spikes=()):
         (2000, 100, True),  # it may shrink
     ],
 )
-def test_memory_is_flat_if_its_last_quarter_holds_little_more_than_its_second(early_mib, late_mib, is_met):
+def test_memory_is_flat_if_its_last_quarter_holds_little_more_than_its_second(early_mib, late_mib, is_met) -> None:
     assert result.memory_verdict(memory(early_mib, late_mib), 100.0, 160.0).is_met is is_met
 
 
-def test_a_short_peak_of_memory_is_no_growth():
+def test_a_short_peak_of_memory_is_no_growth() -> None:
     assert result.memory_verdict(memory(500, 500, spikes=(46, 50, 58)), 100.0, 160.0).is_met
 
 
 @pytest.mark.parametrize("samples", [[], [Sample(100.0 + n) for n in range(60)], memory(500, 900)[:45]])
-def test_memory_that_nobody_saw_is_not_judged(samples):
+def test_memory_that_nobody_saw_is_not_judged(samples) -> None:
     assert result.memory_verdict(samples, 100.0, 160.0) is None
 
 
@@ -201,16 +202,16 @@ def recovering(*seconds):
         ([(20, 1)], None),
     ],
 )
-def test_normal_is_three_seconds_in_a_row_without_failures_and_within_the_limit(seconds, expected):
+def test_normal_is_three_seconds_in_a_row_without_failures_and_within_the_limit(seconds, expected) -> None:
     assert result.recovery_s(recovering(*seconds), AFTER, 200.0) == expected
 
 
-def test_a_server_that_answers_nothing_after_an_overload_is_not_back():
+def test_a_server_that_answers_nothing_after_an_overload_is_not_back() -> None:
     assert result.recovery_s(record((0, 10)), AFTER, 200.0) is None
 
 
 @pytest.mark.parametrize(("before_ms", "is_met"), [(20.0, False), (140.0, False), (160.0, True)])
-def test_normal_is_the_goal_or_twice_what_it_was_before(before_ms, is_met):
+def test_normal_is_the_goal_or_twice_what_it_was_before(before_ms, is_met) -> None:
     recorder = record((0, 10), latency_ms=before_ms)
     fill(recorder, 10, 30, KNEE, 1200.0, 200)
     fill(recorder, 30, 50, 50, 300.0)
@@ -218,11 +219,11 @@ def test_normal_is_the_goal_or_twice_what_it_was_before(before_ms, is_met):
 
 
 @pytest.mark.parametrize(("drained_after", "is_met"), [(5, True), (6, False)])
-def test_normal_has_to_come_within_five_seconds(drained_after, is_met):
+def test_normal_has_to_come_within_five_seconds(drained_after, is_met) -> None:
     assert met(overload(drained_after=drained_after))["back to normal"] is is_met
 
 
-def test_a_queue_is_bound_by_its_size_or_its_timeout():
+def test_a_queue_is_bound_by_its_size_or_its_timeout() -> None:
     assert Queue(100, 0.0).bound_s(50) == 2.0
     assert Queue(100, 1.5).bound_s(50) == 1.5
     assert Queue(0, 1.5).bound_s(50) == 1.5
@@ -232,7 +233,7 @@ def test_a_queue_is_bound_by_its_size_or_its_timeout():
     ("late_ms", "shares", "goal", "is_bottleneck"),
     [(5.0, [0.3], None, False), (25.0, [0.3], None, True), (25.0, [0.3], 500.0, False), (5.0, [0.95], None, True)],
 )
-def test_the_generator_is_named_when_it_is_the_bottleneck(late_ms, shares, goal, is_bottleneck):
+def test_the_generator_is_named_when_it_is_the_bottleneck(late_ms, shares, goal, is_bottleneck) -> None:
     assert bool(result.generator_problem(late_ms, shares, goal)) is is_bottleneck
 
 
@@ -255,7 +256,7 @@ def words(before, after):
     return {change.figure: change.word for change in compare.changes(before, after)}
 
 
-def test_equal_runs_differ_within_noise_and_a_slower_one_does_not():
+def test_equal_runs_differ_within_noise_and_a_slower_one_does_not() -> None:
     assert set(words(noisy(1, 50, 0.3), noisy(2, 50, 0.3)).values()) == {"within noise"}
     slower = words(noisy(1, 50, 0.3), noisy(2, 100, 0.3))
     assert slower["p50"] == slower["p90"] == "worse"
@@ -263,7 +264,7 @@ def test_equal_runs_differ_within_noise_and_a_slower_one_does_not():
     assert words(noisy(1, 100, 0.3), noisy(2, 50, 0.3))["p50"] == "better"
 
 
-def test_knees_are_compared_within_the_resolution_of_the_search():
+def test_knees_are_compared_within_the_resolution_of_the_search() -> None:
     def knee(rate):
         return {"settings": {"rate": rate}, "machine": {}, "knee": {"rate": rate, "upper": rate * 1.05}}
 

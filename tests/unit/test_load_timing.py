@@ -39,7 +39,7 @@ finally:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="Locust is not installed")
-def test_a_request_that_leaves_late_has_the_delay_in_its_latency():
+def test_a_request_that_leaves_late_has_the_delay_in_its_latency() -> None:
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent / 'client'}"}
     command = [sys.executable, "-c", PROGRAM, str(TESTS / "load" / "stand_in.py"), str(LATE_S)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -32,12 +32,12 @@ def parameter(value):
 
 
 @pytest.mark.parametrize(("value", "number"), [("2", 2), (" -3", -3), ("+4", 4), ("5 threads", 5), ("7.9", 7)])
-def test_integer_parameters_are_read_as_cpp_reads_them(value, number):
+def test_integer_parameters_are_read_as_cpp_reads_them(value, number) -> None:
     assert parameter(value).integer("key") == number
 
 
 @pytest.mark.parametrize("value", ["two", "", "-", "99999999999"])
-def test_integer_parameter_that_is_none(value):
+def test_integer_parameter_that_is_none(value) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         parameter(value).integer("key")
     assert refused.value.sentence == f"failed to convert '{value}' to integral number"
@@ -46,16 +46,16 @@ def test_integer_parameter_that_is_none(value):
 @pytest.mark.parametrize(
     ("value", "result"), [("True", True), ("on", True), ("1", True), ("FALSE", False), ("0", False)]
 )
-def test_boolean_parameters(value, result):
+def test_boolean_parameters(value, result) -> None:
     assert parameter(value).boolean("key") is result
 
 
-def test_boolean_parameter_that_is_none():
+def test_boolean_parameter_that_is_none() -> None:
     with pytest.raises(LoadRefusedError, match="failed to convert 'yes' to boolean"):
         parameter("yes").boolean("key")
 
 
-def test_absent_parameters_have_defaults():
+def test_absent_parameters_have_defaults() -> None:
     assert config().integer("key", 3) == 3
     assert config().boolean("key") is None
 
@@ -67,7 +67,7 @@ def test_absent_parameters_have_defaults():
         ({"data_type": "TYPE_INT64"}, "unexpected batch input data type 'TYPE_INT64'"),
     ],
 )
-def test_batch_inputs_that_are_refused(change, sentence):
+def test_batch_inputs_that_are_refused(change, sentence) -> None:
     batch_input = {
         "kind": "BATCH_ITEM_SHAPE",
         "data_type": "TYPE_INT32",
@@ -83,12 +83,12 @@ def test_batch_inputs_that_are_refused(change, sentence):
     [{"sequence_batching": {}}, {"model_transaction_policy": {"decoupled": True}}],
     ids=["sequence", "decoupled"],
 )
-def test_what_only_the_container_does(more):
+def test_what_only_the_container_does(more) -> None:
     with pytest.raises(LoadRefusedError, match="not supported on the embedded host, use the container"):
         config(**more)
 
 
-def test_reshape_takes_the_place_of_dims():
+def test_reshape_takes_the_place_of_dims() -> None:
     parsed = config([entry("x", dims=[1], reshape={"shape": []}), entry("y", dims=["3"])])
     assert [tensor.dims for tensor in parsed.inputs] == [(), (3,)]
 
@@ -178,7 +178,7 @@ SCALAR = TensorInfo("x", "TYPE_FP32", ())
         ),
     ],
 )
-def test_inputs_that_are_refused(config, inputs, sentence):
+def test_inputs_that_are_refused(config, inputs, sentence) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         check_inputs(config, inputs, {})
     assert refused.value.sentence == sentence
@@ -197,26 +197,26 @@ def test_inputs_that_are_refused(config, inputs, sentence):
         (entry("logits", "TYPE_FP32", [-1]), BATCHED_DIMS.replace("[-1,3]", "[-1,-1]")),
     ],
 )
-def test_outputs_that_are_refused(output, sentence):
+def test_outputs_that_are_refused(output, sentence) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         check_outputs(config(outputs=[output]), infos(LOGITS))
     assert refused.value.sentence == sentence
 
 
-def test_configurations_that_fit():
+def test_configurations_that_fit() -> None:
     check_inputs(config([entry("input_ids"), entry("attention_mask", dims=[5])]), infos(IDS, MASK), {})
     check_inputs(config([entry("x", "TYPE_FP32", dims=[1])], max_batch_size=0), infos(SCALAR), {})
     check_inputs(config([entry("x", optional=True)], max_batch_size=0), {}, infos(TensorInfo("x", "TYPE_INT64", (-1,))))
     check_outputs(config(outputs=[entry("logits", "TYPE_FP32", [2])]), infos(LOGITS))
 
 
-def test_a_scattered_output_may_have_another_shape_than_the_model():
+def test_a_scattered_output_may_have_another_shape_than_the_model() -> None:
     scatter = {"kind": "BATCH_SCATTER_WITH_INPUT_SHAPE", "target_name": ["y"], "source_input": ["ids"]}
     parsed = config(outputs=[entry("y", "TYPE_FP32", [-1])], batch_output=[scatter])
     check_outputs(parsed, infos(TensorInfo("y", "TYPE_FP32", (-1,))))
 
 
-def test_an_absent_configuration_is_completed():
+def test_an_absent_configuration_is_completed() -> None:
     raw = {"name": "X", "max_batch_size": 0, "input": [], "output": []}
     [warning] = autocomplete.complete(raw, infos(MASK, IDS), infos(LOGITS))
     assert raw["max_batch_size"] == 4
@@ -226,7 +226,7 @@ def test_an_absent_configuration_is_completed():
     assert warning.startswith("autofilled max_batch_size to 4 for model 'X'")
 
 
-def test_only_what_is_absent_is_completed():
+def test_only_what_is_absent_is_completed() -> None:
     raw = {"name": "X", "max_batch_size": 1, "input": [entry("mine")], "output": []}
     assert autocomplete.complete(raw, infos(IDS), infos(LOGITS)) == []
     assert raw["input"] == [entry("mine")]
@@ -234,13 +234,13 @@ def test_only_what_is_absent_is_completed():
     assert "dynamic_batching" not in raw
 
 
-def test_a_configured_dynamic_batching_is_kept():
+def test_a_configured_dynamic_batching_is_kept() -> None:
     raw = {"name": "X", "max_batch_size": 8, "dynamic_batching": {"max_queue_delay_microseconds": 5}}
     autocomplete.complete(raw, infos(IDS), infos(LOGITS))
     assert raw["dynamic_batching"] == {"max_queue_delay_microseconds": 5}
 
 
-def test_a_model_that_cannot_batch_is_completed_with_all_its_dimensions():
+def test_a_model_that_cannot_batch_is_completed_with_all_its_dimensions() -> None:
     raw = {"name": "X", "max_batch_size": 0}
     assert autocomplete.complete(raw, infos(SCALAR, IDS), infos(LOGITS)) == []
     assert raw["max_batch_size"] == 0
@@ -248,13 +248,13 @@ def test_a_model_that_cannot_batch_is_completed_with_all_its_dimensions():
     assert raw["output"] == [entry("logits", "TYPE_FP32", [-1, 2])]
 
 
-def test_rows_without_further_dimensions_are_reshaped():
+def test_rows_without_further_dimensions_are_reshaped() -> None:
     raw = {"name": "X", "max_batch_size": 0}
     autocomplete.complete(raw, infos(TensorInfo("x", "TYPE_FP32", (-1,))), infos(LOGITS))
     assert raw["input"] == [entry("x", "TYPE_FP32", [1], reshape={"shape": []})]
 
 
-def test_a_batch_size_for_a_model_that_cannot_batch():
+def test_a_batch_size_for_a_model_that_cannot_batch() -> None:
     with pytest.raises(LoadRefusedError) as refused:
         autocomplete.complete({"name": "X", "max_batch_size": 2}, infos(SCALAR), infos(LOGITS))
     assert refused.value.sentence == (
@@ -262,7 +262,7 @@ def test_a_batch_size_for_a_model_that_cannot_batch():
     )
 
 
-def test_what_counts_as_complete():
+def test_what_counts_as_complete() -> None:
     assert autocomplete.is_complete({"input": [entry("x")], "output": [entry("y")]})
     assert autocomplete.is_complete({"batch_input": [{}], "output": [entry("y")]})
     assert not autocomplete.is_complete({"input": [entry("x")], "output": []})

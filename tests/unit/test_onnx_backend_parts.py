@@ -4,11 +4,11 @@ import threading
 
 import numpy as np
 import pytest
-from integration import onnx_backend_models as models
-from support.onnx_instance import GATHER, RAGGED, load
 
+from integration import onnx_backend_models as models
 from rejection_server.onnx_backend.instance import Failure
 from rejection_server.onnx_backend.parts import cut, join
+from support.onnx_instance import GATHER, RAGGED, load
 
 
 def load_parted(folder, model, rows_per_run, instances=2, **more):
@@ -29,7 +29,7 @@ def part_threads():
         ([4, 4], [[(0, 4)], [(1, 4)]]),
     ],
 )
-def test_parts_are_consecutive_rows(sizes, pieces):
+def test_parts_are_consecutive_rows(sizes, pieces) -> None:
     items = [{"x": np.full((size, 2), size), "y": np.arange(size)[:, None]} for size in sizes]
     parts = cut(items, 4)
     assert [[(piece.index, len(piece.item["x"])) for piece in part] for part in parts] == pieces
@@ -40,7 +40,7 @@ def test_parts_are_consecutive_rows(sizes, pieces):
         assert y.tolist() == item["y"].tolist()
 
 
-def test_a_large_request_runs_in_parts(tmp_path):
+def test_a_large_request_runs_in_parts(tmp_path) -> None:
     before = part_threads()
     instance = load_parted(tmp_path, models.ragged_sum(), rows_per_run=4, **RAGGED)
     wide, narrow = np.arange(18).reshape(9, 2), np.arange(3).reshape(1, 3)
@@ -58,13 +58,13 @@ def test_a_large_request_runs_in_parts(tmp_path):
     [(9, 2), (0, 2), (4, 1)],
     ids=["not more rows", "off", "no other instance"],
 )
-def test_otherwise_a_batch_is_one_run(tmp_path, rows_per_run, instances):
+def test_otherwise_a_batch_is_one_run(tmp_path, rows_per_run, instances) -> None:
     instance = load_parted(tmp_path, models.ragged_sum(), rows_per_run, instances, **RAGGED)
     [(_, count)] = instance.infer([{"ids": np.arange(18).reshape(9, 2)}])
     assert count.ravel().tolist() == [18] * 9
 
 
-def test_a_part_that_fails_takes_only_its_own_request_along(tmp_path):
+def test_a_part_that_fails_takes_only_its_own_request_along(tmp_path) -> None:
     instance = load_parted(tmp_path, models.gather(), rows_per_run=2, **GATHER)
     good, bad, also_good = instance.infer([{"index": np.array([[i]] * 3)} for i in (1, 9, 3)])
     assert good[0].tolist() == [[11.0]] * 3

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+from typing import Never
 
 import pytest
 
@@ -32,15 +33,15 @@ def frames_below(error):
     return count
 
 
-def refuse(*_args):
+def refuse(*_args) -> Never:
     raise LoadRefusedError("the sentence", "Unsupported")
 
 
-def fail(*_args):
+def fail(*_args) -> Never:
     raise KeyError("/a/path")
 
 
-def test_a_refusal_has_no_frames_of_the_backend():
+def test_a_refusal_has_no_frames_of_the_backend() -> None:
     error = call_from_c(frameless(refuse), 1)
     assert str(error) == "the sentence"
     assert type(error).__name__ == "Unsupported"
@@ -49,11 +50,11 @@ def test_a_refusal_has_no_frames_of_the_backend():
     assert error.__cause__ is None
 
 
-def test_without_the_wrapper_there_would_be_a_frame():
+def test_without_the_wrapper_there_would_be_a_frame() -> None:
     assert call_from_c(refuse, 1).__traceback__.tb_next is not None
 
 
-def test_a_defect_is_logged_and_named(caplog):
+def test_a_defect_is_logged_and_named(caplog) -> None:
     with caplog.at_level(logging.ERROR):
         error = call_from_c(frameless(fail), 1)
     assert str(error) == "unexpected KeyError, see the server's log"
@@ -61,7 +62,7 @@ def test_a_defect_is_logged_and_named(caplog):
     assert "Traceback" in caplog.text
 
 
-def test_results_pass_through():
+def test_results_pass_through() -> None:
     assert call_from_c(frameless(lambda a, b: a + b), 1, 2) == 3
     assert call_from_c(frameless(lambda: None)) is None
 
@@ -87,9 +88,9 @@ def test_results_pass_through():
         ("Required inputs (['x']) are missing", "Required inputs (['x']) are missing"),
     ],
 )
-def test_messages_lose_their_paths(message, sentence):
+def test_messages_lose_their_paths(message, sentence) -> None:
     assert client_sentence(message, "/srv/models/X/1/model.onnx", "X/1/model.onnx") == sentence
 
 
-def test_long_messages_are_cut():
+def test_long_messages_are_cut() -> None:
     assert len(client_sentence("x" * 5000)) == 500

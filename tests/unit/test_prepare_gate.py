@@ -10,13 +10,13 @@ def pairs(*first):
     return np.array([[p, 1 - p] for p in first])
 
 
-def test_probabilities():
+def test_probabilities() -> None:
     logits = np.array([[1.0, 3.0], [800.0, 0.0]])
     np.testing.assert_allclose(gate.probabilities_of(logits, "softmax").sum(axis=1), 1)
     np.testing.assert_allclose(gate.probabilities_of(np.array([[0.0, 2.0]]), "sigmoid"), [[0.5, 0.880797]], atol=1e-6)
 
 
-def test_figures_by_length():
+def test_figures_by_length() -> None:
     reference, served = pairs(0.9, 0.2, 0.6, 0.3), pairs(0.8, 0.2, 0.4, 0.3)
     figures = gate.compare(reference, served, [1, 16, 17, 700], "softmax")
     assert [(f.tokens, f.texts) for f in figures] == [("1-16", 2), ("17-64", 1), ("257 and more", 1), ("all", 4)]
@@ -26,18 +26,18 @@ def test_figures_by_length():
 
 
 @pytest.mark.parametrize(("reference", "served", "clear"), [(0.509, 0.491, 1), (0.511, 0.491, 0.5)])
-def test_borderline_texts_count_only_where_asked(reference, served, clear):
+def test_borderline_texts_count_only_where_asked(reference, served, clear) -> None:
     total = gate.compare(pairs(reference, 0.1), pairs(served, 0.1), [5, 5], "softmax")[-1]
     assert (total.agreement, total.agreement_clear) == (0.5, clear)
 
 
-def test_every_label_of_a_multi_label_model_has_to_agree():
+def test_every_label_of_a_multi_label_model_has_to_agree() -> None:
     reference, served = np.array([[0.9, 0.8, 0.1]]), np.array([[0.9, 0.4, 0.1]])
     assert gate.compare(reference, served, [5], "sigmoid")[-1].agreement == 0
     assert gate.compare(reference, served, [5], "softmax")[-1].agreement == 1
 
 
-def test_answers_that_are_no_numbers_are_never_equal():
+def test_answers_that_are_no_numbers_are_never_equal() -> None:
     with pytest.raises(ValueError, match="not a number"):
         gate.compare(pairs(0.5), np.array([[np.nan, 0.5]]), [3], "softmax")
 
@@ -54,14 +54,14 @@ def test_answers_that_are_no_numbers_are_never_equal():
         ("int8", 0.4, ["0.00% of the texts", "on average"]),
     ],
 )
-def test_thresholds(precision, served, says):
+def test_thresholds(precision, served, says) -> None:
     figures = gate.compare(pairs(0.9), pairs(served), [9], "softmax")
     missed = gate.failures(figures, gate.THRESHOLDS[precision])
     assert len(missed) == len(says)
     assert all(word in sentence for word, sentence in zip(says, missed, strict=True))
 
 
-def test_int8_may_change_one_label_in_two_hundred():
+def test_int8_may_change_one_label_in_two_hundred() -> None:
     reference = pairs(*[0.6] * 400)
     for changed, passes in ((2, True), (3, False)):
         served = reference.copy()
@@ -70,7 +70,7 @@ def test_int8_may_change_one_label_in_two_hundred():
         assert (not missed) == passes
 
 
-def test_table():
+def test_table() -> None:
     lines = gate.table(gate.compare(pairs(0.9), pairs(0.8), [9], "softmax")).splitlines()
     assert lines[0] == "| tokens | texts | same label | largest difference | mean difference |"
     assert lines[-1] == "| all    |     1 |    100.00% |           1.00e-01 |        1.00e-01 |"

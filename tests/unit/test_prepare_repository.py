@@ -11,9 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support.repository import REPOSITORY, ROOT
-from support.tiny_models import VOCABULARY, padded_classifier
-from support.tree import fingerprint
 
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.prepare import repository
@@ -22,16 +19,19 @@ from rejection_server.prepare.errors import OutputError, PrepareError, Unsupport
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.weights import attach, detach
+from support.repository import REPOSITORY, ROOT
+from support.tiny_models import VOCABULARY, padded_classifier
+from support.tree import fingerprint
 
 SHAPE = repository.Shape(("NORMAL", "REJECTION"), 512)
 
 
 @pytest.mark.parametrize("model", repository.MODELS)
-def test_templates_give_the_bundled_configurations(model):
+def test_templates_give_the_bundled_configurations(model) -> None:
     assert repository.render(model, SHAPE) == (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
 
 
-def test_other_shapes():
+def test_other_shapes() -> None:
     config = repository.render("classifier", repository.Shape(("a", "b", "c"), 12, device="gpu"))
     assert "KIND_GPU" in config
     assert "KIND_CPU" not in config
@@ -49,12 +49,12 @@ def staged(folder, shape=SHAPE, version=1, content=b"graph"):
     return folder
 
 
-def test_it_has_the_form_of_the_bundled_one(tmp_path):
+def test_it_has_the_form_of_the_bundled_one(tmp_path) -> None:
     made = set(fingerprint(staged(tmp_path / "made")))
     assert made == set(fingerprint(REPOSITORY)) | {"classifier/1/model.json"}
 
 
-def test_publishing_replaces_what_was_there_in_one_step(tmp_path):
+def test_publishing_replaces_what_was_there_in_one_step(tmp_path) -> None:
     output = tmp_path / "served"
     for content in (b"first", b"second"):
         with repository.workplace(output) as work:
@@ -63,7 +63,7 @@ def test_publishing_replaces_what_was_there_in_one_step(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
-def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path):
+def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path) -> None:
     output = tmp_path / "served"
     repository.publish(staged(tmp_path / "first"), output)
     watch = "import os, sys\nwhile True:\n    os.stat(sys.argv[1])\n"
@@ -76,19 +76,19 @@ def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("held", ["letter.txt", "classifier/config.pbtxt"])
-def test_other_folders_are_not_overwritten(tmp_path, held):
+def test_other_folders_are_not_overwritten(tmp_path, held) -> None:
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).touch()
     with pytest.raises(OutputError, match="holds other things"):
         repository.check_output(tmp_path)
 
 
-def test_the_bundled_repository_is_not_overwritten():
+def test_the_bundled_repository_is_not_overwritten() -> None:
     with pytest.raises(OutputError, match="the bundled model repository"):
         repository.check_output(REPOSITORY)
 
 
-def test_an_output_that_cannot_be_written(tmp_path):
+def test_an_output_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="choose another --output"), repository.workplace(tmp_path / "file" / "out"):
         pass
@@ -104,14 +104,14 @@ def test_an_output_that_cannot_be_written(tmp_path):
         (SHAPE, "{ }", "another tokenizer"),
     ],
 )
-def test_versions_that_cannot_stand_side_by_side(tmp_path, shape, tokenizer, says):
+def test_versions_that_cannot_stand_side_by_side(tmp_path, shape, tokenizer, says) -> None:
     output = staged(tmp_path / "served")
     (tmp_path / "tokenizer.json").write_text(tokenizer)
     with pytest.raises(OutputError, match=says):
         repository.check_version(output, shape, 2, tmp_path / "tokenizer.json")
 
 
-def test_a_second_version(tmp_path):
+def test_a_second_version(tmp_path) -> None:
     output = staged(tmp_path / "served")
     before = fingerprint(output)
     repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
@@ -123,7 +123,7 @@ def test_a_second_version(tmp_path):
         repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
 
 
-def test_weights_come_back_wherever_they_have_gone():
+def test_weights_come_back_wherever_they_have_gone() -> None:
     model = padded_classifier()
     whole = to_ragged(model, form="loop")
     weights = detach(model)
@@ -156,7 +156,7 @@ def logits(path):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8", 0.1)])
-def test_precisions(tmp_path, precision, tolerance):
+def test_precisions(tmp_path, precision, tolerance) -> None:
     onnx.save(padded_classifier(), tmp_path / "padded.onnx")
     write_graph(tmp_path / "padded.onnx", tmp_path / "fp32.onnx", plan())
     write_graph(tmp_path / "padded.onnx", tmp_path / "small.onnx", plan(precision=precision))
@@ -166,7 +166,7 @@ def test_precisions(tmp_path, precision, tolerance):
     assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (tmp_path / "fp32.onnx").stat().st_size
 
 
-def test_graphs_that_do_not_fit(tmp_path):
+def test_graphs_that_do_not_fit(tmp_path) -> None:
     onnx.save(padded_classifier(), tmp_path / "padded.onnx")
     with pytest.raises(VocabularyError, match=f"ids up to {VOCABULARY}"):
         write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan(largest_id=VOCABULARY))
@@ -178,11 +178,11 @@ def test_graphs_that_do_not_fit(tmp_path):
         write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan())
 
 
-def test_embedding_rows():
+def test_embedding_rows() -> None:
     assert embedding_rows(padded_classifier()) == VOCABULARY
 
 
-def test_peak_memory_counts_processes_that_are_started():
+def test_peak_memory_counts_processes_that_are_started() -> None:
     hungry = "x = bytearray(300 << 20); x[::4096] = bytes(len(x[::4096])); import time; time.sleep(1)"
     with PeakMemory(os.getpid()) as memory:
         subprocess.run([sys.executable, "-c", hungry], check=True)
@@ -191,7 +191,7 @@ def test_peak_memory_counts_processes_that_are_started():
     assert memory.peak_bytes - alone.peak_bytes > 250 << 20
 
 
-def test_steps_run_in_processes_of_their_own():
+def test_steps_run_in_processes_of_their_own() -> None:
     assert isolated(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):
         isolated(divmod, 1, 0)
@@ -199,7 +199,7 @@ def test_steps_run_in_processes_of_their_own():
         isolated(os._exit, 9)
 
 
-def test_help_needs_nothing_installed():
+def test_help_needs_nothing_installed() -> None:
     command = "import sys; from rejection_server.prepare.cli import main; main(['--help'])"
     result = subprocess.run(
         [sys.executable, "-S", "-c", command],
@@ -213,7 +213,7 @@ def test_help_needs_nothing_installed():
 
 
 @pytest.mark.parametrize("arguments", [[], ["m"], ["m", "--output", "o", "--version", "0"], ["m", "--outpt", "o"]])
-def test_wrong_options(arguments, capsys):
+def test_wrong_options(arguments, capsys) -> None:
     from rejection_server.prepare.cli import main
 
     with pytest.raises(SystemExit) as stop:
@@ -222,6 +222,6 @@ def test_wrong_options(arguments, capsys):
     assert "scripts/prepare" in capsys.readouterr().err
 
 
-def test_facts_are_json(tmp_path):
+def test_facts_are_json(tmp_path) -> None:
     output = staged(tmp_path / "served")
     assert json.loads((output / "classifier/1/model.json").read_text())["activation"] == "softmax"

@@ -32,13 +32,13 @@ def without(*names):
     return [name for name in PUBLISHED if name not in names]
 
 
-def test_only_what_is_needed_of_the_published_model():
+def test_only_what_is_needed_of_the_published_model() -> None:
     small = {"config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"}
     assert set(choose(PUBLISHED, has_torch=False).files) == small
     assert set(choose(PUBLISHED).files) == small | {"model.safetensors"}
 
 
-def test_weights_beside_the_graph():
+def test_weights_beside_the_graph() -> None:
     names = [*without("onnx/model.onnx"), "model.onnx", "model.onnx_data", "model.onnx.data", "model.onnxish"]
     chosen = choose(names)
     assert chosen.onnx == "model.onnx"
@@ -46,7 +46,7 @@ def test_weights_beside_the_graph():
     assert "model.onnxish" not in chosen.files
 
 
-def test_a_tokenizer_without_its_json():
+def test_a_tokenizer_without_its_json() -> None:
     assert {"vocab.json", "merges.txt"} <= set(choose(without("tokenizer.json")).files)
 
 
@@ -65,22 +65,22 @@ def test_a_tokenizer_without_its_json():
         (without("tokenizer.json", "vocab.json", "merges.txt"), {}, SourceError, "no tokenizer"),
     ],
 )
-def test_what_is_not_enough(names, options, error, says):
+def test_what_is_not_enough(names, options, error, says) -> None:
     with pytest.raises(error, match=says):
         choose(names, **options)
 
 
-def test_the_command_to_install_names_a_file_that_exists():
+def test_the_command_to_install_names_a_file_that_exists() -> None:
     assert (Path(__file__).parents[2] / "requirements" / "export.txt").is_file()
 
 
-def test_pickles_are_used_only_when_allowed_and_only_for_want_of_better():
+def test_pickles_are_used_only_when_allowed_and_only_for_want_of_better() -> None:
     assert choose(PUBLISHED, allow_pickle=True).weights == "model.safetensors"
     assert choose(without("model.safetensors"), allow_pickle=True).weights == "pytorch_model.bin"
     assert choose(without("model.safetensors")).weights is None
 
 
-def test_folders(tmp_path):
+def test_folders(tmp_path) -> None:
     with pytest.raises(SourceError, match="there is no folder \\./nothing"):
         find_source("./nothing", None, has_torch=False)
     with pytest.raises(SourceError, match="a folder has no revisions"):
@@ -88,7 +88,7 @@ def test_folders(tmp_path):
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path, large):
+def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path, large) -> None:
     blob, link = tmp_path / "blob", tmp_path / "config.json"
     blob.write_bytes(b"{}")
     link.symlink_to(blob)
@@ -101,7 +101,7 @@ def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path, large):
     assert not list(tmp_path.iterdir())
 
 
-def test_labels():
+def test_labels() -> None:
     assert labels_of({"1": "REJECTION", "0": "NORMAL"}) == ("NORMAL", "REJECTION")
     assert labels_of({10: "k", **{i: str(i) for i in range(10)}})[10] == "k"
     for wrong in ({}, {0: "a", 2: "b"}, {0: "a\nb"}, {0: " "}):
@@ -109,7 +109,7 @@ def test_labels():
             labels_of(wrong)
 
 
-def test_activations():
+def test_activations() -> None:
     assert activation_of(2, None) == "softmax"
     assert activation_of(3, "single_label_classification") == "softmax"
     assert activation_of(3, "multi_label_classification") == "sigmoid"
@@ -128,22 +128,22 @@ def test_activations():
         ("xlnet", None, 5, 100, 100),
     ],
 )
-def test_longest_text(model_type, positions, pad_id, tokenizer_length, longest):
+def test_longest_text(model_type, positions, pad_id, tokenizer_length, longest) -> None:
     assert longest_text(model_type, {"max_position_embeddings": positions}, pad_id, tokenizer_length) == longest
 
 
-def test_a_model_without_a_length_is_refused():
+def test_a_model_without_a_length_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="how long a text may be"):
         longest_text("xlnet", {}, 5, int(1e30))
 
 
-def test_vocabulary():
+def test_vocabulary() -> None:
     check_vocabulary(99, 100)
     with pytest.raises(VocabularyError, match="ids up to 100, the model has embeddings for 0 to 99"):
         check_vocabulary(100, 100)
 
 
-def test_the_bundled_sample_is_varied():
+def test_the_bundled_sample_is_varied() -> None:
     texts = read_texts(SAMPLE)
     assert len(set(texts)) == len(texts) >= 200
     sizes = sorted(len(text) for text in texts)
@@ -154,7 +154,7 @@ def test_the_bundled_sample_is_varied():
         assert any(letter in text for text in texts), letter
 
 
-def test_too_few_texts(tmp_path):
+def test_too_few_texts(tmp_path) -> None:
     path = tmp_path / "few.txt"
     path.write_text("one\n\ntwo\n")
     with pytest.raises(Exception, match="holds 2 texts; at least 200"):

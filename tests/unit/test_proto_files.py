@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import proto_examples
 
 ROOT = Path(__file__).parents[2]
@@ -28,30 +29,30 @@ def copy(tmp_path):
     return tmp_path
 
 
-def change(path, old, new):
+def change(path, old, new) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
 
 
-def test_lint():
+def test_lint() -> None:
     result = buf("lint")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_lint_wants_a_comment_on_everything(copy):
+def test_lint_wants_a_comment_on_everything(copy) -> None:
     change(copy / "inference.proto", "  // The id of the request.\n", "")
     result = buf("lint", folder=copy)
     assert result.returncode != 0
     assert 'Field "id" should have a non-empty comment' in result.stdout
 
 
-def test_format():
+def test_format() -> None:
     result = buf("format", "--diff", "--exit-code")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_nothing_breaks_callers():
+def test_nothing_breaks_callers() -> None:
     result = buf("breaking", "--against", "baseline.binpb")
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -67,14 +68,14 @@ def test_nothing_breaks_callers():
         ("TYPE_STRING = 13;", "TYPE_STRING = 15;", 'enum value "13"'),
     ],
 )
-def test_what_would_break_callers_is_found(copy, old, new, says):
+def test_what_would_break_callers_is_found(copy, old, new, says) -> None:
     change(copy / "inference.proto", old, new)
     result = buf("breaking", "--against", "baseline.binpb", folder=copy)
     assert result.returncode != 0
     assert says in result.stdout
 
 
-def test_stubs_are_what_the_script_makes(tmp_path):
+def test_stubs_are_what_the_script_makes(tmp_path) -> None:
     environment = {**os.environ, "PROTO_PYTHON": sys.executable}
     subprocess.run([ROOT / "scripts" / "proto", tmp_path], env=environment, check=True, timeout=120)
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -84,7 +85,7 @@ def test_stubs_are_what_the_script_makes(tmp_path):
         assert text == kept[name], f"{name} is not what scripts/proto makes: run it, and commit what it changed"
 
 
-def test_stubs_can_be_imported():
+def test_stubs_can_be_imported() -> None:
     # In a process of its own: tritonclient, which other tests import, defines the same messages.
     script = """
 import health_pb2, health_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -97,7 +98,7 @@ assert inference_pb2_grpc.GRPCInferenceServiceStub and health_pb2_grpc.HealthStu
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
 
 
-def test_a_missing_toolchain_is_skipped_by_name(monkeypatch, tmp_path):
+def test_a_missing_toolchain_is_skipped_by_name(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(proto_examples, "is_there", lambda package: package not in ("ruby-grpc", "ruby-grpc-tools"))
     with pytest.raises(pytest.skip.Exception) as raised:
         proto_examples.build("ruby", tmp_path, Path(sys.executable))
@@ -105,7 +106,7 @@ def test_a_missing_toolchain_is_skipped_by_name(monkeypatch, tmp_path):
     assert said == "ruby: no ruby-grpc, ruby-grpc-tools here; scripts/install-toolchains ruby installs it"
 
 
-def test_every_example_gives_its_commands():
+def test_every_example_gives_its_commands() -> None:
     for language in proto_examples.LANGUAGES:
         readme = (PROTO / "examples" / language / "README.md").read_text()
         assert len(proto_examples.fenced(readme, "run")) == 1

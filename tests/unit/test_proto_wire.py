@@ -45,7 +45,7 @@ def messages(files):
     """Messages by full name, those within messages too."""
     found = {}
 
-    def add(prefix, message):
+    def add(prefix, message) -> None:
         name = f"{prefix}.{message.name}"
         found[name] = message
         for nested in message.nested_type:
@@ -79,14 +79,14 @@ def fields(message):
     return {field.number: wire(message, field) for field in message.field}
 
 
-def test_syntax_and_package(ours):
+def test_syntax_and_package(ours) -> None:
     assert set(ours) == {"inference", "grpc.health.v1"}
     theirs = list(tritons_files())
     assert {file.syntax for file in [*theirs, *ours.values()]} == {"proto3"}
     assert {file.package for file in theirs} == {"inference"}
 
 
-def test_methods(ours):
+def test_methods(ours) -> None:
     def of(service):
         return {m.name: (m.input_type, m.output_type, m.client_streaming, m.server_streaming) for m in service.method}
 
@@ -98,7 +98,7 @@ def test_methods(ours):
     assert of(our_service) == {name: theirs[name] for name in METHODS}
 
 
-def test_fields(ours):
+def test_fields(ours) -> None:
     mine, theirs = messages([ours["inference"]]), messages(tritons_files())
     assert len(mine) == 29
     for name, message in mine.items():
@@ -112,7 +112,7 @@ def test_fields(ours):
         assert message.options.map_entry == theirs[name].options.map_entry, name
 
 
-def test_oneofs_are_whole(ours):
+def test_oneofs_are_whole(ours) -> None:
     mine, theirs = messages([ours["inference"]]), messages(tritons_files())
     found = [(name, oneof.name) for name, message in mine.items() for oneof in message.oneof_decl]
     assert found == [(".inference.InferParameter", "parameter_choice")]
@@ -120,14 +120,14 @@ def test_oneofs_are_whole(ours):
         assert oneof in [one.name for one in theirs[name].oneof_decl]
 
 
-def test_enums(ours):
+def test_enums(ours) -> None:
     mine, theirs = enums([ours["inference"]]), enums(tritons_files())
     assert set(mine) == {".inference.DataType"}
     for name, enum in mine.items():
         assert [(v.name, v.number) for v in enum.value] == [(v.name, v.number) for v in theirs[name].value]
 
 
-def test_health_is_the_standard_one(ours):
+def test_health_is_the_standard_one(ours) -> None:
     # https://github.com/grpc/grpc/blob/master/doc/health-checking.md, less Watch, which Triton does not serve.
     file = ours["grpc.health.v1"]
     (service,) = file.service

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
 from support.repository import REPOSITORY
 from support.repository import tokenizing as tokenizing_module
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 FOLDER = REPOSITORY / "tokenizer" / "1"
 tokenizing = tokenizing_module()
@@ -16,18 +17,18 @@ def tokenizer():
     return tokenizing.TextTokenizer(FOLDER / "tokenizer.json", 512)
 
 
-def test_known_ids(tokenizer):
+def test_known_ids(tokenizer) -> None:
     assert tokenizer.token_ids(["Hello world!"]) == [[CLS, 7592, 2088, 999, SEP]]
 
 
-def test_counts_are_those_before_truncation(tokenizer):
+def test_counts_are_those_before_truncation(tokenizer) -> None:
     (ids,) = tokenizer.token_ids(["word " * 2000])
     assert len(ids) == 2002
     assert len(tokenizer.truncate(ids, 10_000)) == 512
 
 
 @pytest.mark.parametrize("limit", [3, 4, 17, 128, 511, 512])
-def test_truncation_is_that_of_the_tokenizers_library(tokenizer, limit):
+def test_truncation_is_that_of_the_tokenizers_library(tokenizer, limit) -> None:
     reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     reference.no_padding()
     reference.enable_truncation(limit)
@@ -37,13 +38,13 @@ def test_truncation_is_that_of_the_tokenizers_library(tokenizer, limit):
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, [CLS]), (2, [CLS, SEP])])
-def test_limits_below_the_special_tokens(tokenizer, limit, expected):
+def test_limits_below_the_special_tokens(tokenizer, limit, expected) -> None:
     (ids,) = tokenizer.token_ids(["some words here"])
     assert tokenizer.truncate(ids, limit) == expected
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t", "\x00\x01", "🙂👩‍👩‍👧", "ж" * 300, "a" * 5000])
-def test_any_text_gives_ids_of_the_vocabulary(tokenizer, text):
+def test_any_text_gives_ids_of_the_vocabulary(tokenizer, text) -> None:
     (ids,) = tokenizer.token_ids([text])
     assert ids
     assert ids[0] == CLS
@@ -51,7 +52,7 @@ def test_any_text_gives_ids_of_the_vocabulary(tokenizer, text):
     assert all(0 <= i < 30522 for i in ids)
 
 
-def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path):
+def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path) -> None:
     plain = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     plain.save(str(tmp_path / "tokenizer.json"))
@@ -61,7 +62,7 @@ def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path):
 
 
 @pytest.mark.parametrize("template", ["!", "$A ! $A"])
-def test_a_tokenizer_that_rewrites_the_text_is_refused(tmp_path, template):
+def test_a_tokenizer_that_rewrites_the_text_is_refused(tmp_path, template) -> None:
     odd = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2, "!": 3}, unk_token="?"))
     odd.pre_tokenizer = pre_tokenizers.Whitespace()
     odd.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("!", 3)])
@@ -70,28 +71,28 @@ def test_a_tokenizer_that_rewrites_the_text_is_refused(tmp_path, template):
         tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 8)
 
 
-def test_decoding_names_the_row_and_the_byte():
+def test_decoding_names_the_row_and_the_byte() -> None:
     with pytest.raises(tokenizing.TextError, match="text in row 2 is not valid UTF-8: invalid start byte at byte 3"):
         tokenizing.decode([b"fine", "ünï".encode(), b"abc\xff"])
 
 
-def test_lone_surrogates_are_not_utf8():
+def test_lone_surrogates_are_not_utf8() -> None:
     with pytest.raises(tokenizing.TextError, match="text in row 0 is not valid UTF-8"):
         tokenizing.decode(["\ud800".encode("utf-8", "surrogatepass")])
 
 
-def test_the_size_limit_is_one_mebibyte():
+def test_the_size_limit_is_one_mebibyte() -> None:
     assert tokenizing.decode([b"a" * 1048576])
     with pytest.raises(tokenizing.TextError, match="text in row 1 has 1048577 bytes; at most 1048576"):
         tokenizing.decode([b"", b"a" * 1048577])
 
 
-def test_lengths_below_one_are_refused():
+def test_lengths_below_one_are_refused() -> None:
     tokenizing.check_lengths([1, 10_000])
     with pytest.raises(tokenizing.TextError, match="max_length in row 1 is 0"):
         tokenizing.check_lengths([5, 0])
 
 
-def test_filled_rows():
+def test_filled_rows() -> None:
     np.testing.assert_array_equal(tokenizing.filled([[1, 2, 3], [4]]), [[1, 2, 3], [4, -1, -1]])
     assert tokenizing.filled([[7, 8]]).dtype == np.int64

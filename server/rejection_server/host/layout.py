@@ -29,16 +29,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import rejection_server
 from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
-from rejection_server.host.locate import TritonWheel, find_libpython, loader_complaints, needed_libpython
+from rejection_server.host.locate import TritonWheel, loader_complaints, needed_libpython
+from rejection_server.host.machine import find_libpython
 
 __all__ = ["ONNX_BACKEND", "Layout", "lay_out", "remove_stale"]
 
 PREFIX = "rejection-server-"
 STALE_AFTER_S = 60.0
-ONNX_BACKEND = Path(__file__).resolve().parents[1] / "onnx_backend" / "model.py"
-SERVER_FOLDER = Path(__file__).resolve().parents[2]
+ONNX_BACKEND = Path(rejection_server.__file__).with_name("onnx_backend") / "model.py"
 
 _log = logging.getLogger(__name__)
 
@@ -136,9 +137,8 @@ def _make_virtual_environment(folder: Path, wheel: TritonWheel) -> None:
     site_packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     site_packages.mkdir(parents=True)
     installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-    # In this order: our package cannot be shadowed by an installed one. addsitedir also honours editable installs.
-    lines = [str(SERVER_FOLDER)]
-    lines += [
+    # addsitedir also honours editable installs.
+    lines = [
         f"import site; site.addsitedir({entry!r})" for entry in dict.fromkeys([str(wheel.site_packages), *installed])
     ]
     lines.append("import rejection_server.host.numpy2 as numpy2; numpy2.repair()")

@@ -6,66 +6,25 @@ The wheel is never imported: its metadata says where its files are, and they are
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import platform
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rejection_server.host.errors import TritonNotInstalledError, UnsupportedMachineError
+from rejection_server.host.machine import Machine, machine_problem, python_problem
 
 __all__ = [
-    "Machine",
     "TritonWheel",
     "check_machine",
-    "find_libpython",
     "find_wheel",
     "loader_complaints",
     "needed_libpython",
 ]
 
 WHEEL = "nvidia-pytriton"
-MINIMUM_GLIBC = (2, 35)
-PYTHON_VERSIONS = ((3, 11), (3, 12), (3, 13))
-CONTAINER_HINT = "use the container image in docker/ instead"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The facts about this machine and interpreter that decide whether the wheel can run."""
-
-    system: str
-    """Operating system as `platform.system()` names it."""
-    processor: str
-    """Processor architecture as `platform.machine()` names it."""
-    libc: str
-    """C library and version, such as "glibc 2.36"; empty if it is not the GNU one."""
-    python: tuple[int, int]
-    """Major and minor version of the interpreter."""
-    implementation: str = "cpython"
-    """Name of the interpreter as in `sys.implementation`."""
-    free_threaded: bool = False
-    """Whether the interpreter was built without the global lock."""
-
-    @classmethod
-    def current(cls) -> Machine:
-        """Describe the machine and interpreter this runs on."""
-        try:
-            libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
-        except (ValueError, OSError):
-            libc = ""
-        return cls(
-            system=platform.system(),
-            processor=platform.machine(),
-            libc=libc,
-            python=sys.version_info[:2],
-            implementation=sys.implementation.name,
-            free_threaded=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-        )
 
 
 @dataclass(frozen=True)
@@ -90,32 +49,12 @@ class TritonWheel:
 
 def check_machine(machine: Machine) -> None:
     """Raise UnsupportedMachineError, naming the first thing that does not fit."""
-    if machine.system != "Linux" or machine.processor not in ("x86_64", "AMD64"):
-        raise UnsupportedMachineError(
-            f"the embedded Triton needs Linux on an x86-64 processor, this is {machine.system} on {machine.processor}: "
-            f"{CONTAINER_HINT}"
-        )
-    wanted = ".".join(map(str, MINIMUM_GLIBC))
-    match = re.fullmatch(r"glibc (\d+)\.(\d+).*", machine.libc)
-    if match is None:
-        raise UnsupportedMachineError(
-            f"the embedded Triton needs the GNU C library {wanted} or newer, this system uses another C library: "
-            f"{CONTAINER_HINT}"
-        )
-    if (int(match[1]), int(match[2])) < MINIMUM_GLIBC:
-        raise UnsupportedMachineError(
-            f"the embedded Triton needs the GNU C library {wanted} or newer, this system has {match[1]}.{match[2]}: "
-            f"{CONTAINER_HINT}"
-        )
-    versions = " or ".join(".".join(map(str, version)) for version in PYTHON_VERSIONS)
-    if machine.implementation != "cpython" or machine.free_threaded or machine.python not in PYTHON_VERSIONS:
-        kind = (
-            "free-threaded CPython" if machine.free_threaded else machine.implementation.replace("cpython", "CPython")
-        )
-        raise UnsupportedMachineError(
-            f"the embedded Triton needs CPython {versions}, this is {kind} {'.'.join(map(str, machine.python))}: "
-            "set PYTHON to the path of a fitting interpreter"
-        )
+    problem = machine_problem(machine)
+    if problem is not None:
+        raise UnsupportedMachineError(problem)
+    problem = python_problem(machine)
+    if problem is not None:
+        raise UnsupportedMachineError(f"{problem}: set PYTHON to the path of a fitting interpreter")
 
 
 def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
@@ -163,18 +102,6 @@ def needed_libpython(stub: Path) -> str:
     if match is None:
         raise TritonNotInstalledError(f"{stub} is not a Python backend stub: it is not linked with libpython")
     return match[0].decode()
-
-
-def find_libpython() -> Path | None:
-    """Path of this interpreter's own shared library, None if it has none beside it.
-
-    A statically linked interpreter (Debian's python3.11 without the package libpython3.11) has none; the system's
-    loader may still know one.
-    """
-    name = f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
-    configured: str = sysconfig.get_config_var("LIBDIR") or ""
-    candidates = (Path(configured) / name, Path(sys.base_prefix) / "lib" / name)
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def loader_complaints(binary: Path, environment: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,8 @@ from rejection_server.host.errors import (
 )
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import Layout, lay_out
-from rejection_server.host.locate import Machine, check_machine, find_wheel
+from rejection_server.host.locate import check_machine, find_wheel
+from rejection_server.host.machine import Machine
 from rejection_server.host.options import (
     METRICS_URL,
     Endpoints,

@@ -8,13 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rejection_server import MODEL_REPOSITORY
 from rejection_server.graph.ragged import Activation
 from rejection_server.prepare.errors import CorruptedError, PrepareError, UnsupportedError, VocabularyError
 from rejection_server.prepare.labels import activation_of, labels_of
 from rejection_server.prepare.source import CONFIG, read_json
 
-BUNDLED = Path(__file__).resolve().parents[3] / "model_repository"
-"""The repository as checked out, whose tokenizer model every prepared one gets."""
 SERVED_AT_MOST = 2048
 """Tokens; models that can take more need `--max-length`, because attention's memory grows with the square."""
 
@@ -145,7 +144,7 @@ def tokenizing() -> ModuleType:
     """The tokenizer model's own module, which is not a package."""
     name = "rejection_server_tokenizing"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, BUNDLED / "tokenizer" / "1" / "tokenizing.py")
+        spec = importlib.util.spec_from_file_location(name, MODEL_REPOSITORY / "tokenizer" / "1" / "tokenizing.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -13,9 +13,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from rejection_server import MODEL_REPOSITORY
 from rejection_server.graph.ragged import Activation
 from rejection_server.prepare.build import Device
-from rejection_server.prepare.describe import BUNDLED
 from rejection_server.prepare.errors import OutputError, disk_errors
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,10 +62,10 @@ def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, token
         for ensemble in ("rejection", "scoring"):  # Triton wants a version folder of them, too
             (repository / ensemble / TOKENIZER_VERSION).mkdir()
             (repository / ensemble / TOKENIZER_VERSION / ".gitkeep").touch()
-        shutil.copytree(BUNDLED / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
+        shutil.copytree(MODEL_REPOSITORY / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
         tokenizer = repository / "tokenizer" / TOKENIZER_VERSION
         tokenizer.mkdir()
-        for module in sorted((BUNDLED / "tokenizer" / TOKENIZER_VERSION).glob("*.py")):
+        for module in sorted((MODEL_REPOSITORY / "tokenizer" / TOKENIZER_VERSION).glob("*.py")):
             shutil.copyfile(module, tokenizer / module.name)
         shutil.copyfile(tokenizer_json, tokenizer / "tokenizer.json")
         classifier = repository / "classifier" / str(version)
@@ -100,7 +100,7 @@ def workplace(output: Path) -> Iterator[Path]:
 
 def check_output(output: Path) -> None:
     """Raise OutputError if `output` holds anything but a model repository that may be replaced."""
-    if output.resolve() == BUNDLED:
+    if output.resolve() == MODEL_REPOSITORY:
         raise OutputError(f"{output} is the bundled model repository, which stays as it is: choose another --output")
     if not output.exists():
         return

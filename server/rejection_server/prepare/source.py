@@ -40,7 +40,7 @@ ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-INSTALL_EXPORT = ".venv/bin/python -m pip install -r requirements/export.txt"
+INSTALL_EXPORT = "scripts/install export"
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
