@@ -34,6 +34,12 @@ TORCH = re.compile(r'"(torch==[^"]+)"')
 def main(command: str, venv: Path, kinds: list[str]) -> int:
     """Return 0 once the environment holds all kinds; 1, with a sentence, if it cannot be made."""
     environment = Environment(command, venv)
+    try:
+        for kind in kinds:
+            requirements(kind)
+    except KeyError as exc:
+        sys.stderr.write(f"scripts/{command}: {exc.args[0]}\n")
+        return 1
     if all(environment.holds(kind) for kind in kinds):
         return 0
     with environment.locked():
@@ -113,8 +119,8 @@ class Environment:
     def _check_owner(self) -> None:
         if self._venv.stat().st_uid != os.geteuid():
             self._fail(
-                f"the Python environment in {self._shown()} belongs to another user and does not fit any more: let that "
-                "user start once, or set REJECTION_VENV to a folder of your own"
+                f"the Python environment in {self._shown()} belongs to another user and does not fit any more: "
+                "let that user start once, or set REJECTION_VENV to a folder of your own"
             )
 
     def _make(self) -> None:
@@ -134,7 +140,15 @@ class Environment:
             self._pip("--no-deps", "--require-hashes", "--only-binary=:all:", f"--requirement={wanted}")
 
     def _pip(self, *arguments: str) -> None:
-        pip = [self._python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+        pip: list[str | Path] = [
+            self._python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *arguments,
+        ]
         if subprocess.run(pip, stdout=sys.stderr, check=False).returncode:
             self._fail("installing failed, pip says above why: check the network, then start again")
 
@@ -169,16 +183,20 @@ class Environment:
 
 
 def requirements(kind: str) -> str:
-    """The part of requirements.lock that a kind of environment installs."""
-    chosen, is_wanted = [], False
+    """The part of requirements.lock that a kind of environment installs; KeyError, naming all, for an unknown one."""
+    parts: dict[str, list[str]] = {}
+    kinds: list[str] = []
     for line in LOCK.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            continue
         if line.startswith("# "):
-            is_wanted = kind in line.split()
-        elif is_wanted:
-            chosen.append(line)
-    if not chosen:
-        raise SystemExit(f"requirements.lock knows no kind '{kind}'")
-    return "\n".join(chosen) + "\n"
+            kinds = line[2:].split()
+        for of_kind in kinds if not line.startswith("#") else ():
+            parts.setdefault(of_kind, []).append(line)
+    if kind not in parts:
+        *known, last = sorted(parts)
+        raise KeyError(f"requirements.lock knows no kind '{kind}': it knows {', '.join(known)} and {last}")
+    return "\n".join(parts[kind]) + "\n"
 
 
 def _key(kind: str) -> str:

