@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import grpc
 
-from rejection_client._pipeline import Condition
 from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience
 from rejection_client.channels import ip_addresses
 
@@ -24,7 +23,7 @@ class AsyncioRuntime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    def condition(self) -> Condition:
+    def condition(self) -> asyncio.Condition:
         return asyncio.Condition()
 
     async def call(
@@ -73,7 +72,7 @@ class AsyncioRuntime:
         if not task.cancelled():
             task.exception()  # seen: whoever waits for it, if anyone does, has it too
 
-    async def result(self, handle: asyncio.Task[T]) -> T:
+    async def result(self, handle: Any) -> Any:
         try:
             return await handle
         except asyncio.CancelledError as error:
@@ -81,7 +80,7 @@ class AsyncioRuntime:
                 raise ClosedError from error
             raise
 
-    def cancel(self, handle: asyncio.Task[Any]) -> None:
+    def cancel(self, handle: Any) -> None:
         handle.cancel()
 
     async def iterate(self, source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

@@ -16,9 +16,8 @@ from rejection_client._client import RejectionClient
 from rejection_client._config import ClientConfig
 from rejection_client._lines import Form, InputError, Row, argument_rows, file_rows, input_bytes, read_document
 from rejection_client._output import Format, Progress, Table, csv_lines, document_lines, json_lines, to_json
-from rejection_client._status import ROW
 from rejection_client.channels import parse_url
-from rejection_client.errors import InvalidInputError, RejectionError
+from rejection_client.errors import ROW, InvalidInputError, RejectionError
 
 PIPED_WIDTH = 100
 """Columns of the table where the output is not a terminal."""

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from rejection_client import _documents, protocol
@@ -10,8 +11,8 @@ from rejection_client._config import ClientConfig, check_timeout, checked_metada
 from rejection_client._pipeline import Buffer, Closed
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
 from rejection_client._retry import backoff_s
-from rejection_client._runtime import ClosedError, Runtime, monotonic_s
-from rejection_client._transport import LOOK_TIMEOUT_S, Call, Transport
+from rejection_client._runtime import ClosedError
+from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
 from rejection_client.errors import (
     AccessDeniedError,
     InvalidInputError,
@@ -42,7 +43,7 @@ class Core:
         self._url = self._transport.url
         self._model: ModelInfo | None = None
 
-    def call_options(
+    def call(
         self,
         timeout_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -151,10 +152,10 @@ class Core:
 
     async def wait_until_ready(self, timeout_s: float, call: Call) -> None:
         """Wait for that; raises what stands in the way once the time is over."""
-        deadline_s = monotonic_s() + check_timeout(timeout_s)
+        deadline_s = monotonic() + check_timeout(timeout_s)
         failures = 0
         while True:
-            left_s = max(0.001, deadline_s - monotonic_s())
+            left_s = max(0.001, deadline_s - monotonic())
             error: RejectionError | None = None
             try:
                 if await self.is_ready(call._replace(timeout_s=min(LOOK_TIMEOUT_S, left_s))):
@@ -165,7 +166,7 @@ class Core:
                 error = caught
             failures += 1
             pause_s = backoff_s(failures, self.config.backoff_initial_s, self.config.backoff_max_s)
-            if monotonic_s() + pause_s >= deadline_s:
+            if monotonic() + pause_s >= deadline_s:
                 raise ServerUnavailableError(
                     f"no server at {self._url} was ready for '{self.config.model}' within {timeout_s:g} s; check the "
                     "address, the model's name, and that the server is running"

@@ -1,18 +1,28 @@
 """A bounded buffer between the stages of a stream, the same for threads and for coroutines."""
 
+import asyncio
+import threading
 from collections import deque
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Condition(Protocol):
-    """What the buffer needs of `asyncio.Condition`, or of its counterpart for threads."""
+class ThreadCondition:
+    """`threading.Condition` with the methods of `asyncio.Condition`."""
 
-    async def __aenter__(self) -> Any: ...
-    async def __aexit__(self, *error: Any) -> None: ...
-    async def wait(self) -> Any: ...
-    def notify_all(self) -> None: ...
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self.notify_all = self._condition.notify_all
+
+    async def __aenter__(self) -> None:
+        self._condition.acquire()
+
+    async def __aexit__(self, *error: object) -> None:
+        self._condition.release()
+
+    async def wait(self) -> None:
+        self._condition.wait()
 
 
 class Closed(Exception):  # noqa: N818  # ends a stage, tells of nothing wrong
@@ -22,7 +32,7 @@ class Closed(Exception):  # noqa: N818  # ends a stage, tells of nothing wrong
 class Buffer(Generic[T]):
     """Items in order from one writer to one reader, `capacity` at most."""
 
-    def __init__(self, condition: Condition, capacity: int) -> None:
+    def __init__(self, condition: ThreadCondition | asyncio.Condition, capacity: int) -> None:
         self._condition = condition
         self._capacity = capacity
         self._items: deque[T] = deque()

@@ -8,28 +8,11 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from rejection_client._pipeline import Condition
+from rejection_client._pipeline import ThreadCondition
 from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, finish
 from rejection_client.channels import ip_addresses
 
 T = TypeVar("T")
-
-
-class _ThreadCondition:
-    """`threading.Condition` with the methods of `asyncio.Condition`."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self.notify_all = self._condition.notify_all
-
-    async def __aenter__(self) -> None:
-        self._condition.acquire()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._condition.release()
-
-    async def wait(self) -> None:
-        self._condition.wait()
 
 
 class _Started(Generic[T]):
@@ -70,12 +53,14 @@ class ThreadRuntime:
         self._local = threading.local()
         self._closing = threading.Event()
 
-    def condition(self) -> Condition:
-        return _ThreadCondition()
+    def condition(self) -> ThreadCondition:
+        """A condition for `Buffer`."""
+        return ThreadCondition()
 
     async def call(
         self, rpc: Any, request: Any, timeout_s: float, metadata: Metadata, patience: Patience | None
     ) -> Any:
+        """Make one RPC. Raises grpc.RpcError, NoSignOfLifeError, ClosedError; ended early, it cancels the RPC."""
         started: _Started[Any] | None = getattr(self._local, "started", None)
         try:
             if started is None and patience is None:
@@ -99,13 +84,16 @@ class ThreadRuntime:
             future.cancel()  # nothing, if it is done
 
     async def sleep(self, seconds: float) -> None:
+        """Wait; raises ClosedError."""
         if self._closing.wait(seconds):
             raise ClosedError
 
     async def look_up(self, host: str, port: int) -> list[str]:
+        """IP addresses of a name; raises OSError."""
         return ip_addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> _Started[T]:
+        """Run a coroutine beside the caller, as one of the limited number of requests; returns a handle."""
         started = _Started(coroutine)
         try:
             started.future = self._pool.submit(self._run, started)
@@ -119,23 +107,28 @@ class ThreadRuntime:
         return finish(started.coroutine)
 
     def start_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the caller that nobody waits for."""
         # Daemons: whoever reads an endless input must not hold the process at its end.
         threading.Thread(target=finish, args=(coroutine,), daemon=True, name="rejection_client background").start()
 
-    async def result(self, handle: _Started[T]) -> T:
+    async def result(self, handle: Any) -> Any:
+        """Wait for what was started, and give or raise what came of it."""
         try:
             return handle.future.result()
         except CancelledError as error:
             raise ClosedError from error
 
-    def cancel(self, handle: _Started[Any]) -> None:
+    def cancel(self, handle: Any) -> None:
+        """Give up what was started, its RPC included."""
         handle.cancel()
 
     async def iterate(self, source: Iterable[T]) -> AsyncIterator[T]:
+        """The items of an iterable."""
         for item in source:
             yield item
 
     async def close(self, channels: Sequence[Any]) -> None:
+        """End everything that runs, and close the channels."""
         self._closing.set()
         self._pool.shutdown(wait=False)
         for channel in channels:

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from rejection_client._config import ClientConfig, Tls, checked_metadata
-
-DEFAULT_URL = "127.0.0.1:8001"
+from rejection_client._config import DEFAULT_URL, ClientConfig, Tls, checked_metadata
 
 _OTHER_SCHEMES = ("http", "https", "grpc", "grpcs", "tcp")
 _COMPRESSION = {
