@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -23,8 +23,11 @@ class AsyncioRuntime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    def condition(self) -> asyncio.Condition:
-        return asyncio.Condition()
+    def event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    async def wait(self, event: Any) -> None:
+        await event.wait()
 
     async def call(
         self, rpc: Any, request: Any, timeout_s: float, metadata: Metadata, patience: Patience | None
@@ -47,12 +50,14 @@ class AsyncioRuntime:
         if self._closed:
             raise ClosedError
 
-    async def look_up(self, host: str, port: int) -> list[str]:
-        return ip_addresses(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    async def look_up(self, host: str, port: int, timeout_s: float) -> list[str]:
+        found = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return ip_addresses(await asyncio.wait_for(found, timeout_s))
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def start(self, coroutine: Coroutine[Any, Any, T], on_done: Callable[[], object] = bool) -> asyncio.Task[T]:
         task = self._keep(asyncio.create_task(self._in_slot(coroutine)))
         task.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before it ran
+        task.add_done_callback(lambda _: on_done())
         return task
 
     async def _in_slot(self, coroutine: Coroutine[Any, Any, T]) -> T:

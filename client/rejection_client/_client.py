@@ -1,6 +1,6 @@
 """The two clients, method for method the same; what they do is in `_core`."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Literal, Self, TypedDict, Unpack
 
 from rejection_client._config import DEFAULT_URL, ClientConfig
@@ -61,7 +61,7 @@ class RejectionClient:
         """
         return finish(self._core.classify_many(texts, self._core.call(**options)))
 
-    def stream(self, texts: Iterable[str], **options: Unpack[TextOptions]) -> Iterator[Result]:
+    def stream(self, texts: Iterable[str], **options: Unpack[TextOptions]) -> Generator[Result, None, None]:
         """Classify an endless number of texts; the results come in order, each as soon as it can.
 
         The texts are read in a thread of its own, only as far ahead as keeps the requests busy, and no text waits for a
@@ -148,7 +148,7 @@ class AsyncRejectionClient:
 
     async def stream(
         self, texts: Iterable[str] | AsyncIterable[str], **options: Unpack[TextOptions]
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Classify an endless number of texts, as `RejectionClient.stream` does, from a task of the same event loop.
 
         A plain iterable must not block; give an asynchronous one where reading takes time.

@@ -1,5 +1,6 @@
 """The logic of both clients, as coroutines over a `Runtime`: what is asked, what is sent together, what comes back."""
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -8,11 +9,10 @@ from typing import Any
 
 from rejection_client import _documents, protocol
 from rejection_client._config import ClientConfig, check_timeout, checked_metadata
-from rejection_client._pipeline import Buffer, Closed
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
 from rejection_client._retry import backoff_s
 from rejection_client._runtime import ClosedError
-from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
+from rejection_client._transport import LOOK_TIMEOUT_S, Call, Event, Runtime, Transport
 from rejection_client.errors import (
     AccessDeniedError,
     InvalidInputError,
@@ -30,6 +30,38 @@ SMALLEST_SHARE = 8
 """Texts below which a request is not divided: what a batch gains on a CPU, it gains with so many rows."""
 STREAM_READS_AHEAD = 2
 """Requests' worth of texts that a stream reads ahead of those under way."""
+
+
+class _Ahead:
+    """Texts of a stream that were read and not sent yet; one thread or task appends, another takes."""
+
+    def __init__(self, capacity: int, news: Event, room: Event) -> None:
+        self.texts: deque[tuple[int, str]] = deque()
+        self.news = news
+        """Set when there is something for the stream to do."""
+        self.room = room
+        """Set when the reader may go on."""
+        self.ended = False
+        self.error: BaseException | None = None
+        """What the iterable raised at its end."""
+        self.closed = False
+        self._capacity = capacity
+
+    def has_room(self) -> bool:
+        """Whether one more fits; if not, `room` will tell."""
+        self.room.clear()
+        return len(self.texts) < self._capacity or self.closed
+
+    def take(self, limit: int) -> list[tuple[int, str]]:
+        """Take what is there, `limit` at most."""
+        taken = [self.texts.popleft() for _ in range(min(limit, len(self.texts)))]
+        self.room.set()
+        return taken
+
+    def close(self) -> None:
+        """Let the reader end: nobody takes any more."""
+        self.closed = True
+        self.room.set()
 
 
 class Core:
@@ -102,21 +134,29 @@ class Core:
         if isinstance(texts, str):
             raise TypeError("texts is of type str; classify takes one text")
         size = await self._texts_per_request(call)
-        waiting: Buffer[tuple[int, str]] = Buffer(self._io.condition(), STREAM_READS_AHEAD * size)
-        under_way: Buffer[Any] = Buffer(self._io.condition(), self.config.max_concurrent_requests)
-        self._io.start_background(self._read(texts, waiting))
-        self._io.start_background(self._send(waiting, size, call, under_way))
+        ahead = _Ahead(STREAM_READS_AHEAD * size, self._io.event(), self._io.event())
+        under_way: deque[Any] = deque()
+        self._io.start_background(self._read(texts, ahead))
         try:
-            while (handle := await under_way.first()) is not None:
-                results = await self._io.result(handle)
-                await under_way.take()
-                for result in results:
-                    yield result
+            while ahead.texts or under_way or not ahead.ended:
+                ahead.news.clear()
+                done = under_way.popleft() if under_way and under_way[0].done() else None
+                # What is there is sent, without waiting for a request to fill, and before a reader that takes its time.
+                while ahead.texts and len(under_way) < self.config.max_concurrent_requests:
+                    results = self._results(ahead.take(size), call)
+                    under_way.append(self._io.start(results, on_done=ahead.news.set))
+                if done is not None:
+                    for result in await self._io.result(done):
+                        yield result
+                elif not ahead.ended or under_way:
+                    await self._io.wait(ahead.news)
+            if ahead.error is not None:
+                raise ahead.error
         except ClosedError as error:
             raise self._transport.gone(error) from error
         finally:
-            await waiting.close()
-            for handle in await under_way.close():
+            ahead.close()
+            for handle in under_way:
                 self._io.cancel(handle)
 
     async def classify_document(
@@ -219,37 +259,25 @@ class Core:
                 results += [Result(*item, answer) for item, answer in zip(group, predictions, strict=True)]
         return sorted(results, key=lambda result: result.index)
 
-    async def _read(self, texts: Any, waiting: Buffer[tuple[int, str]]) -> None:
-        """Read a stream's texts as far ahead as the buffer allows."""
+    async def _read(self, texts: Any, ahead: "_Ahead") -> None:
+        """Read a stream's texts as far ahead as there is room."""
         index = 0
         try:
             async for text in self._io.iterate(texts):
-                await waiting.put((index, text))
+                while not ahead.has_room():
+                    await self._io.wait(ahead.room)
+                if ahead.closed:
+                    return
+                ahead.texts.append((index, text))
+                ahead.news.set()
                 index += 1
-        except Closed:
-            return
+        except asyncio.CancelledError:  # by `close` of the client
+            ahead.error = ClosedError()
         except BaseException as error:
-            await waiting.end(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            await waiting.end()
-
-    async def _send(self, waiting: Buffer[tuple[int, str]], size: int, call: Call, under_way: Buffer[Any]) -> None:
-        """Send what is there, without waiting for a request to fill, once the window has room for a request."""
-        try:
-            await under_way.room()
-            while batch := await waiting.take(size):
-                await under_way.put(self._io.start(self._results(batch, call)))
-                await under_way.room()
-        except Closed:
-            return
-        except BaseException as error:
-            await under_way.end(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            await under_way.end()
+            ahead.error = error
+        finally:
+            ahead.ended = True
+            ahead.news.set()
 
     async def _texts_per_request(self, call: Call) -> int:
         largest = (await self._served_model(call)).max_batch_size

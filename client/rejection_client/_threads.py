@@ -2,13 +2,12 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import grpc
 
-from rejection_client._pipeline import ThreadCondition
 from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, finish
 from rejection_client.channels import ip_addresses
 
@@ -33,7 +32,12 @@ class _Started(Generic[T]):
                 return
         rpc.cancel()
 
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.future.done()
+
     def cancel(self) -> None:
+        """Give it up, and its RPC."""
         with self._lock:
             self._cancelled = True
             rpc = self._rpc
@@ -53,9 +57,13 @@ class ThreadRuntime:
         self._local = threading.local()
         self._closing = threading.Event()
 
-    def condition(self) -> ThreadCondition:
-        """A condition for `Buffer`."""
-        return ThreadCondition()
+    def event(self) -> threading.Event:
+        """A flag that one side sets and another waits for."""
+        return threading.Event()
+
+    async def wait(self, event: Any) -> None:
+        """Wait until it is set."""
+        event.wait()
 
     async def call(
         self, rpc: Any, request: Any, timeout_s: float, metadata: Metadata, patience: Patience | None
@@ -88,11 +96,21 @@ class ThreadRuntime:
         if self._closing.wait(seconds):
             raise ClosedError
 
-    async def look_up(self, host: str, port: int) -> list[str]:
-        """IP addresses of a name; raises OSError."""
-        return ip_addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    async def look_up(self, host: str, port: int, timeout_s: float) -> list[str]:
+        """IP addresses of a name; raises OSError, TimeoutError among them."""
+        found: Future[list[str]] = Future()
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> _Started[T]:
+        def ask() -> None:
+            try:
+                found.set_result(ip_addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+            except BaseException as error:
+                found.set_exception(error)
+
+        # It takes no timeout, and may take long. A daemon, for it must not hold the process at its end.
+        threading.Thread(target=ask, daemon=True, name="rejection_client look-up").start()
+        return found.result(timeout_s)
+
+    def start(self, coroutine: Coroutine[Any, Any, T], on_done: Callable[[], object] = bool) -> _Started[T]:
         """Run a coroutine beside the caller, as one of the limited number of requests; returns a handle."""
         started = _Started(coroutine)
         try:
@@ -100,6 +118,7 @@ class ThreadRuntime:
         except RuntimeError as error:  # the pool's sign for a closed one
             coroutine.close()
             raise ClosedError(before_call=True) from error
+        started.future.add_done_callback(lambda _: on_done())
         return started
 
     def _run(self, started: _Started[T]) -> T:

@@ -1,6 +1,8 @@
 """One RPC: to which server, with what deadline, sent again or not, and as which error it ends; over a runtime."""
 
+import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ WAIT_STEP_S = 0.05
 """Seconds between two looks for a server to send to, while there is none."""
 
 Runtime = ThreadRuntime | AsyncioRuntime
+Event = threading.Event | asyncio.Event
 
 
 class Call(NamedTuple):
@@ -160,7 +163,7 @@ class Transport:
         while True:
             if self._closed:
                 raise ClosedError(before_call=not attempts.tried)
-            await self._look_up_when_due()
+            await self._look_up_when_due(attempts.left_s())
             now_s = monotonic()
             for endpoint in self._endpoints.due(now_s, now_s + 2 * LOOK_TIMEOUT_S):
                 self._io.start_background(self._look_whether_back(endpoint))
@@ -209,29 +212,35 @@ class Transport:
 
     # --- names ---------------------------------------------------------------------------------------------------
 
-    async def _look_up_when_due(self) -> None:
+    async def _look_up_when_due(self, timeout_s: float) -> None:
         if not self._known:
-            await self._look_up()
+            await self._look_up(timeout_s)
         elif monotonic() >= self._look_up_at_s and any(target.literal() is None for target in self._targets):
             self._look_up_at_s = monotonic() + self.config.resolve_every_s
-            self._io.start_background(self._look_up())
+            self._io.start_background(self._look_up(self.config.resolve_every_s))
 
-    async def _look_up(self) -> None:
-        """Look every name up; of one that cannot be, keep what is known. Raises ServerUnavailableError if nothing is."""
+    async def _look_up(self, timeout_s: float) -> None:
+        """Look every name up; keep what is known of one that cannot be. ServerUnavailableError if nothing is known."""
         failure: OSError | None = None
+        why = "no address"
         known = dict(self._known)
+        deadline_s = monotonic() + timeout_s
         for target in self._targets:
             literal = target.literal()
             try:
-                found = [] if literal else await self._io.look_up(str(target.host), target.port)
+                found = (
+                    []
+                    if literal
+                    else await self._io.look_up(str(target.host), target.port, max(0.0, deadline_s - monotonic()))
+                )
             except OSError as error:
                 failure = error
-                _log.warning("cannot look up %s: %s", target.name, error.strerror or error)
+                why = error.strerror or f"the name service gave no answer within {timeout_s:.3g} s"
+                _log.warning("cannot look up %s: %s", target.name, why)
             else:
                 known[target] = [literal] if literal else [target.at(ip) for ip in found]
         addresses = dict.fromkeys(address for target in self._targets for address in known.get(target, ()))
         if not addresses:
-            why = failure and (failure.strerror or failure)
             raise ServerUnavailableError(f"cannot look up {self.url}: {why}; check the address") from failure
         self._known = known
         self._look_up_at_s = monotonic() + self.config.resolve_every_s

@@ -1,6 +1,7 @@
 """The configuration: what it refuses, and what gRPC is told of it."""
 
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
 import grpc
 import pytest
@@ -19,9 +20,9 @@ def test_it_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(ClientConfig) if field.name.endswith("_s")])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
-def test_times_are_finite_and_positive(name, value) -> None:
+def test_times_are_finite_and_positive(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
-        ClientConfig(**{name: value})
+        ClientConfig(**{name: value})  # type: ignore[arg-type]  # any field
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ def test_times_are_finite_and_positive(name, value) -> None:
         ("token", "a\nb"),
     ],
 )
-def test_what_cannot_be_is_refused(name, value) -> None:
+def test_what_cannot_be_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match="authorization" if name == "token" else name):
-        ClientConfig(**{name: value})
+        ClientConfig(**{name: value})  # type: ignore[arg-type]  # any field
 
 
 def test_metadata_is_sent_in_lower_case() -> None:
@@ -60,7 +61,7 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_of_one_call_is_checked_too(timeout_s) -> None:
+def test_a_timeout_of_one_call_is_checked_too(timeout_s: float) -> None:
     with RejectionClient() as client, pytest.raises(ValueError, match="timeout_s"):
         client.classify("text", timeout_s=timeout_s)
 
@@ -68,7 +69,7 @@ def test_a_timeout_of_one_call_is_checked_too(timeout_s) -> None:
 def test_triton_takes_the_keepalive() -> None:
     """By its defaults it closes a connection that is tested more often, or without a call under way."""
     options = dict(Connector(ClientConfig()).options)
-    assert options["grpc.keepalive_time_ms"] >= TRITON_SHORTEST_PING_INTERVAL_MS
+    assert int(options["grpc.keepalive_time_ms"]) >= TRITON_SHORTEST_PING_INTERVAL_MS
     assert options["grpc.keepalive_permit_without_calls"] == 0
 
 
@@ -85,7 +86,7 @@ def test_a_certificate_needs_its_key() -> None:
         Tls(certificate_path="client.pem")
 
 
-def test_certificates_that_cannot_be_read_are_named(tmp_path) -> None:
+def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path, why in (("none.pem", "No such file"), ("empty.pem", "not a PEM file")):
         with pytest.raises(ValueError, match=rf"ca_path .*{path}.* {why}"):

@@ -1,6 +1,7 @@
 """One table turns gRPC status codes into the client's exceptions."""
 
 import pickle
+from collections.abc import Sequence
 
 import grpc
 import pytest
@@ -23,7 +24,7 @@ def test_every_exception_but_the_root_comes_out_of_the_table() -> None:
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 @pytest.mark.parametrize("details", ["the {reason}", ""])
-def test_every_message_is_filled_in(code, details) -> None:
+def test_every_message_is_filled_in(code: grpc.StatusCode, details: str) -> None:
     message = str(error_from_status(code, details, ASKED))
     assert "\n" not in message
     assert not message.endswith(".")
@@ -52,7 +53,9 @@ def test_unavailable_depends_on_whether_the_server_lives() -> None:
         ("arrow 5 and rows 6", range(64), None, "arrow 5 and rows 6"),
     ],
 )
-def test_the_row_counts_from_the_callers_first_text(details, rows, row, named) -> None:
+def test_the_row_counts_from_the_callers_first_text(
+    details: str, rows: Sequence[int] | None, row: int | None, named: str
+) -> None:
     error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, ASKED._replace(rows=rows))
     assert isinstance(error, InvalidInputError)
     assert error.row == row
