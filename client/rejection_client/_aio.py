@@ -17,14 +17,12 @@ class AsyncioRuntime:
     """Suspends the calling task; what runs beside it are tasks of the same event loop."""
 
     aio = True
+    event = asyncio.Event
 
     def __init__(self, concurrency: int) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
-
-    def event(self) -> asyncio.Event:
-        return asyncio.Event()
 
     async def wait(self, event: Any) -> None:
         await event.wait()
@@ -85,9 +83,6 @@ class AsyncioRuntime:
                 raise ClosedError from error
             raise
 
-    def cancel(self, handle: Any) -> None:
-        handle.cancel()
-
     async def iterate(self, source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
         if isinstance(source, AsyncIterable):
             async for item in source:
@@ -106,10 +101,7 @@ class AsyncioRuntime:
 
 
 async def _wait_patiently(call: Any, patience: Patience) -> Any:
-    async def answer() -> Any:
-        return await call
-
-    task = asyncio.ensure_future(answer())
+    task = asyncio.ensure_future(call)
     try:
         while not (await asyncio.wait({task}, timeout=patience.check_s))[0]:
             if not await patience.is_alive():

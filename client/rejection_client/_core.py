@@ -126,7 +126,7 @@ class Core:
             raise self._transport.gone(error) from error
         finally:
             for handle in under_way:
-                self._io.cancel(handle)
+                handle.cancel()
         return predictions
 
     async def stream(self, texts: Any, call: Call) -> AsyncGenerator[Result, None]:
@@ -157,7 +157,7 @@ class Core:
         finally:
             ahead.close()
             for handle in under_way:
-                self._io.cancel(handle)
+                handle.cancel()
 
     async def classify_document(
         self, text: str, unit: str, overlap: float, all_units: bool, call: Call

@@ -51,15 +51,13 @@ class ThreadRuntime:
     """Blocks the calling thread; what runs beside it has threads of its own."""
 
     aio = False
+    event = threading.Event
+    """Makes a flag that one side sets and another waits for."""
 
     def __init__(self, concurrency: int) -> None:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="rejection_client")
         self._local = threading.local()
         self._closing = threading.Event()
-
-    def event(self) -> threading.Event:
-        """A flag that one side sets and another waits for."""
-        return threading.Event()
 
     async def wait(self, event: Any) -> None:
         """Wait until it is set."""
@@ -136,10 +134,6 @@ class ThreadRuntime:
             return handle.future.result()
         except CancelledError as error:
             raise ClosedError from error
-
-    def cancel(self, handle: Any) -> None:
-        """Give up what was started, its RPC included."""
-        handle.cancel()
 
     async def iterate(self, source: Iterable[T]) -> AsyncIterator[T]:
         """The items of an iterable."""
