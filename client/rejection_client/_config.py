@@ -11,11 +11,18 @@ DEFAULT_URL = "127.0.0.1:8001"
 
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 
+_DURATION = "a number of seconds above 0"
+
+
+def _is_duration(seconds: float) -> bool:
+    return seconds > 0 and math.isfinite(seconds)
+
+
 _CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "timeout_s backoff_initial_s backoff_max_s check_after_s resolve_every_s keepalive_time_s keepalive_timeout_s",
-        lambda seconds: seconds > 0 and math.isfinite(seconds),
-        "a number of seconds above 0",
+        _is_duration,
+        _DURATION,
     ),
     ("max_concurrent_requests max_attempts", lambda count: count >= 1, "1 or more"),
     ("max_texts_per_request", lambda count: count is None or count >= 1, "1 or more, or None"),
@@ -137,7 +144,9 @@ class ClientConfig:
 
 def check_timeout(timeout_s: float) -> float:
     """`timeout_s` itself, if it is a deadline; raises ValueError otherwise."""
-    return ClientConfig(timeout_s=timeout_s).timeout_s
+    if not _is_duration(timeout_s):
+        raise ValueError(f"timeout_s is {timeout_s!r}; give {_DURATION}")
+    return timeout_s
 
 
 def checked_metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -69,6 +69,7 @@ class Transport:
         self._connector = Connector(config)
         self._endpoints = Endpoints(self._connect)
         self._budget = RetryBudget(config.retry_ratio, config.retry_reserve)
+        self._has_names = any(target.literal() is None for target in self._targets)
         self._known: dict[Target, list[Address]] = {}
         self._look_up_at_s = 0.0
         self._closed = False
@@ -215,7 +216,7 @@ class Transport:
     async def _look_up_when_due(self, timeout_s: float) -> None:
         if not self._known:
             await self._look_up(timeout_s)
-        elif monotonic() >= self._look_up_at_s and any(target.literal() is None for target in self._targets):
+        elif self._has_names and monotonic() >= self._look_up_at_s:
             self._look_up_at_s = monotonic() + self.config.resolve_every_s
             self._io.start_background(self._look_up(self.config.resolve_every_s))
 

@@ -38,7 +38,8 @@ from rejection_client import (
     RequestCancelledError,
     ServerUnavailableError,
 )
-from rejection_client.protocol import infer_request
+from rejection_client.channels import open_channels
+from rejection_client.protocol import infer_request, ready_request
 from rejection_server.host import Server
 from support.kserve import Wire
 
@@ -178,6 +179,26 @@ def test_a_connection_cut_during_a_call_is_made_again(cable: Cable, make_client:
         threading.Timer(0.3, cable.cut_connections).start()
         assert client.classify("sleep 0.6 sorry").is_rejection()
         assert cable.connections == before + 1
+
+
+def test_channels_are_separate_connections(cable: Cable) -> None:
+    channels = open_channels(cable.address, count=3)
+    for channel in channels:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ModelReady(ready_request("rejection"), timeout=10).ready
+    assert cable.connections == 3
+    for channel in channels:
+        channel.close()
+
+
+def test_asynchronous_channels_ask_too(one: Server) -> None:
+    async def run() -> None:
+        (channel,) = open_channels(one.grpc_address, aio=True)
+        async with channel:
+            stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert (await stub.ModelReady(ready_request("rejection"), timeout=10)).ready
+
+    asyncio.run(run())
 
 
 def test_a_server_that_is_gone_for_good_is_not_an_overload(cable: Cable, make_client: MakeClient) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
-from rejection_client.channels import Address, parse_url
+from rejection_client.channels import Address
 
 
 def test_the_reserve_comes_first() -> None:
@@ -45,30 +45,6 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
         pauses = [backoff_s(failures, 0.1, 2.0) for _ in range(200)]
         assert longest_s / 2 <= min(pauses) < max(pauses) <= longest_s
         assert len(set(pauses)) > 100
-
-
-@pytest.mark.parametrize(
-    ("url", "targets"),
-    [
-        ("127.0.0.1:8001", [("127.0.0.1:8001", "ipv4:127.0.0.1:8001")]),
-        ("[::1]:80", [("[::1]:80", "ipv6:[::1]:80")]),
-        ("a:1, b:2,a:1", [("a:1", None), ("b:2", None)]),
-        (["a:1", "b:2"], [("a:1", None), ("b:2", None)]),
-        ("dns:///a.b:1", [("a.b:1", None)]),
-        ("ipv4:1.2.3.4:5,1.2.3.4:6", [("1.2.3.4:5", "ipv4:1.2.3.4:5"), ("1.2.3.4:6", "ipv4:1.2.3.4:6")]),
-        ("unix:/run/triton", [("unix:/run/triton", "unix:/run/triton")]),
-        ("dns://8.8.8.8/a:1", [("dns://8.8.8.8/a:1", "dns://8.8.8.8/a:1")]),
-    ],
-)
-def test_addresses_are_read(url: str | list[str], targets: list[tuple[str, str | None]]) -> None:
-    found = [(target.name, target.literal()) for target in parse_url(url)]
-    assert [(name, address and address.target) for name, address in found] == targets
-
-
-def test_a_looked_up_address_keeps_the_name_for_the_certificate() -> None:
-    (target,) = parse_url("triton.example:8001")
-    assert target.at("10.0.0.1") == Address("ipv4:10.0.0.1:8001", "triton.example:8001")
-    assert target.at("fe80::1").target == "ipv6:[fe80::1]:8001"
 
 
 def addresses(names: Iterable[str]) -> list[Address]:
