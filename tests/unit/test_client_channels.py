@@ -1,5 +1,7 @@
 """From a URL to channels: what an address is, where it leads, and how many connections are made."""
 
+import socket
+
 import pytest
 
 from rejection_client import ClientConfig
@@ -45,6 +47,13 @@ def test_a_looked_up_address_keeps_the_name_for_the_certificate() -> None:
 def test_loopback_is_known_by_every_address(url: str, loopback: bool) -> None:
     (target,) = parse_url(url)
     assert is_loopback(target) is loopback
+
+
+def test_a_name_with_one_address_elsewhere_is_not_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(0, 0, 0, "", (ip, 8001)) for ip in ("127.0.0.1", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    (target,) = parse_url("some.test:8001")
+    assert not is_loopback(target)
 
 
 def test_a_name_without_addresses_is_told() -> None:
