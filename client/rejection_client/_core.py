@@ -1,6 +1,6 @@
 """The logic of both clients, as coroutines over a `Runtime`: what is asked, what is sent together, what comes back."""
 
-import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -12,10 +12,10 @@ from rejection_client._config import ClientConfig, check_timeout, checked_metada
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
 from rejection_client._retry import backoff_s
 from rejection_client._runtime import ClosedError
-from rejection_client._transport import LOOK_TIMEOUT_S, Call, Event, Runtime, Transport
+from rejection_client._stream import Stream
+from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
 from rejection_client.errors import (
     AccessDeniedError,
-    InvalidInputError,
     ModelNotFoundError,
     OverloadedError,
     RejectionError,
@@ -28,40 +28,6 @@ _log = logging.getLogger("rejection_client")
 
 SMALLEST_SHARE = 8
 """Texts below which a request is not divided: what a batch gains on a CPU, it gains with so many rows."""
-STREAM_READS_AHEAD = 2
-"""Requests' worth of texts that a stream reads ahead of those under way."""
-
-
-class _Ahead:
-    """Texts of a stream that were read and not sent yet; one thread or task appends, another takes."""
-
-    def __init__(self, capacity: int, news: Event, room: Event) -> None:
-        self.texts: deque[tuple[int, str]] = deque()
-        self.news = news
-        """Set when there is something for the stream to do."""
-        self.room = room
-        """Set when the reader may go on."""
-        self.ended = False
-        self.error: BaseException | None = None
-        """What the iterable raised at its end."""
-        self.closed = False
-        self._capacity = capacity
-
-    def has_room(self) -> bool:
-        """Whether one more fits; if not, `room` will tell."""
-        self.room.clear()
-        return len(self.texts) < self._capacity or self.closed
-
-    def take(self, limit: int) -> list[tuple[int, str]]:
-        """Take what is there, `limit` at most."""
-        taken = [self.texts.popleft() for _ in range(min(limit, len(self.texts)))]
-        self.room.set()
-        return taken
-
-    def close(self) -> None:
-        """Let the reader end: nobody takes any more."""
-        self.closed = True
-        self.room.set()
 
 
 class Core:
@@ -134,30 +100,17 @@ class Core:
         if isinstance(texts, str):
             raise TypeError("texts is of type str; classify takes one text")
         size = await self._texts_per_request(call)
-        ahead = _Ahead(STREAM_READS_AHEAD * size, self._io.event(), self._io.event())
-        under_way: deque[Any] = deque()
-        self._io.start_background(self._read(texts, ahead))
+        stream = Stream(
+            self._io, functools.partial(self._request, call=call), size, self.config.max_concurrent_requests
+        )
+        results = stream.results(texts)
         try:
-            while ahead.texts or under_way or not ahead.ended:
-                ahead.news.clear()
-                done = under_way.popleft() if under_way and under_way[0].done() else None
-                # What is there is sent, without waiting for a request to fill, and before a reader that takes its time.
-                while ahead.texts and len(under_way) < self.config.max_concurrent_requests:
-                    results = self._results(ahead.take(size), call)
-                    under_way.append(self._io.start(results, on_done=ahead.news.set))
-                if done is not None:
-                    for result in await self._io.result(done):
-                        yield result
-                elif not ahead.ended or under_way:
-                    await self._io.wait(ahead.news)
-            if ahead.error is not None:
-                raise ahead.error
+            async for result in results:
+                yield result
         except ClosedError as error:
             raise self._transport.gone(error) from error
         finally:
-            ahead.close()
-            for handle in under_way:
-                handle.cancel()
+            await results.aclose()
 
     async def classify_document(
         self, text: str, unit: str, overlap: float, all_units: bool, call: Call
@@ -233,51 +186,6 @@ class Core:
         except UnexpectedAnswerError:
             self._model = None  # perhaps another model by now; the next call asks
             raise
-
-    async def _results(self, batch: list[tuple[int, str]], call: Call) -> list[Result]:
-        """Classify texts of a stream; a text that the server refuses fails alone."""
-        results: list[Result] = []
-        groups = [batch]
-        while groups:
-            group = groups.pop()
-            rows = [index for index, _ in group]
-            try:
-                predictions = await self._request([text for _, text in group], rows, call)
-            except InvalidInputError as error:
-                if error.row in rows:
-                    place = rows.index(error.row)
-                    results.append(Result(*group[place], None, error))
-                    groups += [rest] if (rest := group[:place] + group[place + 1 :]) else []
-                elif len(group) == 1:
-                    results.append(Result(*group[0], None, error))
-                else:  # the server does not say which
-                    middle = len(group) // 2
-                    groups += [group[:middle], group[middle:]]
-            except RejectionError as error:
-                results += [Result(index, text, None, error) for index, text in group]
-            else:
-                results += [Result(*item, answer) for item, answer in zip(group, predictions, strict=True)]
-        return sorted(results, key=lambda result: result.index)
-
-    async def _read(self, texts: Any, ahead: "_Ahead") -> None:
-        """Read a stream's texts as far ahead as there is room."""
-        index = 0
-        try:
-            async for text in self._io.iterate(texts):
-                while not ahead.has_room():
-                    await self._io.wait(ahead.room)
-                if ahead.closed:
-                    return
-                ahead.texts.append((index, text))
-                ahead.news.set()
-                index += 1
-        except asyncio.CancelledError:  # by `close` of the client
-            ahead.error = ClosedError()
-        except BaseException as error:
-            ahead.error = error
-        finally:
-            ahead.ended = True
-            ahead.news.set()
 
     async def _texts_per_request(self, call: Call) -> int:
         largest = (await self._served_model(call)).max_batch_size

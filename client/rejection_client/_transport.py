@@ -1,8 +1,6 @@
 """One RPC: to which server, with what deadline, sent again or not, and as which error it ends; over a runtime."""
 
-import asyncio
 import logging
-import threading
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, NamedTuple
@@ -30,7 +28,6 @@ WAIT_STEP_S = 0.05
 """Seconds between two looks for a server to send to, while there is none."""
 
 Runtime = ThreadRuntime | AsyncioRuntime
-Event = threading.Event | asyncio.Event
 
 
 class Call(NamedTuple):
