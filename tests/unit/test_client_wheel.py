@@ -1,7 +1,6 @@
 """The client installs alone: a wheel built from client/ works in an environment that has only its dependencies."""
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,33 +10,41 @@ from pathlib import Path
 
 import pytest
 
-CLIENT = Path(__file__).parents[2] / "client"
+import rejection_client
+from support.repository import ROOT
+
+CLIENT = ROOT / "client"
 
 
 @pytest.fixture(scope="module")
-def environment():
+def environment() -> dict[str, str]:
     """What a person's shell has, without this checkout on the import path."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory, environment):
-    # Setuptools builds in the source folder; keep the checkout clean.
-    source = tmp_path_factory.mktemp("client") / "client"
-    shutil.copytree(CLIENT, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+def wheel(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--wheel-dir", source / "dist", source], check=True, env=environment)
-    (built,) = (source / "dist").glob("*.whl")
+    before = files()
+    subprocess.run([*command, "--wheel-dir", folder, CLIENT], check=True, env=environment)
+    assert files() == before, "building leaves the checkout as it was"
+    (built,) = folder.glob("*.whl")
     return built
 
 
+def files() -> set[Path]:
+    """What client/ holds, but for the bytecode that any import writes."""
+    return {path for path in CLIENT.rglob("*") if "__pycache__" not in path.parts}
+
+
 @pytest.fixture(scope="module")
-def binaries(wheel, tmp_path_factory, environment):
+def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
     """The `bin` folder of an empty environment with the wheel installed."""
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, symlinks=True)
     python = home / "bin" / "python"
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*command, wheel], check=True, env=environment)
     # The dependencies, from the environment of this test, behind the wheel.
     (packages,) = (home / "lib").glob("python*/site-packages")
@@ -45,7 +52,7 @@ def binaries(wheel, tmp_path_factory, environment):
     return home / "bin"
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel) -> None:
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"rejection_client"}
     assert "rejection_client/py.typed" in names
@@ -53,7 +60,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel) -> None:
     assert modules <= set(names)
 
 
-def test_the_installed_package_imports(binaries, environment) -> None:
+def test_the_installed_package_imports(binaries: Path, environment: dict[str, str]) -> None:
     code = "import rejection_client as r; print(r.__file__); print(r.RejectionClient().classify_many([]))"
     run = subprocess.run(
         [binaries / "python", "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=binaries
@@ -63,7 +70,7 @@ def test_the_installed_package_imports(binaries, environment) -> None:
     assert answer == "[]"
 
 
-def test_the_installed_command_runs(binaries, environment) -> None:
+def test_the_installed_command_runs(binaries: Path, environment: dict[str, str]) -> None:
     run = subprocess.run(
         [binaries / "rejection", "--help"], capture_output=True, text=True, check=True, env=environment
     )
@@ -71,4 +78,4 @@ def test_the_installed_command_runs(binaries, environment) -> None:
     run = subprocess.run(
         [binaries / "rejection", "--version"], capture_output=True, text=True, check=True, env=environment
     )
-    assert run.stdout == "rejection-client 0.1.0\n"
+    assert run.stdout == f"rejection-client {rejection_client.__version__}\n"
