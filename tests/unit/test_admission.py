@@ -1,12 +1,14 @@
 """How many requests may wait: the bound that the tokenizer keeps, by what Triton counts."""
 
 import socket
+from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from rejection_server.prepare.repository import MODELS, Shape, render
+from rejection_server.prepare.configuration import Device, Shape, configurations
 from support.repository import REPOSITORY, tokenizing
 
 admission = tokenizing("admission")
@@ -167,14 +169,16 @@ def test_somebody_who_does_not_answer_in_time() -> None:
             admission.PendingRequests(url, "classifier", timeout_s=0.05)()
 
 
-def configurations():
-    for model in MODELS:
-        yield model, (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
-        for device in ("cpu", "gpu"):
-            yield f"{model}-{device}", render(model, Shape(("a", "b"), 512, device=device))
+def model_configurations() -> Iterator[tuple[str, str]]:
+    for path in sorted(REPOSITORY.glob("*/config.pbtxt")):
+        yield path.parent.name, path.read_text(encoding="utf-8")
+    for device in get_args(Device):
+        for name, text in configurations(Shape(("a", "b"), 512, device=device)).items():
+            if name.endswith("/config.pbtxt"):
+                yield f"{name}-{device}", text
 
 
-@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in configurations()])
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in model_configurations()])
 def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text) -> None:
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     batching = config.dynamic_batching

@@ -1,11 +1,14 @@
 """The repository's files, and that they are put in place whole or not at all."""
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +18,7 @@ import pytest
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.prepare import repository
 from rejection_server.prepare.build import Plan, embedding_rows, write_graph
+from rejection_server.prepare.configuration import Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, PrepareError, UnsupportedError, VocabularyError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
@@ -23,16 +27,39 @@ from support.repository import REPOSITORY, ROOT
 from support.tiny_models import VOCABULARY, padded_classifier
 from support.tree import fingerprint
 
-SHAPE = repository.Shape(("NORMAL", "REJECTION"), 512)
+SHAPE = Shape(("NORMAL", "REJECTION"), 512)
 
 
-@pytest.mark.parametrize("model", repository.MODELS)
-def test_templates_give_the_bundled_configurations(model) -> None:
-    assert repository.render(model, SHAPE) == (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "content"), configurations(Shape.of(newest_facts(REPOSITORY))).items())
+def test_bundled_files_are_what_the_script_makes(name: str, content: str) -> None:
+    held = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert held == content, f"{name} is out of date: run scripts/render, and commit what it changed"
+
+
+def test_rendering_mends_what_is_out_of_date_and_nothing_else(tmp_path: Path) -> None:
+    made = shutil.copytree(staged(tmp_path / "made"), tmp_path / "copy")
+    (made / "classifier" / "labels.txt").write_text("NO\nYES\n")
+    (made / "scoring" / "config.pbtxt").unlink()
+    said = [render("--check", str(made)), render(str(made)), render("--check", str(made))]
+    assert [(status, sorted(re.findall(r"^\w+/\S+", words, re.MULTILINE))) for status, words in said] == [
+        (1, ["classifier/labels.txt", "scoring/config.pbtxt"]),
+        (0, ["classifier/labels.txt", "scoring/config.pbtxt"]),
+        (0, []),
+    ]
+    assert fingerprint(made) == fingerprint(tmp_path / "made")
+    status, words = render(str(tmp_path))
+    assert status == 1
+    assert "holds no classifier/VERSION/model.json" in words
+
+
+def render(*arguments: str) -> tuple[int, str]:
+    """Status and words of scripts/render."""
+    done = subprocess.run([ROOT / "scripts" / "render", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_other_shapes() -> None:
-    config = repository.render("classifier", repository.Shape(("a", "b", "c"), 12, device="gpu"))
+    config = configurations(Shape(("a", "b", "c"), 12, device="gpu"))["classifier/config.pbtxt"]
     assert "KIND_GPU" in config
     assert "KIND_CPU" not in config
     assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
@@ -44,14 +71,12 @@ def staged(folder, shape=SHAPE, version=1, content=b"graph"):
     repository.assemble(
         folder, shape, version=version, graph=folder.parent / "g.onnx", tokenizer_json=folder.parent / "tokenizer.json"
     )
-    facts = {"activation": shape.activation, "model_max_length": shape.model_max_length, "device": shape.device}
-    repository.write_facts(folder, version, facts)
+    repository.write_facts(folder, version, dataclasses.asdict(shape))
     return folder
 
 
 def test_it_has_the_form_of_the_bundled_one(tmp_path) -> None:
-    made = set(fingerprint(staged(tmp_path / "made")))
-    assert made == set(fingerprint(REPOSITORY)) | {"classifier/1/model.json"}
+    assert set(fingerprint(staged(tmp_path / "made"))) == set(fingerprint(REPOSITORY))
 
 
 def test_publishing_replaces_what_was_there_in_one_step(tmp_path) -> None:
@@ -97,10 +122,10 @@ def test_an_output_that_cannot_be_written(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("shape", "tokenizer", "says"),
     [
-        (repository.Shape(("NO", "YES"), 512), "{}", "the labels NORMAL, REJECTION, this one NO, YES"),
-        (repository.Shape(SHAPE.labels, 256), "{}", "model_max_length 512, this one 256"),
-        (repository.Shape(SHAPE.labels, 512, "sigmoid"), "{}", "activation softmax, this one sigmoid"),
-        (repository.Shape(SHAPE.labels, 512, device="gpu"), "{}", "the configuration for cpu, this one for gpu"),
+        (Shape(("NO", "YES"), 512), "{}", "the labels NORMAL, REJECTION, this one NO, YES"),
+        (Shape(SHAPE.labels, 256), "{}", "model_max_length 512, this one 256"),
+        (Shape(SHAPE.labels, 512, "sigmoid"), "{}", "activation softmax, this one sigmoid"),
+        (Shape(SHAPE.labels, 512, device="gpu"), "{}", "the configuration for cpu, this one for gpu"),
         (SHAPE, "{ }", "another tokenizer"),
     ],
 )
@@ -219,7 +244,7 @@ def test_wrong_options(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "scripts/prepare" in capsys.readouterr().err
+    assert "rejection-server prepare: error: " in capsys.readouterr().err
 
 
 def test_facts_are_json(tmp_path) -> None:

@@ -16,13 +16,13 @@ from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
 from rejection_server.graph.walk import drop_traces
+from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.describe import check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.weights import attach, detach
 
 Precision = Literal["fp32", "fp16", "int8"]
-Device = Literal["cpu", "gpu"]
 
 FASTER = 0.95
 """The optimised graph is taken if it needs less than this share of the plain one's time."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rejection_server.prepare import gate, repository, served
-from rejection_server.prepare.build import Built, Device, Plan, Precision, build
+from rejection_server.prepare.build import Built, Plan, Precision, build
+from rejection_server.prepare.configuration import Device, Shape
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
@@ -71,7 +72,7 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
     with repository.workplace(options.output) as work:
         tokenizer_json = work / "tokenizer.json"
         model = isolated(describe, source.folder, texts, options.max_length, tokenizer_json)
-        shape = repository.Shape(model.labels, model.model_max_length, model.activation, options.device)
+        shape = Shape(model.labels, model.model_max_length, model.activation, options.device)
         version = 1 if options.version is None else options.version
         if adds:
             repository.check_version(options.output, shape, version, tokenizer_json)
@@ -190,9 +191,7 @@ def _plan(model: Description, device: Device, precision: Precision, *, packed: b
     )
 
 
-def _build(
-    padded: Path, staged: Path, plan: Plan, shape: repository.Shape, version: int, tokenizer_json: Path
-) -> Built:
+def _build(padded: Path, staged: Path, plan: Plan, shape: Shape, version: int, tokenizer_json: Path) -> Built:
     graph = staged.with_name("served.onnx")
     built = build(padded, graph, plan)
     # The gate runs here and now, so on a CPU; the configuration for a GPU is put in afterwards.
@@ -207,7 +206,7 @@ def _check(
     staged: Path,
     version: int,
     precision: Precision,
-    shape: repository.Shape,
+    shape: Shape,
     texts: list[str],
     model: Description,
     expected: Any,
@@ -218,7 +217,7 @@ def _check(
         raise GateError(f"the served tokenizer counts {different} of {len(texts)} texts differently from the original")
     figures = gate.compare(expected, answers.probabilities, model.token_counts, model.activation)
     if shape.device != "cpu":
-        (staged / "classifier" / "config.pbtxt").write_text(repository.render("classifier", shape), encoding="utf-8")
+        repository.configure(staged, shape)
     return figures, gate.failures(figures, thresholds_of(options, precision))
 
 
