@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rejection_server.commands import installing
 from rejection_server.prepare.errors import (
     DISK_FULL,
     CorruptedError,
@@ -40,7 +41,6 @@ ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-INSTALL_EXPORT = "scripts/install export"
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def choose_files(names: Iterable[str], *, has_torch: bool, allow_pickle: bool) -
     if onnx is None and not has_torch:
         raise MissingPackageError(
             "the model has no ONNX file, and exporting its weights needs PyTorch, which is not installed: "
-            f"run {INSTALL_EXPORT}"
+            f"run {installing('export')}"
         )
     if not has_torch:
         weights = None
