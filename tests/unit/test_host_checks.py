@@ -15,17 +15,24 @@ from rejection_server.host.errors import (
 from rejection_server.host.layout import lay_out, remove_stale
 from rejection_server.host.locate import check_machine, find_wheel, loader_complaints, needed_libpython
 from rejection_server.host.machine import Machine
-from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
+from rejection_server.host.options import (
+    Endpoints,
+    Runtime,
+    ServeOptions,
+    check_repository,
+    choose_endpoints,
+    triton_command,
+)
 
 FITTING = Machine(system="Linux", processor="x86_64", libc="glibc 2.35", python=(3, 12))
-PATHS = {
-    "repository": Path("/r"),
-    "tritonserver": Path("/t"),
-    "backends": Path("/b"),
-    "caches": Path("/c"),
-    "shm_prefix": "p-",
-    "has_gpu": False,
-}
+RUNTIME = Runtime(
+    repository=Path("/r"),
+    tritonserver=Path("/t"),
+    backends=Path("/b"),
+    caches=Path("/c"),
+    shm_prefix="p-",
+    has_gpu=False,
+)
 
 
 @pytest.mark.parametrize("changes", [{}, {"python": (3, 11)}, {"python": (3, 13)}, {"libc": "glibc 2.36"}])
@@ -185,7 +192,7 @@ def test_metrics_that_are_not_published_are_on_loopback() -> None:
 
 def test_command_line() -> None:
     options = dataclasses.replace(free_options(), model_config_name="gpu", triton_arguments=("--id=x",))
-    command = triton_command(options, Endpoints("::1", 1, None, 2, True), **PATHS)
+    command = triton_command(options, Endpoints("::1", 1, None, 2, True), RUNTIME)
     assert {"--grpc-address=[::1]", "--metrics-address=ipv6:::1", "--allow-http=false"} < set(command)
     assert command[-2:] == ["--model-config-name=gpu", "--id=x"]
     assert "--model-repository=/r" in command
@@ -196,7 +203,7 @@ def test_command_line() -> None:
 )
 def test_cache_size(cache_bytes, arguments) -> None:
     options = dataclasses.replace(free_options(), cache_bytes=cache_bytes)
-    command = triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
+    command = triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
     expected = [f"--cache-config=local,size={cache_bytes}"] if arguments is None else arguments
     assert [argument for argument in command if argument.startswith("--cache-config")] == expected
 
@@ -204,7 +211,7 @@ def test_cache_size(cache_bytes, arguments) -> None:
 def test_cache_too_small_to_hold_anything() -> None:
     options = dataclasses.replace(free_options(), cache_bytes=1000)
     with pytest.raises(OptionError, match="a cache of 1000 bytes holds nothing"):
-        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_cache_too_small_to_hold_anything() -> None:
 def test_arguments_that_are_ours(argument) -> None:
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
-        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
 
 
 def free_options():

@@ -17,14 +17,14 @@ import pytest
 
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.prepare import repository
-from rejection_server.prepare.build import Plan, embedding_rows, write_graph
+from rejection_server.prepare.build import Plan, Precision, embedding_rows, write_graph
 from rejection_server.prepare.configuration import Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, PrepareError, UnsupportedError, VocabularyError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.weights import attach, detach
 from support.repository import REPOSITORY, ROOT
-from support.tiny_models import VOCABULARY, padded_classifier
+from support.tiny_models import VOCABULARY, description, padded_classifier
 from support.tree import fingerprint
 
 SHAPE = Shape(("NORMAL", "REJECTION"), 512)
@@ -160,19 +160,8 @@ def test_weights_come_back_wherever_they_have_gone() -> None:
     assert rewritten == whole
 
 
-def plan(**changes):
-    values = {
-        "precision": "fp32",
-        "device": "cpu",
-        "activation": "softmax",
-        "pad_id": 0,
-        "labels": 2,
-        "largest_id": VOCABULARY - 1,
-        "heads": 1,
-        "hidden_size": 32,
-        "max_length": 512,
-    }
-    return Plan(**{**values, **changes})
+def plan(precision: Precision = "fp32", largest_id: int = VOCABULARY - 1) -> Plan:
+    return Plan(description(largest_id=largest_id, heads=1, hidden_size=32), precision)
 
 
 def logits(path):

@@ -14,10 +14,10 @@ from onnx import ModelProto, helper, numpy_helper
 from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
+from rejection_server.graph.ragged import Form, GraphError, to_ragged
 from rejection_server.graph.walk import drop_traces
 from rejection_server.prepare.configuration import Device
-from rejection_server.prepare.describe import check_vocabulary
+from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.weights import attach, detach
@@ -57,16 +57,9 @@ class Built:
 class Plan:
     """What graph is to be made."""
 
+    model: Description
     precision: Precision
-    device: Device
-    activation: Activation
-    pad_id: int
-    labels: int
-    largest_id: int
-    """Largest token id that the tokenizer can give."""
-    heads: int
-    hidden_size: int
-    max_length: int
+    device: Device = "cpu"
     packed: bool = True
     """Whether the packed form may be taken."""
 
@@ -112,8 +105,10 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
 
 def write_packed(padded: Path, path: Path, plan: Plan) -> None:
     """Write the packed form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
-    model = _read(padded, plan.labels)
-    _write(to_packed(model, heads=plan.heads, int8=plan.precision == "int8", activation=plan.activation), path)
+    model = _read(padded, len(plan.model.labels))
+    _write(
+        to_packed(model, heads=plan.model.heads, int8=plan.precision == "int8", activation=plan.model.activation), path
+    )
 
 
 def _ragged_form(plan: Plan) -> Form:
@@ -147,14 +142,14 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
 
 def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     """Write the served form of the padded model to `served`; raises what `build` does."""
-    model = _read(padded, plan.labels)
+    model = _read(padded, len(plan.model.labels))
     rows = embedding_rows(model)
     if rows is not None:
-        check_vocabulary(plan.largest_id, rows)
+        check_vocabulary(plan.model.largest_id, rows)
     model = _in_precision(model, plan.precision)
     weights = detach(model)
     try:
-        ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.activation, pad_id=plan.pad_id)
+        ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.model.activation, pad_id=plan.model.pad_id)
     except GraphError as exc:
         raise UnsupportedError(f"the model's ONNX file cannot be served: {exc}") from exc
     del model
@@ -217,11 +212,16 @@ def fuse(padded: Path, fused: Path, plan: Plan) -> None:
     """Write the padded model as onnxruntime's transformer optimiser leaves it, the weights in a file beside it."""
     from onnxruntime.transformers.optimizer import optimize_model
 
-    model = _read(padded, plan.labels)
+    model = _read(padded, len(plan.model.labels))
     logging.disable(logging.WARNING)  # this process ends soon; what fused and what did not is not for who prepares
     tables = detach(model, only_tables=True)
     result = optimize_model(
-        model, "bert", num_heads=plan.heads, hidden_size=plan.hidden_size, opt_level=0, use_gpu=plan.device == "gpu"
+        model,
+        "bert",
+        num_heads=plan.model.heads,
+        hidden_size=plan.model.hidden_size,
+        opt_level=0,
+        use_gpu=plan.device == "gpu",
     ).model
     if all(entry.domain != _CONTRIB for entry in result.opset_import):
         result.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
@@ -246,7 +246,7 @@ def milliseconds(paths: list[Path], plan: Plan) -> list[dict[str, float]]:
     clock = time.thread_time if plan.device == "cpu" else time.perf_counter
     sessions = [_session(path, plan.device) for path in paths]
     best: list[dict[str, float]] = [{} for _ in paths]
-    for length in sorted({min(length, plan.max_length) for length in TIMED_LENGTHS}):
+    for length in sorted({min(length, plan.model.model_max_length) for length in TIMED_LENGTHS}):
         ids = np.arange(length, dtype=np.int64) % 7 + 5
         feed = {"input_ids": ids, "sequence_lengths": np.asarray([[length]], dtype=np.int32)}
         for _ in range(TIMED_RUNS):

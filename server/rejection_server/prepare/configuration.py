@@ -1,7 +1,7 @@
 """The files of a model repository that follow from the model: each `config.pbtxt`, and the names of the labels.
 
-Their text stands in `templates`, what they depend on in `model.json` beside the ONNX file. Also a program, scripts/render,
-that brings the files of a repository up to date with both; it needs no other package.
+Their text stands in `templates`, what they depend on in `model.json` beside the ONNX file. Also a program,
+scripts/render, that brings the files of a repository up to date with both; it needs no other package.
 """
 
 from __future__ import annotations
