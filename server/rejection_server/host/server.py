@@ -353,6 +353,7 @@ class Server:
             self._guardian.wait(timeout=ABANDON_S)
         self._guardian.kill()
         self._guardian.wait()
+        self._guardian = None
         guardian.remove_leftovers(layout.shm_prefix, layout.folder)
         os.close(layout.alive_fd)
 
