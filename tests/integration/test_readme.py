@@ -8,13 +8,14 @@ import subprocess
 
 import pytest
 
+from rejection_server.host import Server
 from support.repository import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEFAULT = "127.0.0.1:8001"
 
 
-def test_the_python_session(server) -> None:
+def test_the_python_session(server: Server) -> None:
     (session,) = re.findall(r"```pycon\n(.*?)```", README, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(session.replace(DEFAULT, server.grpc_address), {}, "README", None, 0)
     assert len(test.examples) == 4
@@ -22,7 +23,7 @@ def test_the_python_session(server) -> None:
     assert result.failed == 0
 
 
-def test_the_classify_command(server) -> None:
+def test_the_classify_command(server: Server) -> None:
     ((command, output),) = re.findall(r"\$ (scripts/classify .*?)\n(.*?)```", README, re.DOTALL)
     done = subprocess.run(
         ["bash", "-c", command],
@@ -37,7 +38,7 @@ def test_the_classify_command(server) -> None:
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/([a-z_-]+(?:\.py)?)", README))))
-def test_every_script_named_exists(script) -> None:
+def test_every_script_named_exists(script: str) -> None:
     assert (ROOT / "scripts" / script).is_file()
 
 

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from google.protobuf import text_format
@@ -17,15 +17,15 @@ admission = tokenizing("admission")
 class Queue:
     """Counts what waits, as Triton's metrics do, and how often it was asked."""
 
-    def __init__(self, waiting=0) -> None:
+    def __init__(self, waiting: int = 0) -> None:
         self.waiting = waiting
         self.asked = 0
         self.is_known = True
         self.is_late = False
         self.now = 0.0
-        self.warnings = []
+        self.warnings: list[str] = []
 
-    def __call__(self):
+    def __call__(self) -> int:
         self.asked += 1
         if not self.is_known:
             raise admission.PendingUnknownError("metrics: gone")
@@ -33,7 +33,7 @@ class Queue:
             raise admission.PendingLateError("metrics: late")
         return self.waiting
 
-    def bound(self, limit, **options):
+    def bound(self, limit: int, **options: Any) -> Any:
         return admission.Admission(limit, self, warn=self.warnings.append, clock=lambda: self.now, **options)
 
 
@@ -179,7 +179,7 @@ def model_configurations() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in model_configurations()])
-def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text) -> None:
+def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text: str) -> None:
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     batching = config.dynamic_batching
     assert not batching.HasField("default_queue_policy")
