@@ -154,8 +154,8 @@ def finetune(model: Any, tokenizer: Any, split: Split, recipe: Recipe, report: C
             total, seen = total + loss.item() * len(batch), seen + len(batch)
             if time.monotonic() - said > 20:
                 said = time.monotonic()
-                spent = said - started
-                left = spent / max(done_share, 1e-9) * (1 - done_share)
+                done = (epoch + (number + 1) / len(batches)) / recipe.epochs
+                left = (said - started) / done * (1 - done)
                 where = f"epoch {epoch + 1}/{recipe.epochs} {seen}/{len(rows)}"
                 report(f"{where} loss {total / seen:.4f}, {left / 60:.0f} min left")
         by_source = validation_f1(model, tokenizer, split.validation, recipe.max_length)

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from rejection_server.graph.packed_match import MOVES, SCALES, Activation, Blocks, Floats, Linear, Norm
 from rejection_server.graph.ragged import LOGITS, GraphError
+from rejection_server.wording import one_line
 
 _ONE_SPELLING = (  # fusions that would only add spellings to recognise
     "AttentionFusion",
@@ -93,7 +94,7 @@ def _in_one_spelling(model: ModelProto) -> ModelProto:
                 disabled_optimizers=list(_ONE_SPELLING),
             )
         except Exception as exc:  # onnxruntime raises nothing narrower
-            raise GraphError(f"onnxruntime cannot read the model: {' '.join(str(exc).split())[:200]}") from exc
+            raise GraphError(f"onnxruntime cannot read the model: {one_line(exc, 200)}") from exc
         return onnx.load(path)
 
 
@@ -178,7 +179,7 @@ class _Reader:
         try:
             numbers = self._probe([node.input[1] for node in lookups])
         except Exception as exc:  # onnxruntime raises nothing narrower
-            reason = " ".join(str(exc).split())[:200]
+            reason = one_line(exc, 200)
             raise GraphError(f"what the embeddings are looked up by cannot be found out: {reason}") from exc
         words: Floats | None = None
         table: Floats | None = None

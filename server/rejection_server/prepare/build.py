@@ -21,6 +21,7 @@ from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.weights import attach, detach
+from rejection_server.wording import one_line
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -97,7 +98,7 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
         raise
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no packed form", exc_info=True)
-        return f"not used: {' '.join(str(exc).split())[:160] or type(exc).__name__}", None
+        return f"not used: {one_line(exc, 160)}", None
     finally:
         packed.unlink(missing_ok=True)
     return f"used: {speed}", times
@@ -129,7 +130,7 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
         raise
     except Exception as exc:  # the optimiser raises whatever its fusions stumble over
         _log.info("the transformer optimiser failed", exc_info=True)
-        return Built(f"not used: it failed ({' '.join(str(exc).split())[:120] or type(exc).__name__})", {}, form)
+        return Built(f"not used: it failed ({one_line(exc, 120)})", {}, form)
     finally:
         for path in (fused, fused.with_name(f"{fused.name}.data")):
             path.unlink(missing_ok=True)
@@ -161,7 +162,7 @@ def _read(path: Path, labels: int) -> ModelProto:
     try:
         model = onnx.load(path)
     except Exception as exc:  # protobuf's own error, or a missing file with the weights
-        raise CorruptedError(f"{path.name} is not a readable ONNX file: {' '.join(str(exc).split())[:200]}") from exc
+        raise CorruptedError(f"{path.name} is not a readable ONNX file: {one_line(exc, 200)}") from exc
     drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open

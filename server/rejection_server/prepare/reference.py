@@ -14,6 +14,7 @@ from rejection_server.graph.from_torch import exported
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.source import PICKLE, SAFETENSORS
+from rejection_server.wording import one_line
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +70,7 @@ def _load(folder: Path, weights: str) -> Any:
     except safetensors.SafetensorError as exc:
         raise CorruptedError(f"{weights} is damaged ({exc}): fetch it again") from exc
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as exc:
-        reason = " ".join(str(exc).split())[:300]
+        reason = one_line(exc)
         raise UnsupportedError(f"transformers cannot read the model from {weights or SAFETENSORS}: {reason}") from exc
     missing = sorted(report["missing_keys"])
     if missing:
@@ -87,7 +88,7 @@ def _export(model: Any, path: Path, max_length: int) -> None:
         # Weights beside the graph: as one message they would be held three times over.
         exported(model, max_length).save(str(path), external_data=True)
     except Exception as exc:  # torch.export raises dozens of kinds
-        reason = " ".join(str(exc).split())[:200]
+        reason = one_line(exc, 200)
         raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
 
 
@@ -120,4 +121,4 @@ def _open(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime raises nothing narrower
-        raise CorruptedError(f"onnxruntime cannot read {path.name}: {' '.join(str(exc).split())[:300]}") from exc
+        raise CorruptedError(f"onnxruntime cannot read {path.name}: {one_line(exc)}") from exc

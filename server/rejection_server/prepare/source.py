@@ -24,6 +24,7 @@ from rejection_server.prepare.errors import (
     SourceError,
     UnsupportedError,
 )
+from rejection_server.wording import one_line
 
 CONFIG = "config.json"
 TOKENIZER_JSON = "tokenizer.json"
@@ -253,4 +254,4 @@ def _not_reached(where: str, exc: Exception) -> PrepareError:
     # What the hub's client says when it got fewer bytes than it was promised.
     if "Consistency check failed" in str(exc):
         return CorruptedError(f"the download of {where} ended too early: start again, it resumes")
-    return SourceError(f"{where} could not be fetched: {' '.join(str(exc).split())}")
+    return SourceError(f"{where} could not be fetched: {one_line(exc)}")
