@@ -3,7 +3,6 @@
 python -m bench.make_model distilroberta|FOLDER|HUB_ID OUTPUT
 """
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -68,7 +67,10 @@ def _padded(source, model, path: Path) -> None:  # type: ignore[no-untyped-def]
             answers_of_torch,
             source.folder,
             source.weights,
-            dataclasses.replace(model, rows=model.rows[:2]),
+            model.rows[:2],
+            largest_id=model.largest_id,
+            labels=len(model.labels),
+            max_length=model.model_max_length,
             export_to=exported,
         )
     graph = onnx.load(exported)

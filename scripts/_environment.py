@@ -113,8 +113,8 @@ class Environment:
     def _check_owner(self) -> None:
         if self._venv.stat().st_uid != os.geteuid():
             self._fail(
-                f"the Python environment in {self._shown()} belongs to another user and does not fit any more: let "
-                "that user start once, or set REJECTION_VENV to a folder of your own"
+                f"the Python environment in {self._shown()} belongs to another user and does not fit any more: let that "
+                "user start once, or set REJECTION_VENV to a folder of your own"
             )
 
     def _make(self) -> None:
@@ -134,7 +134,7 @@ class Environment:
             self._pip("--no-deps", "--require-hashes", "--only-binary=:all:", f"--requirement={wanted}")
 
     def _pip(self, *arguments: str) -> None:
-        pip = [str(self._python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+        pip = [self._python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
         if subprocess.run(pip, stdout=sys.stderr, check=False).returncode:
             self._fail("installing failed, pip says above why: check the network, then start again")
 
