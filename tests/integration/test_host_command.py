@@ -93,4 +93,4 @@ def test_missing_wheel() -> None:
         capture_output=True,
         text=True,
     )
-    assert_one_sentence(done, 1, r"is not installed in .*: .* scripts/")
+    assert_one_sentence(done, 1, r"is not installed in .*: .*scripts/")

@@ -68,7 +68,7 @@ def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
     except importlib.metadata.PackageNotFoundError as exc:
         raise TritonNotInstalledError(
             f"the Python package {WHEEL}, which holds Triton, is not installed in {sys.prefix}: "
-            f"run {installing('embedded')}"
+            f"{installing('embedded')} installs it"
         ) from exc
     site_packages = Path(str(distribution.locate_file("")))
     triton = site_packages / "pytriton" / "tritonserver"

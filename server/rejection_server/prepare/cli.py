@@ -163,7 +163,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     except ImportError as exc:
         print(
             f"{command('prepare')}: the Python package {exc.name} is not installed in {sys.prefix}: "
-            f"run {installing('prepare')}",
+            f"{installing('prepare')} installs what is needed",
             file=sys.stderr,
         )
         return 1
