@@ -113,3 +113,4 @@ def running_server(folder: Path, *options: str) -> Iterator[BackendServer]:
         server = BackendServer(repository, folder / "triton.log", triton.grpc_address)
         yield server
         server.client.close()
+        triton.kill()  # after a call that was cancelled Triton 2.51 may wait for its whole exit timeout

@@ -110,9 +110,10 @@ def test_memory_is_bounded() -> None:
     options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=2**16)
     with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
         first = ask(client, ["text number 0"])
-        # An answer of 64 rows is 1,280 bytes of figures: together more than the 64 KiB that there are.
+        # An answer of 64 rows is 1,280 bytes of figures: together more than the 64 KiB that there are. They are of two
+        # tokens, so that they cost little.
         for number in range(60):
-            ask(client, [f"{number} {row}" for row in range(64)])
+            ask(client, [f"{number} {row}" for row in range(64)], max_length=2)
         executions, hits, _ = counts(server, client)
         assert ask(client, ["text number 0"]) == first
         assert counts(server, client)[:2] == (executions + 1, hits), "the oldest entry should have made room"
@@ -120,9 +121,9 @@ def test_memory_is_bounded() -> None:
         assert counts(server, client)[:2] == (executions + 1, hits + 1)
 
 
-def test_cache_that_is_off_finds_nothing() -> None:
-    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=0)
-    with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
+def test_cache_that_is_off_finds_nothing(server: Server) -> None:
+    assert server.options.cache_size == 0
+    with triton.InferenceServerClient(server.grpc_address) as client:
         before = counts(server, client)
         answers = [ask(client, ["Asked twice."]) for _ in range(2)]
         assert answers[0] == answers[1]

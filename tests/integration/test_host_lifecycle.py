@@ -159,14 +159,28 @@ def launched(repository: Path) -> Iterator[Launched]:
     assert_gone(launched.folder)
 
 
-def test_tensors_arrive_whole_both_ways(repository: Path) -> None:
-    with Server(options(repository)) as server:
-        texts = [b"abc", "grüße 🤷".encode(), b"", b"\x00\xff1"]
-        answer = infer(server.grpc_address, texts, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-(2**62), 0, 2**61]])
-        assert answer["lengths"] == [[3], [12], [0], [3]]
-        assert answer["doubled"] == [[2, 4, 6], [8, 10, 12], [14, 16, 18], [-(2**63), 0, 2**62]]
-        folder = server.runtime_folder
-    assert_gone(folder, within_s=0)
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for the tests that only ask."""
+    folder = tmp_path_factory.mktemp("serving")
+    options = ServeOptions(
+        repository=make_repository(folder / "repository"),
+        host="localhost",
+        grpc_port=0,
+        http_port=0,
+        metrics_port=0,
+        log_level="info",
+        log_path=folder / "triton.log",
+    )
+    with Server(options) as server:
+        yield server
+
+
+def test_tensors_arrive_whole_both_ways(serving: Server) -> None:
+    texts = [b"abc", "grüße 🤷".encode(), b"", b"\x00\xff1"]
+    answer = infer(serving.grpc_address, texts, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-(2**62), 0, 2**61]])
+    assert answer["lengths"] == [[3], [12], [0], [3]]
+    assert answer["doubled"] == [[2, 4, 6], [8, 10, 12], [14, 16, 18], [-(2**63), 0, 2**62]]
 
 
 def test_stopping_lets_requests_finish(repository: Path) -> None:
@@ -179,22 +193,19 @@ def test_stopping_lets_requests_finish(repository: Path) -> None:
         request.join()
         assert answers[0]["lengths"] == [[7]]
         assert server.stop() == 0, "stopping twice is fine"
+    assert_gone(server.runtime_folder, within_s=0)
 
 
-def test_log_file_and_tail(repository: Path, tmp_path: Path) -> None:
-    path = tmp_path / "triton.log"
-    with Server(options(repository, log_level="info", log_path=path)) as server:
-        assert server.log_path == path
-        assert any("successfully loaded 'echo'" in line for line in server.log_tail())
-    assert "Started GRPCInferenceService" in path.read_text()
+def test_log_file_and_tail(serving: Server) -> None:
+    assert serving.log_path is not None
+    assert any("successfully loaded 'echo'" in line for line in serving.log_tail())
+    assert "Started GRPCInferenceService" in serving.log_path.read_text()
 
 
-def test_metrics_and_http_ports(repository: Path) -> None:
-    options = ServeOptions(repository=repository, host="localhost", grpc_port=0, http_port=0, metrics_port=0)
-    with Server(options) as server:
-        assert server.metrics_address is not None
-        assert b"nv_inference_count" in fetch(server.metrics_address)
-        assert b'"name":"triton"' in fetch(f"{server.http_address}/v2")
+def test_metrics_and_http_ports(serving: Server) -> None:
+    assert serving.metrics_address is not None
+    assert b"nv_inference_count" in fetch(serving.metrics_address)
+    assert b'"name":"triton"' in fetch(f"{serving.http_address}/v2")
 
 
 def test_a_single_caller_always_meets_the_same_instance(tmp_path: Path) -> None:
