@@ -13,13 +13,15 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
+from support.kserve import request
+from support.repository import ROOT
+
+PAGE = ROOT / "docs" / "protocol.md"
 TEXTS = ["I can't.", "Sure! \N{SLIGHTLY SMILING FACE}"]
 OUTPUTS = ["probabilities", "token_count"]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -47,17 +49,6 @@ def main() -> None:
     print(f"renewed {PAGE}")
 
 
-def request() -> service_pb2.ModelInferRequest:
-    """The call that the page describes."""
-    message = service_pb2.ModelInferRequest(model_name="rejection")
-    message.inputs.add(name="text", datatype="BYTES", shape=[len(TEXTS), 1])
-    encoded = [text.encode() for text in TEXTS]
-    message.raw_input_contents.append(b"".join(struct.pack("<I", len(text)) + text for text in encoded))
-    for name in OUTPUTS:
-        message.outputs.add(name=name)
-    return message
-
-
 def record(host: str, port: int) -> tuple[bytes, bytes]:
     """Make the call through a proxy; all bytes to the server and all from it."""
     streams = bytearray(), bytearray()
@@ -74,7 +65,7 @@ def record(host: str, port: int) -> tuple[bytes, bytes]:
         proxy = threading.Thread(target=serve)
         proxy.start()
         with grpc.insecure_channel(f"127.0.0.1:{listener.getsockname()[1]}") as channel:
-            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request(), timeout=10)
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request(TEXTS, outputs=OUTPUTS), timeout=10)
         proxy.join(10)
     return bytes(streams[0]), bytes(streams[1])
 

@@ -33,7 +33,7 @@ import rejection_server
 from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
 from rejection_server.host.locate import TritonWheel, loader_complaints, needed_libpython
-from rejection_server.host.machine import find_libpython
+from rejection_server.host.machine import CONTAINER_HINT, find_libpython
 
 __all__ = ["Layout", "lay_out", "remove_stale"]
 
@@ -173,8 +173,7 @@ def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, s
     if missing:
         raise UnsupportedMachineError(
             f"Triton needs {', '.join(dict.fromkeys(missing))}, which this system lacks: install it with the "
-            "system's package manager (on Debian and Ubuntu: apt-get install libstdc++6 zlib1g), or use the container "
-            "image in docker/"
+            f"system's package manager (on Debian and Ubuntu: apt-get install libstdc++6 zlib1g), or {CONTAINER_HINT}"
         )
 
 
