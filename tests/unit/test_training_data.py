@@ -24,10 +24,10 @@ def test_test_texts_repeats_and_contradictions_are_dropped() -> None:
 
 def test_texts_that_begin_alike_stay_on_one_side() -> None:
     begin = "I am sorry, but I cannot assist you with this request because it is against the rules of "
-    train, validation = data.split([Row(begin + str(i), 1, "a") for i in range(50)], 0.5)
-    assert sorted([len(train), len(validation)]) == [0, 50]
-    train, validation = data.split([Row(f"{i} {begin}", 1, "a") for i in range(400)], 0.25)
-    assert 60 < len(validation) < 140
+    alike = data.split([Row(begin + str(i), 1, "a") for i in range(50)], 0.5)
+    assert sorted([len(alike.train), len(alike.validation)]) == [0, 50]
+    different = data.split([Row(f"{i} {begin}", 1, "a") for i in range(400)], 0.25)
+    assert 60 < len(different.validation) < 140
 
 
 def test_variation_never_turns_a_refusal_into_something_else() -> None:

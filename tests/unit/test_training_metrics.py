@@ -37,5 +37,5 @@ def test_the_temperature_that_made_the_labels_is_found() -> None:
     ("text", "refused"),
     [("I can’t\nhelp", 1), ("I CANNOT assist", 1), ("Sure, here is how", 0), ("It isn't possible, cannot be", 0)],
 )
-def test_keywords(text, refused) -> None:
+def test_keywords(text: str, refused: int) -> None:
     assert metrics.keyword_refusal(text) == refused
