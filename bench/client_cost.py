@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from rejection_client import AsyncRejectionClient, RejectionClient, _protocol
+from rejection_client import AsyncRejectionClient, RejectionClient, protocol
 
 OVERHEAD_LIMIT_MS = 0.3
 IMPORT_LIMIT_S = 0.4
@@ -84,7 +84,7 @@ def cpu_ms(call: Callable[[], Any], count: int) -> float:
 def overhead_ms(address: str, calls: int) -> float:
     """CPU of `RejectionClient.classify` beyond the bare stub."""
     each = max(50, calls // ROUNDS)
-    request = _protocol.infer_request("rejection", [TEXT])
+    request = protocol.infer_request("rejection", [TEXT])
     with grpc.insecure_channel(address) as channel, RejectionClient(address) as client:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
@@ -102,7 +102,7 @@ def overhead_ms(address: str, calls: int) -> float:
 async def async_overhead_ms(address: str, calls: int) -> float:
     """CPU of `AsyncRejectionClient.classify` beyond the bare asynchronous stub."""
     each = max(50, calls // ROUNDS)
-    request = _protocol.infer_request("rejection", [TEXT])
+    request = protocol.infer_request("rejection", [TEXT])
     async with grpc.aio.insecure_channel(address) as channel, AsyncRejectionClient(address) as client:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 

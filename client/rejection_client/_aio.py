@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import grpc
 
 from rejection_client._pipeline import Condition
-from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, ip_addresses
+from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience
+from rejection_client.channels import ip_addresses
 
 T = TypeVar("T")
 

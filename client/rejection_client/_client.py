@@ -4,13 +4,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from types import TracebackType
 from typing import Literal, Self
 
-from rejection_client._addresses import DEFAULT_URL
 from rejection_client._aio import AsyncioRuntime
 from rejection_client._config import ClientConfig
 from rejection_client._core import Core
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result
 from rejection_client._runtime import finish
 from rejection_client._threads import ThreadRuntime
+from rejection_client.channels import DEFAULT_URL
 
 
 class RejectionClient:

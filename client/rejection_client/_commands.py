@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
-from rejection_client import _addresses, _metrics
+from rejection_client import _metrics
 from rejection_client._client import RejectionClient
 from rejection_client._config import ClientConfig
 from rejection_client._lines import Form, InputError, Row, argument_rows, file_rows, input_bytes, read_document
 from rejection_client._output import Format, Progress, Table, csv_lines, document_lines, json_lines, to_json
 from rejection_client._status import ROW
+from rejection_client.channels import parse_url
 from rejection_client.errors import InvalidInputError, RejectionError
 
 PIPED_WIDTH = 100
@@ -106,7 +107,7 @@ def document(options: argparse.Namespace, connection: Connection) -> int:
 def health(options: argparse.Namespace, connection: Connection) -> int:
     """Tell of each address whether it takes requests."""
     ready = True
-    for target in _addresses.parse(connection.url):
+    for target in parse_url(connection.url):
         with RejectionClient(target.name, connection.config) as client:
             try:
                 if options.wait is not None:

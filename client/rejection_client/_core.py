@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from rejection_client import _documents, _protocol
+from rejection_client import _documents, protocol
 from rejection_client._config import ClientConfig, check_timeout, checked_metadata
 from rejection_client._pipeline import Buffer, Closed
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
@@ -144,7 +144,7 @@ class Core:
     async def is_ready(self, call: Call) -> bool:
         """Whether any server would take requests for the model."""
         try:
-            answer = await self._rpc("ModelReady", _protocol.ready_request(self.config.model), call, retry=False)
+            answer = await self._rpc("ModelReady", protocol.ready_request(self.config.model), call, retry=False)
         except (ServerUnavailableError, OverloadedError, ModelNotFoundError):
             return False
         return bool(answer.ready)
@@ -185,10 +185,10 @@ class Core:
 
     async def _request(self, texts: Sequence[str], rows: Sequence[int], call: Call) -> list[Prediction]:
         model = self._model or await self._served_model(call)
-        request = _protocol.infer_request(self.config.model, texts, max_length=call.max_length, rows=rows)
+        request = protocol.infer_request(self.config.model, texts, max_length=call.max_length, rows=rows)
         response = await self._rpc("ModelInfer", request, call, rows=rows)
         try:
-            return _protocol.read_predictions(response, len(texts), model, call.max_length)
+            return protocol.read_predictions(response, len(texts), model, call.max_length)
         except UnexpectedAnswerError:
             self._model = None  # perhaps another model by now; the next call asks
             raise
@@ -257,15 +257,15 @@ class Core:
     async def _served_model(self, call: Call) -> ModelInfo:
         if self._model is None:
             name = self.config.model
-            config = (await self._rpc("ModelConfig", _protocol.config_request(name), call)).config
-            max_length = _protocol.read_max_length(config)
-            for step in _protocol.step_models(config):
+            config = (await self._rpc("ModelConfig", protocol.config_request(name), call)).config
+            max_length = protocol.read_max_length(config)
+            for step in protocol.step_models(config):
                 if max_length is None:
-                    step_config = (await self._rpc("ModelConfig", _protocol.config_request(step), call)).config
-                    max_length = _protocol.read_max_length(step_config)
-            labels = _protocol.read_labels(await self._rpc("ModelInfer", _protocol.labels_request(name), call))
-            metadata = await self._rpc("ModelMetadata", _protocol.metadata_request(name), call)
-            server = await self._rpc("ServerMetadata", _protocol.server_request(), call)
+                    step_config = (await self._rpc("ModelConfig", protocol.config_request(step), call)).config
+                    max_length = protocol.read_max_length(step_config)
+            labels = protocol.read_labels(await self._rpc("ModelInfer", protocol.labels_request(name), call))
+            metadata = await self._rpc("ModelMetadata", protocol.metadata_request(name), call)
+            server = await self._rpc("ServerMetadata", protocol.server_request(), call)
             self._model = ModelInfo(
                 name=name,
                 versions=tuple(metadata.versions),

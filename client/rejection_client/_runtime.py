@@ -6,7 +6,7 @@ never suspends, because everything that it awaits blocks instead; `finish` runs 
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rejection_client._pipeline import Condition
@@ -94,11 +94,6 @@ class Runtime(Protocol):
     async def close(self, channels: Sequence[Any]) -> None:
         """End everything that runs, and close the channels."""
         ...
-
-
-def ip_addresses(found: Iterable[tuple[Any, ...]]) -> list[str]:
-    """The addresses in what `getaddrinfo` found, each once."""
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def monotonic_s() -> float:

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from rejection_client._pipeline import Condition
-from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, finish, ip_addresses
+from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, finish
+from rejection_client.channels import ip_addresses
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from rejection_client import _addresses, _channel, _protocol, _status
-from rejection_client._addresses import Address
-from rejection_client._config import ClientConfig, checked_metadata
+from rejection_client import _status, protocol
+from rejection_client._config import ClientConfig
 from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
 from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Runtime, monotonic_s
+from rejection_client.channels import Address, Connector, call_metadata, parse_url
 from rejection_client.errors import RejectionError, ServerUnavailableError
 
 _log = logging.getLogger("rejection_client")
@@ -65,13 +65,11 @@ class Transport:
 
     def __init__(self, url: str | Sequence[str], config: ClientConfig, runtime: Runtime) -> None:
         self.config = config
-        self.metadata = checked_metadata(config.metadata)
-        if config.token is not None:
-            self.metadata += (("authorization", f"Bearer {config.token}"),)
+        self.metadata = call_metadata(config)
         self._io = runtime
-        self._targets = _addresses.parse(url)
+        self._targets = parse_url(url)
         self.url = ",".join(target.name for target in self._targets)
-        self._settings = _channel.Settings.of(config)
+        self._connector = Connector(config)
         self._endpoints = Endpoints(self._connect)
         self._budget = RetryBudget(config.retry_ratio, config.retry_reserve)
         self._looked_up_s: float | None = None
@@ -218,7 +216,7 @@ class Transport:
         """
         if monotonic_s() < endpoint.live_until_s:
             return True
-        request = _protocol.ready_request(self.config.model)
+        request = protocol.ready_request(self.config.model)
         try:
             answer = await self._io.call(endpoint.stub.ModelReady, request, LOOK_TIMEOUT_S, self.metadata, None)
         except grpc.RpcError:
@@ -241,13 +239,13 @@ class Transport:
             self._io.start_background(self._look_up_again())
 
     def _has_names(self) -> bool:
-        return any(_addresses.literal(target) is None for target in self._targets)
+        return any(target.literal() is None for target in self._targets)
 
     async def _look_up(self) -> None:
         addresses: list[Address] = []
         failure: OSError | None = None
         for target in self._targets:
-            address = _addresses.literal(target)
+            address = target.literal()
             if address is not None:
                 addresses.append(address)
                 continue
@@ -256,7 +254,7 @@ class Transport:
             except OSError as error:
                 failure = error
             else:
-                addresses += [_addresses.numeric(target, ip) for ip in sorted(found)]
+                addresses += [target.at(ip) for ip in found]
         if not addresses and failure is not None:
             raise failure
         before = len(self._endpoints)
@@ -279,5 +277,5 @@ class Transport:
             await closing
 
     def _connect(self, address: Address) -> Endpoint:
-        channel = self._settings.connect(address, aio=self._io.aio)
+        channel = self._connector.connect(address, aio=self._io.aio)
         return Endpoint(address, channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))

@@ -9,7 +9,7 @@ import grpc
 from load.result import Queue
 from load.rpc import Channels, Connection
 from load.target import TargetError
-from rejection_client import _protocol
+from rejection_client import protocol
 
 BOUND = "max_pending_requests"
 
@@ -21,12 +21,12 @@ def ask(connection: Connection) -> tuple[list[str], Queue | None]:
     call = {"timeout": connection.timeout_s, "metadata": channels.metadata}
 
     def leaves(name: str) -> list[Any]:
-        config = stub.ModelConfig(_protocol.config_request(name), **call).config
-        steps = _protocol.step_models(config)
+        config = stub.ModelConfig(protocol.config_request(name), **call).config
+        steps = protocol.step_models(config)
         return [leaf for step in steps for leaf in leaves(step)] if steps else [config]
 
     try:
-        stub.ModelInfer(_protocol.infer_request(connection.model, ["a first text"]), **call)
+        stub.ModelInfer(protocol.infer_request(connection.model, ["a first text"]), **call)
         models = leaves(connection.model)
     except grpc.RpcError as error:
         raise TargetError(

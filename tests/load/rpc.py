@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gevent
 import grpc
 import grpc.experimental.gevent as grpc_gevent
 from gevent.local import local
 from tritonclient.grpc import service_pb2_grpc
 
 from load.record import OK
-from rejection_client import _addresses, _channel
-from rejection_client._config import ClientConfig, Tls
+from rejection_client import ClientConfig, Tls
+from rejection_client.channels import open_channels
 
 grpc_gevent.init_gevent()
 
@@ -163,12 +161,9 @@ class Channels:
     """Connections of this process, taken in turns."""
 
     def __init__(self, connection: Connection) -> None:
-        settings = _channel.Settings.of(connection.config())
-        addresses = list(_resolved(connection.url))
-        count = max(connection.channels, len(addresses))
-        self._channels = [settings.connect(addresses[n % len(addresses)], aio=False) for n in range(count)]
+        self._channels = open_channels(connection.url, connection.config(), count=connection.channels)
         self._turn = itertools.cycle(self._channels)
-        self.count = count
+        self.count = len(self._channels)
         self.metadata: tuple[tuple[str, str], ...] = (("triton_grpc_error", "true"),)
         if connection.token:
             self.metadata += (("authorization", f"Bearer {connection.token}"),)
@@ -206,14 +201,3 @@ def read_texts(path: Path) -> list[str]:
 
 def _check(response: Any, rows: int) -> str:
     return OK if response.outputs and response.outputs[0].shape[0] == rows else WRONG_ANSWER
-
-
-def _resolved(url: str) -> Iterator[_addresses.Address]:
-    for target in _addresses.parse(url):
-        literal = _addresses.literal(target)
-        if literal is not None:
-            yield literal
-            continue
-        found = gevent.get_hub().threadpool.apply(socket.getaddrinfo, (target.host, target.port, 0, socket.SOCK_STREAM))
-        for ip in dict.fromkeys(str(entry[4][0]) for entry in found):
-            yield _addresses.numeric(target, ip)

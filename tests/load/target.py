@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rejection_client import _addresses
+from rejection_client.channels import is_loopback, parse_url
 
 ROOT = Path(__file__).parents[2]
 STOP_S = 60.0
@@ -43,10 +41,10 @@ class Target:
 def check_target(url: str, *, is_allowed: bool) -> None:
     """Raise RefusedError for an address beyond this machine, unless allowed; ValueError for what is no address."""
     if is_allowed:
-        _addresses.parse(url)
+        parse_url(url)
         return
-    for target in _addresses.parse(url):
-        if not _is_loopback(target):
+    for target in parse_url(url):
+        if not is_loopback(target):
             raise RefusedError(
                 f"{target.name} is not on this machine: a load test can bring a server down for everybody; "
                 "add --yes if that one is yours to load"
@@ -55,8 +53,8 @@ def check_target(url: str, *, is_allowed: bool) -> None:
 
 def given(url: str, metrics: str | None) -> Target:
     """A server that runs already."""
-    first = _addresses.parse(url)[0]
-    is_local = _is_loopback(first) and first.host is not None
+    first = parse_url(url)[0]
+    is_local = is_loopback(first) and first.host is not None
     if metrics is None and is_local:
         host = str(first.host)
         metrics = f"http://{f'[{host}]' if ':' in host else host}:8002/metrics"
@@ -88,16 +86,6 @@ def embedded(repository: Path, arguments: tuple[str, ...] = ()) -> Iterator[Targ
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)  # its guardian stops Triton then
-
-
-def _is_loopback(target: _addresses.Target) -> bool:
-    if target.host is None:
-        return target.name.startswith("unix:")
-    try:
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise ValueError(f"the name '{target.host}' cannot be looked up: {exc.strerror}") from exc
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
 def _listening(port: int) -> int | None:

@@ -15,7 +15,7 @@ import grpc
 from locust import User, constant, task
 
 from load.rpc import Channels, Connection, read_texts
-from rejection_client._protocol import infer_request
+from rejection_client.protocol import infer_request
 
 TEXTS = Path(__file__).parent / "texts"
 BATCH = 16

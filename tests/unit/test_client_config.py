@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from rejection_client import ClientConfig, RejectionClient, Tls
-from rejection_client._channel import Settings
 from rejection_client._config import checked_metadata
+from rejection_client.channels import Connector
 
 TRITON_SHORTEST_PING_INTERVAL_MS = 300_000
 
@@ -67,17 +67,17 @@ def test_a_timeout_of_one_call_is_checked_too(timeout_s) -> None:
 
 def test_triton_takes_the_keepalive() -> None:
     """By its defaults it closes a connection that is tested more often, or without a call under way."""
-    options = dict(Settings.of(ClientConfig()).options)
+    options = dict(Connector(ClientConfig()).options)
     assert options["grpc.keepalive_time_ms"] >= TRITON_SHORTEST_PING_INTERVAL_MS
     assert options["grpc.keepalive_permit_without_calls"] == 0
 
 
 def test_sizes_and_compression_reach_the_channel() -> None:
-    settings = Settings.of(ClientConfig(max_send_bytes=1000, compression="gzip"))
-    options = dict(settings.options)
+    connector = Connector(ClientConfig(max_send_bytes=1000, compression="gzip"))
+    options = dict(connector.options)
     assert options["grpc.max_send_message_length"] == 1000
     assert options["grpc.max_receive_message_length"] == -1
-    assert settings.compression is grpc.Compression.Gzip
+    assert connector.compression is grpc.Compression.Gzip
 
 
 def test_a_certificate_needs_its_key() -> None:

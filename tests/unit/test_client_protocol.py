@@ -7,7 +7,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from rejection_client import InvalidInputError, ModelInfo, Prediction, UnexpectedAnswerError
-from rejection_client._protocol import (
+from rejection_client.protocol import (
     infer_request,
     labels_request,
     read_labels,

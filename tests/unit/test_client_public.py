@@ -33,9 +33,15 @@ def test_every_exception_is_exported() -> None:
     assert defined <= set(rejection_client.__all__)
 
 
-def test_modules_are_private_but_for_the_errors_and_the_command() -> None:
+def test_modules_are_private_but_for_those_meant_for_callers() -> None:
     modules = {module.name for module in pkgutil.iter_modules(rejection_client.__path__)}
-    assert {name for name in modules if not name.startswith("_")} == {"errors", "cli", "llm_guard"}
+    assert {name for name in modules if not name.startswith("_")} == {
+        "channels",
+        "cli",
+        "errors",
+        "llm_guard",
+        "protocol",
+    }
     assert Path(rejection_client.__file__).with_name("py.typed").exists()
 
 

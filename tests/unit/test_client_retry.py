@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from rejection_client._addresses import Address, literal, numeric, parse
 from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
+from rejection_client.channels import Address, parse_url
 
 
 def test_the_reserve_comes_first() -> None:
@@ -60,14 +60,14 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
     ],
 )
 def test_addresses_are_read(url, targets) -> None:
-    found = [(target.name, literal(target)) for target in parse(url)]
+    found = [(target.name, target.literal()) for target in parse_url(url)]
     assert [(name, address and address.target) for name, address in found] == targets
 
 
 def test_a_looked_up_address_keeps_the_name_for_the_certificate() -> None:
-    (target,) = parse("triton.example:8001")
-    assert numeric(target, "10.0.0.1") == Address("ipv4:10.0.0.1:8001", "triton.example:8001")
-    assert numeric(target, "fe80::1").target == "ipv6:[fe80::1]:8001"
+    (target,) = parse_url("triton.example:8001")
+    assert target.at("10.0.0.1") == Address("ipv4:10.0.0.1:8001", "triton.example:8001")
+    assert target.at("fe80::1").target == "ipv6:[fe80::1]:8001"
 
 
 def addresses(names):

@@ -1,11 +1,11 @@
-"""The messages of Triton's inference protocol that this client sends and reads; no network here.
+"""The messages of Triton's inference protocol: requests for texts, and what is read from the answers; no network here.
 
 Tensors travel as raw bytes: numbers little-endian, and each element of a BYTES tensor as its length (uint32) and its
 bytes. See `text`, `max_length`, `probabilities` and `token_count` in the server's contract.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 # The generated messages alone: Triton's own client class and its numpy tensors would be work done twice here.
@@ -21,23 +21,28 @@ _ALL_LABELS = 1_000_000
 
 
 def infer_request(
-    model: str, texts: Sequence[str], *, max_length: int | None = None, rows: Sequence[int] | None = None
+    model: str,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    rows: Sequence[int] | None = None,
+    outputs: Sequence[str] = ("probabilities", "token_count"),
 ) -> Any:
-    """Ask for the probabilities and token counts of `texts`, n rows in one request.
+    """Ask for `outputs` of `texts`, n rows in one request; returns a `ModelInferRequest`.
 
     `rows` are the caller's indexes of the texts, for messages (0, 1, ... without). Raises InvalidInputError for a text
     that UTF-8 cannot hold (a lone surrogate) and for a `max_length` below 1 or beyond INT32.
     """
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="text", datatype="BYTES", shape=(len(texts), 1))
-    request.raw_input_contents.append(_bytes_tensor(texts, rows))
+    request.raw_input_contents.append(bytes_tensor(_encoded(texts, rows)))
     if max_length is not None:
         if not 1 <= max_length <= _INT32_MAX:
             raise InvalidInputError(f"max_length is {max_length}; give a number of tokens from 1 up, or leave it out")
         request.inputs.add(name="max_length", datatype="INT32", shape=(len(texts), 1))
         request.raw_input_contents.append(struct.pack("<i", max_length) * len(texts))
-    request.outputs.add(name="probabilities")
-    request.outputs.add(name="token_count")
+    for name in outputs:
+        request.outputs.add(name=name)
     return request
 
 
@@ -45,7 +50,7 @@ def labels_request(model: str) -> Any:
     """Ask for the label names: one short text, with its probabilities through Triton's classification extension."""
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="text", datatype="BYTES", shape=(1, 1))
-    request.raw_input_contents.append(_bytes_tensor(["label names"]))
+    request.raw_input_contents.append(bytes_tensor([b"label names"]))
     request.outputs.add(name="probabilities").parameters["classification"].int64_param = _ALL_LABELS
     return request
 
@@ -83,7 +88,7 @@ def read_max_length(config: Any) -> int | None:
 
 def read_labels(response: Any) -> tuple[str, ...]:
     """Label names in index order, from the answer to `labels_request`: elements like `0.93:1:REJECTION`, best first."""
-    raw = _raw_output(response, "probabilities", "BYTES")
+    raw = raw_output(response, "probabilities", "BYTES")
     names: dict[int, str] = {}
     start = 0
     while start < len(raw):
@@ -106,8 +111,8 @@ def read_predictions(response: Any, rows: int, model: ModelInfo, max_length: int
     width = len(labels)
     limits = [limit for limit in (max_length, model.max_length) if limit is not None]
     limit = min(limits) if limits else None
-    floats = _unpack(_raw_output(response, "probabilities", "FP32"), "f", rows * width, "probabilities")
-    counts = _unpack(_raw_output(response, "token_count", "INT32"), "i", rows, "token_count")
+    floats = _unpack(raw_output(response, "probabilities", "FP32"), "f", rows * width, "probabilities")
+    counts = _unpack(raw_output(response, "token_count", "INT32"), "i", rows, "token_count")
     predictions = []
     for row in range(rows):
         probabilities = floats[row * width : (row + 1) * width]
@@ -123,27 +128,28 @@ def read_predictions(response: Any, rows: int, model: ModelInfo, max_length: int
     return predictions
 
 
-def _bytes_tensor(texts: Sequence[str], rows: Sequence[int] | None = None) -> bytes:
-    parts = []
+def bytes_tensor(elements: Iterable[bytes]) -> bytes:
+    """Raw contents of a BYTES tensor: each element after its length."""
+    return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
+
+
+def _encoded(texts: Sequence[str], rows: Sequence[int] | None) -> Iterator[bytes]:
     for index, text in enumerate(texts):
+        row = index if rows is None else rows[index]
         if not isinstance(text, str):
-            row = index if rows is None else rows[index]
             raise TypeError(f"text row {row} is of type {type(text).__name__}, not str")
         try:
-            encoded = text.encode()
+            yield text.encode()
         except UnicodeEncodeError as error:
-            row = index if rows is None else rows[index]
             raise InvalidInputError(
                 f"text row {row} cannot be sent as UTF-8: character {error.start} is a lone surrogate "
                 "(half of a character, or a byte that was not UTF-8 when read); remove or replace it",
                 row,
             ) from error
-        parts.append(_LENGTH.pack(len(encoded)))
-        parts.append(encoded)
-    return b"".join(parts)
 
 
-def _raw_output(response: Any, name: str, datatype: str) -> bytes:
+def raw_output(response: Any, name: str, datatype: str) -> bytes:
+    """Raw contents of the tensor `name`; raises UnexpectedAnswerError for an answer without it or of another type."""
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=False):
         if output.name == name and output.datatype == datatype:
             return bytes(raw)
