@@ -27,15 +27,6 @@ def duration_s(profile: Profile) -> float:
     return profile[-1][0]
 
 
-def rate_at(profile: Profile, time_s: float) -> float:
-    """Requests per second at a time, the later one where the rate jumps."""
-    rate = 0.0
-    for (begin_s, begin_rate), (end_s, end_rate) in _pieces(profile):
-        if begin_s <= time_s <= end_s:
-            rate = begin_rate + (end_rate - begin_rate) * (time_s - begin_s) / (end_s - begin_s)
-    return rate
-
-
 def expected(profile: Profile) -> int:
     """Requests of the whole profile."""
     return math.floor(sum(_area(piece, piece[1][0]) for piece in _pieces(profile)) + _ROUNDING)

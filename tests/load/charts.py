@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, MultipleLocator
 
@@ -113,14 +114,14 @@ class Panel:
 
     def _scale(self, axes: Axes) -> None:
         if self.y_scale == "linear":
-            axes.set_ylim(bottom=0)
-            axes.margins(y=0.12)
+            values = [y for line in self.series for _, y in line.points if y is not None]
+            axes.set_ylim(0, 1.12 * max(*values, self.limit or 0.0) or 1.0)
         else:
             axes.set_yscale("log")
-            for choose in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                choose(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+            _plain_numbers(axes.yaxis)
         if self.x_scale in ("log", "log2"):
             axes.set_xscale("log", base=2 if self.x_scale == "log2" else 10)
+            _plain_numbers(axes.xaxis)
         if self.x_range is not None:
             axes.set_xlim(*self.x_range)
         if self.x_scale == "time":
@@ -202,6 +203,12 @@ def draw(panels: Sequence[Panel | Bars], *, title: str = "", width: float = 11.0
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": name})
     return _compact(buffer.getvalue())
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Of a logarithmic axis, also between powers of ten where it spans few of them."""
+    for choose in (axis.set_major_formatter, axis.set_minor_formatter):
+        choose(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def clock(seconds: float) -> str:

@@ -11,18 +11,25 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from load.buckets import GROWTH, Histogram, merged
+from load.histogram import Histogram, merged
 
 DRAWS = 200
 SIGNIFICANT = 1.96
 """Standard errors beyond which a change is more than noise, at 95% confidence."""
+FIGURES = (
+    ("answers", "/s", False),
+    ("failures", "%", True),
+    ("p50", "ms", True),
+    ("p90", "ms", True),
+    ("p99", "ms", True),
+)
+"""Name, unit, and whether less is better."""
 SETTINGS = ("shape", "rate", "users", "texts", "repeat", "spacing", "duration_s")
-
-_Blocks = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,11 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         # The search stops within its resolution: neither rate is known any better.
         steps = [(knee.get("upper") or knee["rate"]) - knee["rate"] for knee in knees]
         found.append(Change("knee", "/s", rates[0], rates[1], math.hypot(*steps), less_is_better=False))
-    pieces = before.get("blocks") or [], after.get("blocks") or []
-    if not all(pieces):
-        return found
-    for figure, unit, less_is_better, compute in _FIGURES:
-        values = [value for blocks in pieces if (value := compute(blocks)) is not None]
-        if len(values) == len(pieces):
-            errors = [SIGNIFICANT * _standard_error(blocks, compute) for blocks in pieces]
-            if unit == "ms":  # no finer than a bucket
-                errors.append((GROWTH - 1) * max(values))
-            noise = math.hypot(*errors)
+    runs = [_Run.of(result.get("blocks") or []) for result in (before, after)]
+    for figure, unit, less_is_better in FIGURES:
+        values = [value for run in runs if (value := run.figures.get(figure)) is not None]
+        if len(values) == len(runs):
+            noise = SIGNIFICANT * math.hypot(*(run.errors[figure] for run in runs))
             found.append(Change(figure, unit, values[0], values[1], noise, less_is_better))
     return found
 
@@ -82,31 +84,32 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return told
 
 
-def _rate(blocks: _Blocks) -> float | None:
-    return float(sum(block["answered"] for block in blocks) / sum(block["seconds"] for block in blocks))
+@dataclass(frozen=True)
+class _Run:
+    figures: dict[str, float]
+    errors: dict[str, float]
+    """Standard error of each figure."""
+
+    @classmethod
+    def of(cls, written: Sequence[Mapping[str, Any]]) -> Self:
+        blocks = [{**block, "latency": Histogram.from_text(block["latency"])} for block in written]
+        if not blocks:
+            return cls({}, {})
+        rng = random.Random(1)
+        draws = [_figures(rng.choices(blocks, k=len(blocks))) for _ in range(DRAWS)]
+        figures = _figures(blocks)
+        # A draw may hold no answers, and then has no percentiles.
+        values = {name: [draw[name] for draw in draws if name in draw] for name in figures}
+        return cls(figures, {name: statistics.stdev(drawn) if len(drawn) > 1 else 0 for name, drawn in values.items()})
 
 
-def _failures(blocks: _Blocks) -> float | None:
-    failed: int = sum(block["failed"] for block in blocks)
-    finished = failed + sum(count for block in blocks for _, count in block["latency"])
-    return 100 * failed / finished if finished else None
-
-
-def _percentile(percent: float) -> Callable[[_Blocks], float | None]:
-    return lambda blocks: merged(Histogram(block["latency"]) for block in blocks).percentile(percent)
-
-
-_FIGURES: tuple[tuple[str, str, bool, Callable[[_Blocks], float | None]], ...] = (
-    ("answers", "/s", False, _rate),
-    ("failures", "%", True, _failures),
-    ("p50", "ms", True, _percentile(50)),
-    ("p90", "ms", True, _percentile(90)),
-    ("p99", "ms", True, _percentile(99)),
-)
-
-
-def _standard_error(blocks: _Blocks, compute: Callable[[_Blocks], float | None]) -> float:
-    rng = random.Random(1)
-    values = [value for _ in range(DRAWS) if (value := compute(rng.choices(blocks, k=len(blocks)))) is not None]
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+def _figures(blocks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    latency = merged(block["latency"] for block in blocks)
+    failed = sum(block["failed"] for block in blocks)
+    found = {"answers": sum(block["answered"] for block in blocks) / sum(block["seconds"] for block in blocks)}
+    if failed + latency.total:
+        found["failures"] = 100 * failed / (failed + latency.total)
+    for percent in (50, 90, 99):
+        if (value := latency.percentile(percent)) is not None:
+            found[f"p{percent}"] = value
+    return found

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from load.wording import ms
+from load.tables import ms
 
 _GOAL = re.compile(r"(?P<metric>[a-z]+[\d.]*)=(?P<number>\d+(?:\.\d+)?)(?P<unit>[a-z%/]*)")
 _PERCENTILE = re.compile(r"p(?P<percent>\d{1,2}(\.\d+)?)")

@@ -64,6 +64,18 @@ class Table:
         return f"<tr>{''.join(cells)}</tr>"
 
 
+def ms(value: float | None) -> str:
+    """A cell with a latency as a person reads it."""
+    if value is None:
+        return "-"
+    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+
+
+def percent(value: float | None, form: str = ".2g") -> str:
+    """A cell with a share in percent."""
+    return "-" if value is None else f"{value:{form}}%"
+
+
 def _shown(cell: object) -> str:
     return "" if cell is None else str(cell)
 
