@@ -74,6 +74,7 @@ def test_locusts_own_command_serves_its_web_page_and_counts_every_kind(server: S
         *(sys.executable, "-m", "locust", "-f", ROOT / "tests" / "load" / "locustfile.py"),
         *("--host", server.grpc_address, "--web-host", "127.0.0.1", "--web-port", port, "--autostart", "--autoquit", 1),
         *("--users", 10, "--spawn-rate", 10, "--run-time", "6s", "--csv", tmp_path / "locust"),
+        *("--stop-timeout", 60),  # each user's request is answered, however busy the machine is
     ]
     process = subprocess.Popen([*map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     page = page_of(f"http://127.0.0.1:{port}/", process)

@@ -6,9 +6,9 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from load import shapes
 from load.goals import Goal
@@ -52,43 +52,21 @@ of what was measured until then is written. docs/loadtest.md explains the figure
 
 
 class Options(argparse.Namespace):
-    """The command line, checked."""
+    """The command line, checked: an attribute for each option, such as `duration_s` of --duration."""
 
-    shape: str
-    rate: float | None
-    duration_s: float
-    users: str
-    texts: str | None
-    repeat: float
-    spacing: Literal["poisson", "constant"]
-    goals: list[Goal]
-    compare: Path | None
-    output: Path
-    knee: float | None
-    step_s: float
-    url: str | None
-    metrics: str | None
-    model: str
-    timeout_s: float
-    channels: int
-    processes: int
-    remote_workers: int
-    bind: str
-    seed: int
-    yes: bool
-    repository: Path
-    check_with: Path | None
-    capacity: bool
+    def _goal(self, default: str, *, is_latency: bool) -> Goal:
+        found = (goal for goal in self.goals if (goal.percent is not None if is_latency else goal.metric == "failures"))
+        return next(found, parse_goal(default))
 
     @property
     def latency_goal(self) -> Goal:
         """What bounds the search for the knee."""
-        return next((goal for goal in self.goals if goal.percent is not None), parse_goal("p99=200ms"))
+        return self._goal("p99=200ms", is_latency=True)
 
     @property
     def failures_goal(self) -> Goal:
         """Failures that a rate may have and still count as carried."""
-        return next((goal for goal in self.goals if goal.metric == "failures"), parse_goal("failures=0.1%"))
+        return self._goal("failures=0.1%", is_latency=False)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,62 +110,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 def add_server_options(group: Any) -> None:
     """What the users of a load are told of the server: here and under Locust's own command."""
     group.set_defaults(token=os.environ.get("REJECTION_TOKEN") or None)
-    group.add_argument("--yes", action="store_true", help="load a server that is not on this machine")
-    group.add_argument("--model", default="rejection", help="the model's name on the server (rejection)")
-    group.add_argument(
-        "--timeout", dest="timeout_s", type=_seconds, default=10.0, metavar="TIME", help="deadline of a request (10s)"
-    )
-    group.add_argument("--compression", choices=("none", "deflate", "gzip"), default="none", help="of requests (none)")
-    group.add_argument("--tls", action="store_true", help="encrypt; the options below imply it")
-    group.add_argument("--ca", metavar="PEM", help="certificates that the server's must descend from")
-    group.add_argument("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
-    group.add_argument("--key", metavar="PEM", help="its key")
-    group.add_argument("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
-    group.add_argument("--channels", type=_count, default=4, metavar="N", help="connections of each process (4)")
-    group.add_argument(
-        "--texts", type=_path, metavar="FILE", help="draw from these: a text a line, or .jsonl with 'text'"
-    )
-    group.add_argument(
-        "--repeat",
-        type=_share,
-        default=0.0,
-        metavar="SHARE",
-        help="of texts sent unchanged, which a response cache may know; the others are made distinct (0)",
-    )
+    add = group.add_argument
+    add("--yes", action="store_true", help="load a server that is not on this machine")
+    add("--model", default="rejection", help="the model's name on the server (rejection)")
+    timeout = {"dest": "timeout_s", "type": _seconds, "default": 10.0, "metavar": "TIME"}
+    add("--timeout", **timeout, help="deadline of a request (10s)")
+    add("--compression", choices=("none", "deflate", "gzip"), default="none", help="of requests (none)")
+    add("--tls", action="store_true", help="encrypt; the options below imply it")
+    add("--ca", metavar="PEM", help="certificates that the server's must descend from")
+    add("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
+    add("--key", metavar="PEM", help="its key")
+    add("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
+    add("--channels", type=_count, default=4, metavar="N", help="connections of each process (4)")
+    add("--texts", type=_path, metavar="FILE", help="draw from these: a text a line, or .jsonl with 'text'")
+    unchanged = "of texts sent unchanged, which a response cache may know; the others are made distinct (0)"
+    add("--repeat", type=_share, default=0.0, metavar="SHARE", help=unchanged)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
-    add = parser.add_argument_group("load").add_argument
+    add: Any = parser.add_argument_group("load").add_argument
     add("--shape", choices=shapes.SHAPES, default="overload", help="how the rate goes (overload)")
     add("--rate", type=_positive, metavar="N", help="requests per second; knee: the first rate tried (20)")
-    add(
-        "--duration",
-        dest="duration_s",
-        type=_seconds,
-        metavar="TIME",
-        help="such as 90, 90s, 10m or 2h (60s, soak 1h, confirming 30s)",
-    )
-    add(
-        "--users",
-        choices=USERS,
-        default="single",
-        help="single texts of mixed lengths, batches of 16, streams of 8, long texts, or a mix 7:1:1:1 (single)",
-    )
-    add(
-        "--arrivals",
-        dest="spacing",
-        choices=("poisson", "constant"),
-        default="poisson",
-        help="independent callers, or evenly spaced (poisson)",
-    )
+    lasting = "such as 90, 90s, 10m or 2h (60s, soak 1h, confirming 30s)"
+    add("--duration", dest="duration_s", type=_seconds, metavar="TIME", help=lasting)
+    kinds = "single texts of mixed lengths, batches of 16, streams of 8, long texts, or a mix 7:1:1:1 (single)"
+    add("--users", choices=USERS, default="single", help=kinds)
+    arrivals = {"dest": "spacing", "choices": ("poisson", "constant"), "default": "poisson"}
+    add("--arrivals", **arrivals, help="independent callers, or evenly spaced (poisson)")
     add("--knee", type=_positive, metavar="N", help="overload: the knee, known already")
     add("--step", dest="step_s", type=_seconds, default=10.0, metavar="TIME", help="knee: length of a step (10s)")
     add("--seed", type=int, default=1, help="of arrivals and of the choice of users (1)")
@@ -208,9 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("generator").add_argument
     add("--processes", type=_count, default=1, metavar="N", help="processes that send (1)")
     add("--remote-workers", type=_count, default=0, metavar="N", help="wait for so many Locust workers from elsewhere")
-    add(
-        "--bind", type=_bind, default="127.0.0.1:0", metavar="HOST:PORT", help="where they connect (loopback, any port)"
-    )
+    where = {"type": _bind, "default": "127.0.0.1:0", "metavar": "HOST:PORT"}
+    add("--bind", **where, help="where they connect (loopback, any port)")
     add("--capacity", action="store_true", help="measure the generator itself, and nothing else")
     return parser
 
@@ -226,24 +177,22 @@ def _goal(text: str) -> Goal:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> float:
+def _number(text: str, is_right: Callable[[float], bool], words: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    if not is_right(number):
+        raise argparse.ArgumentTypeError(f"'{text}' is not {words}")
     return number
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda number: 0 < number < math.inf, "a number above 0")
 
 
 def _share(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share from 0 to 1")
-    return number
+    return _number(text, lambda number: 0 <= number <= 1, "a share from 0 to 1")
 
 
 def _seconds(text: str) -> float:
@@ -255,9 +204,7 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) > 1000:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1000")
-    return int(text)
+    return int(_number(text, lambda number: 0 <= number <= 1000 and number == int(number), "a number from 0 to 1000"))
 
 
 def _bind(text: str) -> str:

@@ -76,14 +76,18 @@ class Controller:
         self.samples: list[Sample] = []
         self.workers = options.processes + options.remote_workers
         self._options, self._sampler, self._on_progress = options, sampler, on_progress
-        self._setup = {
+        self._common = {
+            "spacing": options.spacing,
+            "workers": self.workers,
             "url": url,
             # Without paths, which a message does not carry; the certificates are read by each worker.
             "options": {name: value for name, value in vars(options).items() if not isinstance(value, (Path, list))},
             "mix": users.mix(options.users),
         }
-        self._ready: dict[str, str] = {}
-        """By worker: empty, or why it cannot send."""
+        self._connected: set[str] = set()
+        self._problem = ""
+        """Why a worker cannot send."""
+        self._begin_s = time.perf_counter()
         self._all_done = Event()
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -93,12 +97,14 @@ class Controller:
         host, _, port_text = self._options.bind.rpartition(":")
         port = int(port_text) or _free_port(host)
         self._runner = Environment().create_master_runner(master_bind_host=host, master_bind_port=port)
-        for name in ("hello", "ready", "report"):
+        for name in ("hello", "report"):
             self._runner.register_message(name, getattr(self, f"_on_{name}"))
         sampling = None
         try:
             self._processes = [_worker(host, port) for _ in range(self._options.processes)]
             self._wait_for_workers()
+            self.run("connect", [(0.0, 0.0), (0.0, 0.0)])
+            self.stages.clear()
             self._begin_s = time.perf_counter()
             sampling = gevent.spawn(self._sample)
             yield
@@ -122,15 +128,14 @@ class Controller:
         stage = Stage(name, profile, offset_s)
         self.stages.append(stage)
         self._all_done.clear()
-        common = {
+        message = {
+            **self._common,
             "stage": number,
             "profile": [list(point) for point in profile],
-            "spacing": self._options.spacing,
-            "workers": self.workers,
             "seed": self._options.seed + number,
         }
-        for worker, client in enumerate(sorted(self._ready)):
-            self._runner.send_message("stage", {**common, "worker": worker}, client_id=client)
+        for worker, client in enumerate(sorted(self._connected)):
+            self._runner.send_message("stage", {**message, "worker": worker}, client_id=client)
         deadline_s = time.perf_counter() + START_DELAY_S + stage.duration_s + self._options.timeout_s + SETTLE_S
         try:
             while not self._all_done.wait(timeout=1.0):
@@ -143,31 +148,29 @@ class Controller:
             self._runner.send_message("halt", {})
             self._all_done.wait(timeout=3.0)
             raise
+        self._check_workers()
         return stage
 
     def _wait_for_workers(self) -> None:
         deadline_s = time.perf_counter() + CONNECT_S
-        while len(self._ready) < self.workers:
+        while len(self._connected) < self.workers:
             self._check_workers()
             if time.perf_counter() > deadline_s:
                 raise TargetError(
-                    f"{len(self._ready)} of {self.workers} generator processes were ready within {CONNECT_S:g} s"
+                    f"{len(self._connected)} of {self.workers} generator processes connected within {CONNECT_S:g} s"
                 )
             gevent.sleep(0.02)
-        for problem in filter(None, self._ready.values()):
-            raise TargetError(problem)
 
     def _check_workers(self) -> None:
         ended = [process.returncode for process in self._processes if process.poll() is not None]
+        if self._problem:
+            raise TargetError(self._problem)
         if ended:
             raise TargetError(f"a generator process ended with status {ended[0]}; the lines above say why")
 
     def _on_hello(self, msg: Any, **_: Any) -> None:
-        self._runner.send_message("setup", self._setup, client_id=msg.node_id)
-
-    def _on_ready(self, msg: Any, **_: Any) -> None:
-        if len(self._ready) < self.workers:  # one more than were asked for has nothing to do
-            self._ready[msg.node_id] = msg.data["problem"]
+        if len(self._connected) < self.workers:  # one more than were asked for has nothing to do
+            self._connected.add(msg.node_id)
 
     def _on_report(self, msg: Any, **_: Any) -> None:
         data = msg.data
@@ -178,6 +181,7 @@ class Controller:
         stage.cpu_s += data["cpu_s"]
         stage.messages = {**data["messages"], **stage.messages}
         stage.under_way[msg.node_id] = data["under_way"]
+        self._problem = self._problem or data["problem"]
         if data["is_last"]:
             stage.done.add(msg.node_id)
         if len(stage.done) == self.workers and stage is self.stages[-1]:

@@ -3,12 +3,11 @@
 Messages (Locust's own, between master and worker):
 
     hello    to the master: messages are listened to
-    setup    to the worker: the server with its options, kinds of users with weights
-    ready    to the master: after setup, with an error's text if it failed
-    stage    to the worker: number, profile, spacing, this worker's share, seed
+    stage    to the worker: number, profile, spacing, this worker's share, seed; the server and the kinds of users,
+             which the first stage, one without requests, makes ready
     halt     to the worker: send no more of this stage
     report   to the master: every second, the requests that ended and the CPU that this process took; the last one of a
-             stage says so: everything sent is answered, or the stage was halted
+             stage says so: everything sent is answered, or the stage was halted, or there is a problem
 """
 
 from __future__ import annotations
@@ -54,34 +53,32 @@ class Generator:
         self._begin_s = self._reported_s = self._cpu_s = 0.0
         self._halted = True
         environment.events.request.add_listener(self._on_request)
-        for name, listener in (("setup", self._on_setup), ("stage", self._on_stage), ("halt", self._on_halt)):
-            # Concurrent: a stage lasts long, and the messages after it must be read.
-            self._runner.register_message(name, listener, concurrent=True)
+        # Concurrent: a stage lasts long, and the messages after it must be read.
+        self._runner.register_message("stage", self._on_stage, concurrent=True)
+        self._runner.register_message("halt", self._on_halt, concurrent=True)
         self._runner.send_message("hello", {})
 
-    def _on_setup(self, environment: Any, msg: Any) -> None:
-        problem = ""
-        try:
-            channels = TritonUser.connect(msg.data["url"], Namespace(**msg.data["options"]))
-            self._weights = list(msg.data["mix"].values())
-            self._users = {
-                kind: [USERS[kind](environment) for _ in range(max(USERS_OF_KIND, channels.count))]
-                for kind in msg.data["mix"]
-            }
-            # Connected, and with the texts read, before the first second counts.
-            for users in self._users.values():
-                users[0].texts()
-                gevent.joinall([gevent.spawn(user.send) for user in users[: channels.count]])
-            # What is there by now stays to the end. Looking through it for garbage would take tens of milliseconds, in
-            # which nothing is sent and every answer is late.
-            gc.collect()
-            gc.freeze()
-        except (ValueError, OSError) as error:
-            problem = str(error)
-        self._runner.send_message("ready", {"problem": problem})
+    def _connect(self, environment: Any, data: dict[str, Any]) -> None:
+        """Be connected, and have the texts read, before the first second counts."""
+        channels = TritonUser.connect(data["url"], Namespace(**data["options"]))
+        self._weights = list(data["mix"].values())
+        for kind in data["mix"]:
+            users = self._users[kind] = [USERS[kind](environment) for _ in range(max(USERS_OF_KIND, channels.count))]
+            users[0].texts()
+            gevent.joinall([gevent.spawn(user.send) for user in users[: channels.count]])
+        # What is there by now stays to the end. Looking through it for garbage would take tens of milliseconds, in
+        # which nothing is sent and every answer is late.
+        gc.collect()
+        gc.freeze()
 
-    def _on_stage(self, msg: Any, **_: Any) -> None:
+    def _on_stage(self, environment: Any, msg: Any) -> None:
         data = msg.data
+        try:
+            if not self._users:
+                self._connect(environment, data)
+        except (ValueError, OSError) as error:
+            self._report(problem=str(error), is_last=True)
+            return
         self._stage, self._halted, self._ended, self._messages = data["stage"], False, [], {}
         begin_s = self._begin_s = time.perf_counter() + START_DELAY_S
         self._cpu_s, self._reported_s = time.process_time(), time.perf_counter()
@@ -129,7 +126,7 @@ class Generator:
             gevent.sleep(REPORT_S)
             self._report(is_last=False)
 
-    def _report(self, *, is_last: bool) -> None:
+    def _report(self, *, is_last: bool, problem: str = "") -> None:
         cpu_s, now_s = time.process_time(), time.perf_counter()
         ended, self._ended = self._ended, []
         self._runner.send_message(
@@ -142,6 +139,7 @@ class Generator:
                 "under_way": len(self._under_way),
                 "messages": self._messages,
                 "is_last": is_last,
+                "problem": problem,
             },
         )
         self._cpu_s, self._reported_s = cpu_s, now_s
