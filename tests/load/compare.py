@@ -14,21 +14,15 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from load.histogram import Histogram, merged
 
 DRAWS = 200
 SIGNIFICANT = 1.96
 """Standard errors beyond which a change is more than noise, at 95% confidence."""
-FIGURES = (
-    ("answers", "/s", False),
-    ("failures", "%", True),
-    ("p50", "ms", True),
-    ("p90", "ms", True),
-    ("p99", "ms", True),
-)
-"""Name, unit, and whether less is better."""
+UNITS = {"answers": "/s", "failures": "%", "p50": "ms", "p90": "ms", "p99": "ms"}
+"""Of what is compared; of a rate more is better, of all else less."""
 SETTINGS = ("shape", "rate", "users", "texts", "repeat", "spacing", "duration_s")
 
 
@@ -42,7 +36,6 @@ class Change:
     after: float
     noise: float
     """Half-width of the 95% interval of the difference, in the figure's unit."""
-    less_is_better: bool = True
 
     @property
     def percent(self) -> float | None:
@@ -54,7 +47,7 @@ class Change:
         """better, worse or within noise."""
         if abs(self.after - self.before) <= self.noise:
             return "within noise"
-        return "better" if (self.after < self.before) == self.less_is_better else "worse"
+        return "better" if (self.after > self.before) == (self.unit == "/s") else "worse"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
@@ -65,13 +58,12 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     if len(rates) == len(knees):
         # The search stops within its resolution: neither rate is known any better.
         steps = [(knee.get("upper") or knee["rate"]) - knee["rate"] for knee in knees]
-        found.append(Change("knee", "/s", rates[0], rates[1], math.hypot(*steps), less_is_better=False))
-    runs = [_Run.of(result.get("blocks") or []) for result in (before, after)]
-    for figure, unit, less_is_better in FIGURES:
-        values = [value for run in runs if (value := run.figures.get(figure)) is not None]
-        if len(values) == len(runs):
-            noise = SIGNIFICANT * math.hypot(*(run.errors[figure] for run in runs))
-            found.append(Change(figure, unit, values[0], values[1], noise, less_is_better))
+        found.append(Change("knee", "/s", rates[0], rates[1], math.hypot(*steps)))
+    (then, then_errors), (now, now_errors) = (_measured(result.get("blocks") or []) for result in (before, after))
+    for figure, unit in UNITS.items():
+        if figure in then and figure in now:
+            noise = SIGNIFICANT * math.hypot(then_errors[figure], now_errors[figure])
+            found.append(Change(figure, unit, then[figure], now[figure], noise))
     return found
 
 
@@ -84,23 +76,16 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return told
 
 
-@dataclass(frozen=True)
-class _Run:
-    figures: dict[str, float]
-    errors: dict[str, float]
-    """Standard error of each figure."""
-
-    @classmethod
-    def of(cls, written: Sequence[Mapping[str, Any]]) -> Self:
-        blocks = [{**block, "latency": Histogram.from_text(block["latency"])} for block in written]
-        if not blocks:
-            return cls({}, {})
-        rng = random.Random(1)
-        draws = [_figures(rng.choices(blocks, k=len(blocks))) for _ in range(DRAWS)]
-        figures = _figures(blocks)
-        # A draw may hold no answers, and then has no percentiles.
-        values = {name: [draw[name] for draw in draws if name in draw] for name in figures}
-        return cls(figures, {name: statistics.stdev(drawn) if len(drawn) > 1 else 0 for name, drawn in values.items()})
+def _measured(written: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of a run, and the standard error of each."""
+    blocks = [{**block, "latency": Histogram.from_text(block["latency"])} for block in written]
+    if not blocks:
+        return {}, {}
+    rng, figures = random.Random(1), _figures(blocks)
+    draws = [_figures(rng.choices(blocks, k=len(blocks))) for _ in range(DRAWS)]
+    # A draw may hold no answers, and then has no percentiles.
+    values = {name: [draw[name] for draw in draws if name in draw] for name in figures}
+    return figures, {name: statistics.stdev(drawn) if len(drawn) > 1 else 0.0 for name, drawn in values.items()}
 
 
 def _figures(blocks: Sequence[Mapping[str, Any]]) -> dict[str, float]:

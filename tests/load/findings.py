@@ -20,6 +20,8 @@ from load.controller import Controller, Stage
 from load.overload import Queue
 from load.sending import Sending
 
+SETTINGS = ("shape", "duration_s", "users", "repeat", "spacing", "timeout_s")
+
 
 @dataclass
 class Run:
@@ -56,16 +58,11 @@ def gather(options: cli.Options, controller: Controller, sending: Sending, run: 
             "grpcio": grpc.__version__,
         },
         "settings": {
-            "shape": options.shape,
+            **{name: getattr(options, name) for name in SETTINGS},
             "rate": None if sending.knee else options.knee or options.rate,
-            "duration_s": options.duration_s,
-            "users": options.users,
             "texts": Path(options.texts).name if options.texts else "built in",
-            "repeat": options.repeat,
-            "spacing": options.spacing,
             "goals": [str(goal) for goal in options.goals],
             "latency_goal": str(options.latency_goal),
-            "timeout_s": options.timeout_s,
         },
         "generator": {
             "processes": controller.workers,
@@ -104,24 +101,19 @@ def _plain_stage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    """What a figure depends on most."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def _plain_knee(found: knee.Knee | None, options: cli.Options) -> dict[str, Any] | None:
     if found is None:
         return None
-    limits = options.latency_goal.limit, options.failures_goal.limit
+    goal, limits = options.latency_goal, (options.latency_goal.limit, options.failures_goal.limit)
     return {
-        "rate": found.rate,
-        "upper": found.upper,
-        "is_generator_limit": found.is_generator_limit,
-        "goal": options.latency_goal.metric,
-        "limit_ms": options.latency_goal.limit,
+        **vars(found),
+        "goal": goal.metric,
+        "limit_ms": goal.limit,
         "steps": [{**vars(step), "is_carried": step.passes(*limits)} for step in found.steps],
     }
+
+
+def _processor() -> str:
+    """What a figure depends on most."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

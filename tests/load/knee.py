@@ -56,8 +56,7 @@ class Knee:
     is_generator_limit: bool
     """Whether the search ended because the generator could send no faster."""
     steps: tuple[Step, ...]
-    last: Step | None
-    """The confirming step."""
+    """In the order in which they were run: the last confirms the rate, if there is one."""
 
 
 def search(
@@ -101,9 +100,9 @@ def search(
         if rate is None:
             break
         if passes(rate, confirm=True):
-            return Knee(rate, high, is_limit(), tuple(steps), steps[-1])
+            return Knee(rate, high, is_limit(), tuple(steps))
         high, rate = rate, rate / RESOLUTION**attempt
-    return Knee(None, high, is_limit(), tuple(steps), None)
+    return Knee(None, high, is_limit(), tuple(steps))
 
 
 def _bracket(passes: Callable[[float], bool], rate: float, highest_rate: float) -> tuple[float | None, float | None]:

@@ -45,22 +45,23 @@ class Work:
 
     def between(self, before: Reading, after: Reading, seconds: float) -> Sample:
         """What happened between two readings, at time 0."""
-        executions = rise(before, after, "nv_inference_exec_count")
-        compute = rise(before, after, "nv_inference_compute_infer_duration_us")
-        slowest = max(self.steps, key=lambda name: compute.get(name, 0.0), default="")
+
+        def rose(name: str) -> dict[str, float]:
+            return rise(before, after, f"nv_{name}")
+
+        executions, compute = rose("inference_exec_count"), rose("inference_compute_infer_duration_us")
+        slowest = max(self.steps, key=lambda step: compute.get(step, 0.0), default="")
         ran = executions.get(slowest, 0.0)
-        queue_us = rise(before, after, "nv_inference_queue_duration_us")
-        answered = rise(before, after, "nv_inference_request_success")
-        failed = rise(before, after, "nv_inference_request_failure")
-        waits = [queue_us.get(name, 0.0) / answered[name] / 1000 for name in self.steps if answered.get(name)]
+        queue_us, answered = rose("inference_queue_duration_us"), rose("inference_request_success")
+        waits = [queue_us.get(step, 0.0) / answered[step] / 1000 for step in self.steps if answered.get(step)]
         pending = after.get("nv_inference_pending_request_count", {})
-        hits = rise(before, after, "nv_cache_num_hits_per_model")
+        failed, hits = rose("inference_request_failure"), rose("cache_num_hits_per_model")
         return Sample(
             time_s=0.0,
             queue_ms=sum(waits) if answered.get(slowest) else None,
-            batch_size=rise(before, after, "nv_inference_count").get(slowest, 0.0) / ran if ran else None,
+            batch_size=rose("inference_count").get(slowest, 0.0) / ran if ran else None,
             executions_per_s=ran / seconds if executions else None,
-            waiting=sum(pending.get(name, 0.0) for name in self.steps) if pending else None,
+            waiting=sum(pending.get(step, 0.0) for step in self.steps) if pending else None,
             failed_per_s=failed.get(self.model, 0.0) / seconds if answered else None,
             cache_hits_per_s=sum(hits.values()) / seconds if hits else None,
         )
@@ -78,9 +79,7 @@ class Sampler:
 
     def __init__(self, metrics: str | None, pid: int | None, work: Work) -> None:
         self._metrics, self._work = metrics, work
-        self._root: psutil.Process | None = None
-        if pid is not None and psutil.pid_exists(pid):
-            self._root = psutil.Process(pid)
+        self._root = psutil.Process(pid) if pid and psutil.pid_exists(pid) else None
         self._cpu_s: dict[int, float] = {}
         self._before: Reading | None = None
         self._before_s = time.monotonic()
@@ -104,17 +103,15 @@ class Sampler:
             return None
 
     def _processes(self, seconds: float) -> tuple[float | None, float | None]:
+        """Cores and MiB in use."""
         if self._root is None:
             return None, None
-        cpu_s: dict[int, float] = {}
-        memory = 0
+        before, self._cpu_s, memory = self._cpu_s, {}, 0
         try:
             for process in [self._root, *self._root.children(recursive=True)]:
-                times = process.cpu_times()
-                cpu_s[process.pid] = times.user + times.system
-                memory += process.memory_info().rss
+                with process.oneshot():
+                    self._cpu_s[process.pid] = sum(process.cpu_times()[:2])
+                    memory += process.memory_info().rss
         except psutil.Error:
             return None, None
-        used = sum(now - self._cpu_s.get(pid, now) for pid, now in cpu_s.items())
-        self._cpu_s = cpu_s
-        return used / seconds, memory / 2**20
+        return sum(now - before.get(pid, now) for pid, now in self._cpu_s.items()) / seconds, memory / 2**20

@@ -95,16 +95,13 @@ class Sending:
         )
 
     def _seconds(self, is_confirmation: bool) -> float:
-        """Of a step of the search."""
+        """Of a step of the search: whole ones, as requests are counted."""
         options = self._options
-        if is_confirmation:
-            return options.duration_s if options.shape == "knee" else shapes.DEFAULT_DURATION_S["knee"]
-        return options.step_s
+        confirming_s = options.duration_s if options.shape == "knee" else shapes.DEFAULT_DURATION_S["knee"]
+        return float(max(1, round(confirming_s if is_confirmation else options.step_s)))
 
     def _step(self, rate: float, is_confirmation: bool) -> knee.Step:
-        options = self._options
-        # Whole seconds: that is how requests are counted.
-        seconds = float(max(1, round(self._seconds(is_confirmation))))
+        options, seconds = self._options, self._seconds(is_confirmation)
         settle_s = STEP_SETTLE_S if seconds >= 5 * STEP_SETTLE_S else 1.0
         name = f"{'confirm' if is_confirmation else 'try'} {rate:.1f}/s"
         stage = self._stage(name, [(0.0, rate), (seconds + settle_s, rate)])

@@ -65,6 +65,10 @@ class TritonUser(User):
         return TritonUser._texts[path]
 
     @task
+    def act(self) -> None:
+        """What Locust calls, for whatever `send` is."""
+        self.send()
+
     def send(self, intended_s: float | None = None) -> None:
         """One request, until all of it is answered; tells Locust what came of it, with the gRPC code of a failure.
 

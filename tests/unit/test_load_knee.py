@@ -40,8 +40,7 @@ def test_finds_the_highest_rate_within_its_resolution(capacity: float) -> None:
     truth = capacity * (1 - 10 / 200)
     assert found.rate is not None
     assert truth / knee.RESOLUTION <= found.rate <= truth
-    assert found.last is not None
-    assert found.last.is_confirmation
+    assert found.steps[-1].is_confirmation
     assert not found.is_generator_limit
 
 

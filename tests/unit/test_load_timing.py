@@ -1,10 +1,14 @@
-"""What a user tells Locust of its request, in a process of its own: Locust patches the standard library."""
+"""What users tell Locust of their requests, in processes of their own: Locust patches the standard library."""
 
+import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from support.repository import ROOT
 
 LATE_S = 5.0
 
@@ -46,3 +50,20 @@ def test_a_request_that_leaves_late_has_the_delay_in_its_latency() -> None:
         assert context["outcome"] == "OK"
         assert sent_s - intended_s >= LATE_S
         assert milliseconds == pytest.approx(1000 * (ended_s - intended_s))
+
+
+def test_under_locusts_own_command_the_open_loop_sends_the_mix(tmp_path: Path) -> None:
+    stand_in = [sys.executable, "-m", "load.stand_in"]
+    with subprocess.Popen(stand_in, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        command = [
+            *(sys.executable, "-m", "locust", "-f", ROOT / "tests" / "load" / "locustfile_open.py", "--headless"),
+            *("--host", f"127.0.0.1:{server.stdout.readline().strip()}", "--csv", tmp_path / "locust"),
+            *("--users", 20, "--spawn-rate", 20, "--run-time", "6s", "--timeout", "1m", "--channels", 2),
+        ]
+        subprocess.run([*map(str, command)], capture_output=True, check=True, timeout=60)
+    rows = list(csv.DictReader((tmp_path / "locust_stats.csv").open(encoding="utf-8")))
+    assert {"single", "Aggregated"} <= {row["Name"] for row in rows} <= {
+        "single", "batch", "stream", "long", "Aggregated",
+    }  # fmt: skip
+    assert all(row["Failure Count"] == "0" for row in rows)
