@@ -19,7 +19,7 @@ from load.record import OK, WRONG_ANSWER
 from load.rpc import Channels
 from rejection_client.protocol import infer_request
 
-TEXTS = Path(__file__).parent / "texts"
+TEXTS = Path(__file__).parent / "data"
 
 
 class RpcFailed(Exception):  # what Locust shows as the error
@@ -32,7 +32,7 @@ class TritonUser(User):
     abstract = True
     wait_time = constant(0)
     profile: ClassVar[str] = "mixed"
-    """File below `texts/` that this user draws from, unless --texts names another."""
+    """File below `data/` that this user draws from, unless --texts names another."""
     rows: ClassVar[int] = 1
     """Texts of a message."""
     messages: ClassVar[int] = 1
