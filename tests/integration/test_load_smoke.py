@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from load import target
@@ -141,6 +142,22 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> Non
     assert code == 1
     assert "127.0.0.1:1 does not answer a first request: UNAVAILABLE" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--url", "no-such-name.invalid:1", "--yes"), "'no-such-name.invalid' cannot be looked up"),
+        (("--url", "127.0.0.1:1", "--ca", "/nowhere.pem"), "ca_path /nowhere.pem cannot be read"),
+    ],
+)
+def test_what_cannot_be_connected_to_is_told_in_a_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    code, output = finish(loadtest(*arguments, "--shape", "steady", "--rate", 5, "--output", tmp_path))
+    assert code == 1
+    assert sentence in output
+    assert len(output.splitlines()) == 1
 
 
 def test_the_embedded_server_has_instances_for_the_cores_of_the_machine(tmp_path: Path) -> None:

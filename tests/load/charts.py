@@ -135,7 +135,9 @@ class Panel:
 
     def _shade(self, axes: Axes) -> None:
         low, high = axes.get_xlim()
-        width = axes.get_figure().get_size_inches()[0] * POINTS_PER_INCH  # type: ignore[union-attr]  # it has one
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        width = figure.get_size_inches()[0] * POINTS_PER_INCH / len(figure.axes)
         for number, (begin, end, name) in enumerate(self.spans):
             begin, end = max(begin, low), min(end, high)
             if end <= begin:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,9 @@ import grpc
 
 from load import cli, goals, knee, result
 from load.controller import Controller, Stage
-from load.overload import Queue
-from load.sending import Sending
+from load.sending import Run, Sending
 
 SETTINGS = ("shape", "duration_s", "users", "repeat", "spacing", "timeout_s")
-
-
-@dataclass
-class Run:
-    """What a run is, beside what it measured."""
-
-    started: datetime
-    target: str
-    queue: Queue | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def gather(options: cli.Options, controller: Controller, sending: Sending, run: Run) -> dict[str, Any]:
@@ -49,7 +37,7 @@ def gather(options: cli.Options, controller: Controller, sending: Sending, run: 
     cpu_s = sum(stage.cpu_s for stage in controller.stages)
     return {
         "started": run.started.isoformat(timespec="seconds"),
-        "target": run.target,
+        "target": run.target.description,
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -76,7 +64,7 @@ def gather(options: cli.Options, controller: Controller, sending: Sending, run: 
         "figures": figures,
         "latency": measured.histogram().to_text(),
         "failures": dict(measured.failures),
-        "kinds": result.by_kind(measured),
+        "kinds": result.by_kind(main.requests, begin_s, end_s),
         "blocks": result.blocks(main.requests, begin_s, end_s),
         "knee": _plain_knee(sending.knee, options),
         "check": _plain_knee(sending.check, options),

@@ -8,9 +8,9 @@ import grpc
 
 from load.cli import Options
 from load.overload import Queue
-from load.rpc import Channels
 from load.sampling import Work
 from load.target import TargetError
+from load.users import Channels
 from rejection_client import protocol
 
 BOUND = "max_pending_requests"
@@ -18,7 +18,10 @@ BOUND = "max_pending_requests"
 
 def ask(url: str, options: Options) -> tuple[Work, Queue | None]:
     """What does the work, and the queue that bounds it; raises TargetError if the server cannot be asked."""
-    channels = Channels(url, options)
+    try:
+        channels = Channels(url, options)
+    except (ValueError, OSError) as error:
+        raise TargetError(f"{url} cannot be connected to: {error}") from error
     stub = channels.stub()
 
     def leaves(name: str) -> list[Any]:

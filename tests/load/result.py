@@ -37,18 +37,10 @@ def figures(requests: Requests, begin_s: float, end_s: float, percents: Sequence
     }
 
 
-def by_kind(requests: Requests) -> dict[str, Figures]:
-    """Counts and percentiles of each kind of request that occurs."""
-    found = {kind: requests.kind(kind) for kind in KINDS}
-    return {
-        kind: {
-            "sent": some.count,
-            "failures": some.failed_percent,
-            **{f"p{percent:g}": some.latency(percent) for percent in (50.0, 90.0, 99.0)},
-        }
-        for kind, some in found.items()
-        if some.count
-    }
+def by_kind(requests: Requests, begin_s: float, end_s: float) -> dict[str, Figures]:
+    """The same of each kind of request that occurs."""
+    found = {kind: figures(requests.kind(kind), begin_s, end_s) for kind in KINDS}
+    return {kind: each for kind, each in found.items() if each["sent"]}
 
 
 def seconds(requests: Requests, offset_s: float, stage: str) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from load import external, knee, overload, result, shapes, texts, users
@@ -12,30 +13,33 @@ from load.cli import Options
 from load.console import Console
 from load.controller import Controller, Stage
 from load.goals import Verdict
+from load.overload import Queue
+from load.sampling import Work
 from load.tables import ms, percent
+from load.target import Target
 
 FIRST_RATE = 20.0
 STEP_SETTLE_S = 2.0
 """At the begin of a step of the search, not judged: what the step before left behind."""
 
 
+@dataclass
+class Run:
+    """What a run is, beside what it measures."""
+
+    target: Target
+    work: Work
+    queue: Queue | None
+    """What bounds the requests that wait."""
+    started: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    notes: list[str] = field(default_factory=list)
+
+
 class Sending:
-    """The stages of a run, one after the other, on workers that are connected already.
+    """The stages of a run, one after the other, on workers that are connected already; the console is told of them."""
 
-    Args:
-        options: which shape.
-        controller: sends.
-        url: the server's, for the other generator.
-        queue: what bounds the server's, for the verdicts of an overload.
-        console: is told of each step.
-
-    """
-
-    def __init__(
-        self, options: Options, controller: Controller, url: str, queue: overload.Queue | None, console: Console
-    ) -> None:
-        self._options, self._controller, self._console = options, controller, console
-        self._url, self._queue = url, queue
+    def __init__(self, options: Options, controller: Controller, run: Run, console: Console) -> None:
+        self._options, self._controller, self._run, self._console = options, controller, run, console
         self.knee: knee.Knee | None = None
         self.check: knee.Knee | None = None
         """The knee by the other generator."""
@@ -131,13 +135,15 @@ class Sending:
         stage = self._stage("overload", shapes.profile("overload", rate, options.duration_s))
         self.main = main or (stage, parts[0].begin_s, parts[0].end_s)
         samples = [replace(sample, time_s=sample.time_s - stage.offset_s) for sample in self._controller.samples]
-        self.verdicts += overload.verdicts(stage.requests, samples, parts, self._queue, options.latency_goal.limit)
+        self.verdicts += overload.verdicts(stage.requests, samples, parts, self._run.queue, options.latency_goal.limit)
 
     def _check_with(self, binary: Path) -> knee.Knee:
         options = self._options
         self._console.say(f"the same again with {binary.name}")
         drawn_from = texts.read(Path(options.texts or users.TEXTS / f"{users.Single.profile}.jsonl"))
-        generator = external.Generator(binary, self._url, drawn_from, options.repeat, options.latency_goal.metric)
+        generator = external.Generator(
+            binary, self._run.target.url, drawn_from, options.repeat, options.latency_goal.metric
+        )
         return self._search(
             lambda rate, is_confirmation: generator.step(
                 rate, self._seconds(is_confirmation), is_confirmation=is_confirmation

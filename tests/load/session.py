@@ -7,7 +7,6 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from load import cli, compare, findings, probe, report, texts
 from load.console import Console, change_table, summary_lines
 from load.controller import Controller
 from load.goals import Verdict
-from load.rpc import config_of
 from load.sampling import Sampler
-from load.sending import Sending
+from load.sending import Run, Sending
 from load.target import RefusedError, Target, TargetError, check_target, embedded, given
+from load.users import config_of
 
 
 def run(options: cli.Options) -> int:
@@ -59,14 +58,13 @@ def _target(options: cli.Options, console: Console) -> Iterator[Target]:
 
 
 def _load(options: cli.Options, target: Target, console: Console) -> int:
-    run = findings.Run(datetime.now().astimezone(), target.description)
-    work, run.queue = probe.ask(target.url, options)
-    sampler = Sampler(target.metrics, target.pid, work)
+    run = Run(target, *probe.ask(target.url, options))
+    sampler = Sampler(target.metrics, target.pid, run.work)
     if not sampler.has_metrics:
         unread = f"Triton's metrics at {target.metrics} do not answer" if target.metrics else "--metrics was not given"
         run.notes.append(f"no server side: {unread}")
     controller = Controller(options, target.url, sampler, console.progress)
-    sending = Sending(options, controller, target.url, run.queue, console)
+    sending = Sending(options, controller, run, console)
     interrupted = False
     with controller.running():
         if options.remote_workers:

@@ -46,9 +46,12 @@ def check_target(url: str, *, is_allowed: bool) -> None:
 
 
 def given(url: str, metrics: str | None) -> Target:
-    """A server that runs already."""
+    """A server that runs already; raises TargetError for a name that cannot be looked up."""
     first = parse_url(url)[0]
-    is_local = is_loopback(first) and first.host is not None
+    try:
+        is_local = is_loopback(first) and first.host is not None
+    except ValueError as error:
+        raise TargetError(str(error)) from error
     if metrics is None and is_local:
         host = str(first.host)
         metrics = f"http://{f'[{host}]' if ':' in host else host}:8002/metrics"

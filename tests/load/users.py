@@ -1,25 +1,72 @@
-"""The users: what one caller sends. A task is one request.
+"""The users: what one caller sends, and over which connections. A task is one request.
 
 By themselves they are Locust's users, which wait for an answer before they send again; `load.generator` has the same
-users send at fixed times, whatever the server does.
+users send at fixed times, whatever the server does. Importing this module lets gRPC wait in gevent's loop: no channel
+may exist yet.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
+import grpc.experimental.gevent as grpc_gevent
 from locust import User, constant, task
+from tritonclient.grpc import service_pb2_grpc
 
 from load import texts
 from load.record import OK, WRONG_ANSWER
-from load.rpc import Channels
+from rejection_client import ClientConfig, Tls
+from rejection_client.channels import call_metadata, open_channels
 from rejection_client.protocol import infer_request
 
+grpc_gevent.init_gevent()
+
 TEXTS = Path(__file__).parent / "data"
+
+
+def config_of(options: Any) -> ClientConfig:
+    """What `load.cli.add_server_options` was given, in the client's terms; raises ValueError for what cannot be."""
+    wants_tls = options.tls or any((options.ca, options.cert, options.key, options.server_name))
+    tls = Tls(
+        ca_path=options.ca,
+        certificate_path=options.cert,
+        private_key_path=options.key,
+        server_name=options.server_name,
+    )
+    return ClientConfig(
+        model=options.model,
+        timeout_s=options.timeout_s,
+        tls=tls if wants_tls else None,
+        token=options.token,
+        compression=options.compression,
+    )
+
+
+class Channels:
+    """`options.channels` connections of this process, taken in turns; raises ValueError for what is no server."""
+
+    def __init__(self, url: str, options: Any) -> None:
+        config = config_of(options)
+        self._channels = open_channels(url, config, count=options.channels)
+        self._stubs = itertools.cycle([service_pb2_grpc.GRPCInferenceServiceStub(each) for each in self._channels])
+        self.count = len(self._channels)
+        metadata = (("triton_grpc_error", "true"), *call_metadata(config))
+        self.call = {"timeout": options.timeout_s, "metadata": metadata}
+        """What each call is made with."""
+
+    def stub(self) -> Any:
+        """A stub on the connection whose turn it is."""
+        return next(self._stubs)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for channel in self._channels:
+            channel.close()
 
 
 class RpcFailed(Exception):  # what Locust shows as the error

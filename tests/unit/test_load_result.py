@@ -35,7 +35,7 @@ def test_a_request_under_way_at_an_interruption_was_sent_and_neither_answered_no
     assert (requests.count, requests.finished, requests.failures.total()) == (2, 1, 0)
     assert requests.failed_percent == 0
     assert requests.latency(99) == pytest.approx(100)
-    assert {kind: found["sent"] for kind, found in result.by_kind(requests).items()} == {"single": 1, "long": 1}
+    assert {kind: found["sent"] for kind, found in result.by_kind(requests, 0, 1).items()} == {"single": 1, "long": 1}
 
 
 def test_requests_survive_the_way_to_the_master() -> None:
