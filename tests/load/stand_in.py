@@ -16,7 +16,7 @@ THREADS = 64
 class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
     """Answers with zeros, as many rows as were asked for."""
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:
+    def ModelInfer(self, request: Any, _context: Any) -> Any:
         rows = request.inputs[0].shape[0]
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         response.outputs.add(name="probabilities", datatype="FP32", shape=[rows, 2])

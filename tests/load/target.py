@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from pathlib import Path
 
 from rejection_client.channels import is_loopback, parse_url
 
-ROOT = Path(__file__).parents[2]
 STOP_S = 60.0
 
 
@@ -40,11 +37,8 @@ class Target:
 
 def check_target(url: str, *, is_allowed: bool) -> None:
     """Raise RefusedError for an address beyond this machine, unless allowed; ValueError for what is no address."""
-    if is_allowed:
-        parse_url(url)
-        return
     for target in parse_url(url):
-        if not is_loopback(target):
+        if not is_allowed and not is_loopback(target):
             raise RefusedError(
                 f"{target.name} is not on this machine: a load test can bring a server down for everybody; "
                 "add --yes if that one is yours to load"
@@ -52,9 +46,12 @@ def check_target(url: str, *, is_allowed: bool) -> None:
 
 
 def given(url: str, metrics: str | None) -> Target:
-    """A server that runs already."""
+    """A server that runs already; raises TargetError for a name that cannot be looked up."""
     first = parse_url(url)[0]
-    is_local = is_loopback(first) and first.host is not None
+    try:
+        is_local = is_loopback(first) and first.host is not None
+    except ValueError as error:
+        raise TargetError(str(error)) from error
     if metrics is None and is_local:
         host = str(first.host)
         metrics = f"http://{f'[{host}]' if ':' in host else host}:8002/metrics"
@@ -62,20 +59,20 @@ def given(url: str, metrics: str | None) -> Target:
 
 
 @contextlib.contextmanager
-def embedded(repository: Path, arguments: tuple[str, ...] = ()) -> Iterator[Target]:
+def embedded(repository: Path) -> Iterator[Target]:
     """Start the embedded server on free ports, in a process that knows nothing of gevent; gone after the block."""
-    command = [sys.executable, str(Path(__file__).with_name("embedded.py")), str(repository), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "server")}
     # A session of its own: Ctrl-C ends the load first, and the server when the report is written.
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        [sys.executable, "-m", "load.embedded", repository],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
         if not line:
-            process.wait()
             raise TargetError("the embedded server did not start; the lines above say why")
         told = json.loads(line)
         yield Target(told["grpc"], told["metrics"], told["pid"], "the embedded server, started for this run")
@@ -85,7 +82,7 @@ def embedded(repository: Path, arguments: tuple[str, ...] = ()) -> Iterator[Targ
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)  # its guardian stops Triton then
+            process.kill()  # its guardian stops Triton then
 
 
 def _listening(port: int) -> int | None:
