@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from load.histogram import GROWTH, Histogram, merged
+from load.buckets import GROWTH, Histogram, merged
 
 DRAWS = 200
 SIGNIFICANT = 1.96

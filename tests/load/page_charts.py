@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from load.charts import COLOURS, Series, chart
-from load.histogram import GROWTH, value_of
+from load.drawing import COLOURS, Series, chart
+from load.buckets import GROWTH, value_of
 from load.markup import section, table
 from load.wording import ms
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from load.histogram import Histogram, merged
+from load.buckets import Histogram, merged
 
 OK = "OK"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from load.goals import Verdict
-from load.histogram import value_of
+from load.buckets import value_of
 from load.record import OK, Cell, Recorder, total
 from load.sampling import Sample
 from load.shapes import Part

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from load import compare, result, shapes
-from load.histogram import Histogram, merged
+from load.buckets import Histogram, merged
 from load.record import OK, Cell, Recorder
 from load.result import Queue
 from load.sampling import Sample
