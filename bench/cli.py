@@ -185,7 +185,7 @@ def _list_peers() -> int:
     from bench.peers.catalogue import PEERS
 
     for peer in PEERS:
-        models = "" if peer.serves_bundled else "Not for the bundled model, which has neither checkpoint nor float32. "
+        models = "" if peer.serves_bundled else "Not for bundled, which exists as int8 ONNX alone. "
         sys.stdout.write(
             f"{peer.name:<18} {', '.join(peer.precisions):<14} {peer.title}\n{'':18} {models}{peer.notes}\n"
         )
