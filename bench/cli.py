@@ -6,11 +6,12 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench.settings import BUILD, LOADGEN, MODELS, QUICK, ROOT, SCENARIOS, WORKLOADS, Precision, Settings
+from bench.settings import BUILD, LOADGEN, MODELS, QUICK, ROOT, SCENARIOS, WORKLOADS, Settings
 from rejection_server import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     option("--warm-seconds", type=_positive, metavar="S", help="the same load before each window (2)")
     option("--rounds", type=int, metavar="N", help="how often every system takes its turn (3)")
     option("--scenarios", type=_names, metavar="A,B", help=f"instead of the above: {', '.join(SCENARIOS)}")
-    option("--minutes", type=_positive, default=10.0, metavar="M", help="length of the soak (10)")
+    option("--minutes", type=_positive, metavar="M", help="length of the soak (10)")
     option("--output", type=Path, metavar="FOLDER", help="where results go (build/bench/results/DATE)")
     passed = "passed to tritonserver; repeatable"
     option("--triton-argument", action="append", default=[], metavar="ARGUMENT", help=passed)
@@ -126,22 +127,16 @@ def settings_of(options: argparse.Namespace) -> Settings:
     _check("workload", options.workloads or (), WORKLOADS)
     _check("scenario", options.scenarios or (), SCENARIOS)
     _check("model", options.models or (), MODELS)
-    both: tuple[Precision, ...] = ("int8", "float32")
-    precisions = {None: base.precisions, "both": both}.get(options.precision, (options.precision,))
-    return Settings(
-        models=(options.model,) if options.model else tuple(options.models or base.models),
-        precisions=precisions,
-        workloads=tuple(options.workloads or base.workloads),
-        concurrency=tuple(options.concurrency or ()),
-        offered=base.offered if options.offered is None else tuple(options.offered),
-        seconds=options.seconds or base.seconds,
-        warm_s=options.warm_seconds or base.warm_s,
-        rounds=options.rounds or base.rounds,
-        quick=base.quick,
-        scenarios=tuple(options.scenarios or ()),
-        minutes=options.minutes,
-        triton_arguments=tuple(options.triton_argument),
-    )
+    given: dict[str, Any] = {
+        "models": [options.model] if options.model else options.models,
+        "precisions": ["int8", "float32"] if options.precision == "both" else options.precision and [options.precision],
+        "warm_s": options.warm_seconds,
+        "triton_arguments": options.triton_argument,
+    }
+    for name in ("workloads", "concurrency", "offered", "seconds", "rounds", "scenarios", "minutes"):
+        given[name] = getattr(options, name)
+    chosen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return replace(base, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def preflight(settings: Settings) -> str:
@@ -243,27 +238,21 @@ def _names(text: str) -> list[str]:
 
 
 def _integers(text: str) -> list[int]:
-    try:
-        values = [int(name) for name in _names(text)]
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 1,8,32") from exc
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' holds a number below 1")
-    return values
+    values = [_positive(name) for name in _names(text)]
+    if not values or any(value % 1 for value in values):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 1,8,32")
+    return [int(value) for value in values]
 
 
 def _shares(text: str) -> list[float]:
-    try:
-        return [] if text == "none" else [_positive(name) for name in _names(text)]
-    except argparse.ArgumentTypeError as exc:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers above 0 like 0.5,0.8") from exc
+    return [] if text == "none" else [_positive(name) for name in _names(text)]
 
 
 def _positive(text: str) -> float:
     try:
         value = float(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from exc
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return value

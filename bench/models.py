@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from bench.compose import mixed_texts
 from bench.contract import ModelFiles
-from bench.random_model import write_checkpoint
+from bench.random_model import silent_transformers, write_checkpoint
 from bench.settings import BUILD, REPOSITORY, ROOT
 from rejection_server.prepare import pipeline
 from rejection_server.prepare.describe import describe
@@ -95,11 +95,11 @@ def write_padded(checkpoint: Path, exported: Path | None, max_length: int, path:
     if exported is not None:
         graph = onnx.load(exported)
     else:
-        import transformers
-
         from rejection_server.graph.from_torch import exported as export
 
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, attn_implementation="eager")
+        model = silent_transformers().AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, attn_implementation="eager"
+        )
         graph = export(model.float().eval(), max_length).model_proto
     del graph.graph.value_info[:]  # shapes of the exporter's example, which the quantiser would believe
     onnx.save(graph, path)

@@ -46,14 +46,9 @@ def plots(result: Result) -> dict[str, str]:
 def _by_callers(
     heading: str, result: Result, chosen: list[Row], figure: tuple[str, ...], cap: float | None = None
 ) -> Panel:
-    series = [
-        _series(result, system, [(row["concurrency"], median(row, *figure)) for row in of(chosen, system=system)])
-        for system in systems(result)
-        if of(chosen, system=system)
-    ]
     return Panel(
         heading,
-        series,
+        _series(result, chosen, ("concurrency",), figure),
         x_title="callers",
         x_scale="log2",
         y_scale="linear" if figure == ("texts_per_s",) else "log",
@@ -64,27 +59,20 @@ def _by_callers(
 
 
 def _by_offered(result: Result, chosen: list[Row], share: str) -> Panel:
-    series = [
-        _series(
-            result,
-            system,
-            [
-                (median(row, "offered_texts_per_s") or 0.0, median(row, "latency_ms", share))
-                for row in of(chosen, system=system)
-            ],
-        )
-        for system in systems(result)
-        if of(chosen, system=system)
-    ]
+    series = _series(result, chosen, ("offered_texts_per_s",), ("latency_ms", share))
     heading = f"{share}, ms, from when a request was due"
     return Panel(heading, series, x_title="offered texts per second, constant rate", y_scale="log")
 
 
-def _series(result: Result, system: str, points: list[tuple[float, float | None]]) -> Series:
-    """One colour a system, the same in all plots."""
-    others = [name for name in result["systems"] if name not in (RAW, OURS)]
-    colour = COLOURS[0] if system == OURS else COLOURS[1 + others.index(system) % (len(COLOURS) - 1)]
-    return Series(title(result, system), sorted(points), colour, has_marks=True, is_thick=system == OURS)
+def _series(result: Result, chosen: list[Row], across: tuple[str, ...], up: tuple[str, ...]) -> list[Series]:
+    """A line for each system, in one colour in all plots."""
+    found, others = [], [name for name in result["systems"] if name not in (RAW, OURS)]
+    for system in systems(result):
+        if points := [(median(row, *across) or 0.0, median(row, *up)) for row in of(chosen, system=system)]:
+            colour = COLOURS[0] if system == OURS else COLOURS[1 + others.index(system) % (len(COLOURS) - 1)]
+            name = title(result, system)
+            found.append(Series(name, sorted(points), colour, has_marks=True, is_thick=system == OURS))
+    return found
 
 
 def _parts(lines: list[tuple[str | float, ...]]) -> Bars:

@@ -5,8 +5,11 @@ is initialised, and the last layer is set so that probabilities differ clearly b
 swapped, truncated or rounded away shows as a difference from float32.
 """
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.compose import roberta_tokenizer
 
@@ -21,8 +24,8 @@ LABELS = ("NORMAL", "REJECTION")
 def write_checkpoint(folder: Path, texts: Sequence[str]) -> None:
     """Write config, weights and tokenizer; the last layer is set on `texts`. Run it in a process of its own."""
     import torch
-    import transformers
 
+    transformers = silent_transformers()
     torch.manual_seed(SEED)
     config = transformers.RobertaConfig(
         vocab_size=50265,
@@ -46,3 +49,14 @@ def write_checkpoint(folder: Path, texts: Sequence[str]) -> None:
         layer.bias.copy_(torch.tensor([0.5, -0.5]) * float(difference.mean()) * factor)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def silent_transformers() -> Any:
+    """`transformers`, in a process whose progress bars and warnings of exporting nobody reads."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    return transformers

@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def fairness(bench: Bench) -> Row:
     seconds = max(bench.settings.seconds, SHORT_S)
     rows: dict[str, Row] = {}
     with Generator(bench.target.caller) as generator:
-        other = Bench(generator, bench.target, bench.prepared, bench.settings)
+        other = replace(bench, generator=generator)
         quiet = other.measure(short, rate=SHORT_RATE, seconds=seconds)
 
         def flow() -> None:
@@ -112,7 +112,8 @@ def fairness(bench: Bench) -> Row:
 
 def repeats(bench: Bench) -> Row:
     """One text again and again, one caller: how fast the response cache answers, and what the model is still asked."""
-    row = _of(bench, Workload("repeats", workload("short").texts[:1])).measure(1)
+    entry = Workload("repeats", workload("short").texts[:1])
+    row = _with(bench, entry).measure(entry, concurrency=1)
     hits = sum(model["cache_hits"] for model in row["triton"].values())
     return {**row, "cache_hits": hits, "executions": row["triton"].get("classifier", {}).get("executions", 0)}
 
@@ -171,42 +172,29 @@ def soak(bench: Bench) -> Row:
 
 def growth(bench: Bench) -> Row:
     """Server CPU for each token against the number of callers, and against the length of the texts."""
-    mixed = _Same(bench, workload("mixed"))
+    mixed = workload("mixed")
+    by_callers = [{"concurrency": count, **_per_token(bench, mixed, count)} for count in GROWTH_CALLERS]
     lengths = []
     for tokens in GROWTH_TOKENS:
         texts = texts_of_length(tokens + (64 if tokens >= 512 else 0), 32)
-        of_length = _of(bench, Workload(f"length-{tokens}", tuple(texts), compared=1))
-        lengths.append({"tokens": tokens, **of_length.per_token(8)})
+        entry = Workload(f"length-{tokens}", tuple(texts), compared=1)
+        lengths.append({"tokens": tokens, **_per_token(_with(bench, entry), entry, 8)})
+    return {"callers": by_callers, "lengths": lengths}
+
+
+def _per_token(bench: Bench, entry: Workload, concurrency: int) -> Row:
+    row = bench.measure(entry, concurrency=concurrency)
+    tokens = float(np.mean([len(ids) for ids in bench.prepared.ids[entry.name]]))
     return {
-        "callers": [{"concurrency": count, **mixed.per_token(count)} for count in GROWTH_CALLERS],
-        "lengths": lengths,
+        "tokens_per_s": round(row["texts_per_s"] * tokens, 1),
+        "cpu_us_per_token": round(row["cpu_ms_per_text"] * 1000 / tokens, 2),
+        **{name: row[name] for name in ("texts_per_s", "latency_ms", "failed")},
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Same:
-    """One workload, measured with several numbers of callers."""
-
-    bench: Bench
-    workload: Workload
-
-    def measure(self, concurrency: int) -> Row:
-        return self.bench.measure(self.workload, concurrency=concurrency)
-
-    def per_token(self, concurrency: int) -> Row:
-        row = self.measure(concurrency)
-        tokens = float(np.mean([len(ids) for ids in self.bench.prepared.ids[self.workload.name]]))
-        return {
-            "tokens_per_s": round(row["texts_per_s"] * tokens, 1),
-            "cpu_us_per_token": round(row["cpu_ms_per_text"] * 1000 / tokens, 2),
-            **{name: row[name] for name in ("texts_per_s", "latency_ms", "failed")},
-        }
-
-
-def _of(bench: Bench, entry: Workload) -> _Same:
-    """A workload of a scenario's own."""
-    prepared = prepare(bench.prepared.model, [entry])
-    return _Same(Bench(bench.generator, bench.target, prepared, bench.settings, bench.running), entry)
+def _with(bench: Bench, entry: Workload) -> Bench:
+    """To measure a workload of a scenario's own."""
+    return replace(bench, prepared=prepare(bench.prepared.model, [entry]))
 
 
 def _windows(count: int) -> Callable[[Settings], float]:

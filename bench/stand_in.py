@@ -19,9 +19,6 @@ from rejection_client.protocol import bytes_tensor
 class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
     """Answers at once, as the served model would."""
 
-    def ModelReady(self, _request: Any, _context: Any) -> Any:
-        return service_pb2.ModelReadyResponse(ready=True)
-
     def ServerMetadata(self, _request: Any, _context: Any) -> Any:
         return service_pb2.ServerMetadataResponse(name="stand-in", version="1")
 
