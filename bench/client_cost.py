@@ -44,43 +44,34 @@ def capacity(seconds: float) -> dict[str, float]:
     }
 
 
-def overhead_ms(address: str, calls: int) -> float:
-    """CPU of `RejectionClient.classify` beyond the bare stub."""
+async def overheads_ms(address: str, calls: int) -> tuple[float, float]:
+    """CPU of `classify` beyond the bare stub, of `RejectionClient` and of `AsyncRejectionClient`."""
     request = protocol.infer_request("rejection", [TEXT])
     with grpc.insecure_channel(address) as channel, RejectionClient(address) as client:
         infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
 
-        def measure(call: Callable[[], Any], count: int) -> float:
-            started_s = time.process_time()
-            for _ in range(count):
-                call()
-            return (time.process_time() - started_s) / count * 1000
+        async def ours() -> None:
+            client.classify(TEXT)
 
-        def round_ms(count: int) -> float:
-            return measure(lambda: client.classify(TEXT), count) - measure(lambda: infer(request, timeout=10), count)
+        async def bare() -> None:
+            infer(request, timeout=10)
 
-        round_ms(WARM_CALLS)
-        return statistics.median(round_ms(max(WARM_CALLS, calls // ROUNDS)) for _ in range(ROUNDS))
+        blocking = await _overhead_ms(ours, bare, calls)
+    async with grpc.aio.insecure_channel(address) as aio_channel, AsyncRejectionClient(address) as aio:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(aio_channel).ModelInfer
+        return blocking, await _overhead_ms(lambda: aio.classify(TEXT), lambda: call(request, timeout=10), calls)
 
 
-async def async_overhead_ms(address: str, calls: int) -> float:
-    """CPU of `AsyncRejectionClient.classify` beyond the bare asynchronous stub."""
-    request = protocol.infer_request("rejection", [TEXT])
-    async with grpc.aio.insecure_channel(address) as channel, AsyncRejectionClient(address) as client:
-        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+async def _overhead_ms(ours: Callable[[], Awaitable[Any]], bare: Callable[[], Awaitable[Any]], calls: int) -> float:
+    async def cpu_ms(call: Callable[[], Awaitable[Any]], count: int) -> float:
+        started_s = time.process_time()
+        for _ in range(count):
+            await call()
+        return (time.process_time() - started_s) / count * 1000
 
-        async def measure(call: Callable[[], Awaitable[Any]], count: int) -> float:
-            started_s = time.process_time()
-            for _ in range(count):
-                await call()
-            return (time.process_time() - started_s) / count * 1000
-
-        async def round_ms(count: int) -> float:
-            ours = await measure(lambda: client.classify(TEXT), count)
-            return ours - await measure(lambda: infer(request, timeout=10), count)
-
-        await round_ms(WARM_CALLS)
-        return statistics.median([await round_ms(max(WARM_CALLS, calls // ROUNDS)) for _ in range(ROUNDS)])
+    each = max(WARM_CALLS, calls // ROUNDS)
+    rounds = [await cpu_ms(ours, count) - await cpu_ms(bare, count) for count in (WARM_CALLS, *[each] * ROUNDS)]
+    return statistics.median(rounds[1:])
 
 
 def import_s() -> float:
@@ -107,10 +98,12 @@ def report(calls: int, texts: int) -> int:
     """Measure the client and print; 1 if something is over its limit."""
     with stand_in.running() as address:
         # Memory first: the peak of what follows would hide it.
+        memory = memory_mb(address, texts)
+        blocking_ms, asyncio_ms = asyncio.run(overheads_ms(address, calls))
         figures = [
-            (f"memory of classify_many, {texts:,} texts", memory_mb(address, texts), 50, "MB"),
-            ("CPU of classify beyond a bare stub", overhead_ms(address, calls), 0.3, "ms"),
-            ("the same, asyncio", asyncio.run(async_overhead_ms(address, calls)), 0.3, "ms"),
+            (f"memory of classify_many, {texts:,} texts", memory, 50, "MB"),
+            ("CPU of classify beyond a bare stub", blocking_ms, 0.3, "ms"),
+            ("the same, asyncio", asyncio_ms, 0.3, "ms"),
             ("CPU of importing rejection_client", import_s(), 0.4, "s"),
         ]
     for name, value, limit, unit in figures:

@@ -127,14 +127,15 @@ def _make(name: str, folder: Path, report: Report) -> None:
     longest = isolated(describe, checkpoint, mixed_texts()[:8], None, folder / "tokenizer.json").model_max_length
     isolated(write_padded, checkpoint, checkpoint / source.onnx if source.onnx else None, longest, padded)
     isolated(quantize, padded, folder / "int8.onnx")
-    if source.onnx is None:
-        # The graph beside the weights spares exporting twice more.
-        (checkpoint / "onnx").mkdir()
-        (checkpoint / "onnx" / "model.onnx").hardlink_to(padded)
+    # Without weights the exported graph is what the repositories are made of, and compared with.
+    graph = folder / "graph"
+    shutil.copytree(checkpoint, graph, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", "*onnx*"))
+    (graph / "onnx").mkdir()
+    (graph / "onnx" / "model.onnx").hardlink_to(padded)
     for precision, served in (("float32", "fp32"), ("int8", "int8")):
         # Whether int8 is good enough for this model is not asked here: the benchmark states the difference.
         options = pipeline.Options(
-            model=str(checkpoint),
+            model=str(graph),
             output=folder / f"repository-{precision}",
             precision=served,  # type: ignore[arg-type]  # a literal that a loop widens to str
             agreement=0,
