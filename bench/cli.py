@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
            help=f"arrival rates as shares of the closed loop's best ({shares}); none")  # fmt: skip
     option("--seconds", type=_positive, metavar="S", help="length of each measured window (8)")
     option("--warm-seconds", type=_positive, metavar="S", help="the same load before each window (2)")
-    option("--rounds", type=int, metavar="N", help="how often every system takes its turn (3)")
+    option("--rounds", type=_whole, metavar="N", help="how often every system takes its turn (3)")
     option("--scenarios", type=_names, metavar="A,B", help=f"instead of the above: {', '.join(SCENARIOS)}")
     option("--minutes", type=_positive, metavar="M", help="length of the soak (10)")
     option("--output", type=Path, metavar="FOLDER", help="where results go (build/bench/results/DATE)")
@@ -242,6 +242,11 @@ def _integers(text: str) -> list[int]:
     if not values or any(value % 1 for value in values):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 1,8,32")
     return [int(value) for value in values]
+
+
+def _whole(text: str) -> int:
+    (value,) = _integers(text)
+    return value
 
 
 def _shares(text: str) -> list[float]:

@@ -91,7 +91,8 @@ def test_what_does_not_exist_is_named(arguments: list[str], words: str, capsys: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--concurrency", "0"], ["--concurrency", "a"], ["--seconds", "0"], ["--offered", "x"]]
+    "arguments",
+    [["--rounds", "0"], ["--concurrency", "0"], ["--concurrency", "a"], ["--seconds", "0"], ["--offered", "x"]],
 )
 def test_wrong_numbers_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
