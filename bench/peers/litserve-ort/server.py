@@ -13,15 +13,15 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # litserve is in the p
         """Load it."""
         self._scorer = RowScorer()
 
-    def decode_request(self, request: Any) -> Any:
-        """The texts of a request."""
+    def decode_request(self, request: dict[str, Any]) -> Any:
+        """The texts of a request; LitServe makes its endpoint of the types of this and of `encode_response`."""
         return request["texts"]
 
     def predict(self, texts: list[str]) -> Any:
         """Probabilities of each text."""
         return self._scorer.score(texts).tolist()
 
-    def encode_response(self, output: Any) -> Any:
+    def encode_response(self, output: Any) -> dict[str, Any]:
         """What is answered."""
         return {"probabilities": output}
 
