@@ -18,7 +18,7 @@ SINGLE = (
     ("classifier: queue and hop", ("classifier total", "-classifier infer")),
     ("classifier: onnxruntime", ("classifier infer",)),
     ("onnxruntime in process", ("alone",)),
-    ("server-side overhead", ("rejection total", "-alone")),
+    ("the server beside onnxruntime", ("rejection total", "-classifier infer")),
 )
 """Columns of the single requests, each a sum of mean times."""
 
