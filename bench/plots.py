@@ -4,7 +4,7 @@ from bench.figures import Row
 from bench.plan import OURS, RAW
 from bench.summary import Result, limit, median, of, pairs, rows, systems, title
 from bench.table import SINGLE, singles
-from load.charts import COLOURS, Bars, Panel, Series, draw
+from load.charts import COLOURS, GREY, Bars, Panel, Series, draw
 
 
 def plots(result: Result) -> dict[str, str]:
@@ -46,15 +46,15 @@ def plots(result: Result) -> dict[str, str]:
 def _by_callers(
     heading: str, result: Result, chosen: list[Row], figure: tuple[str, ...], cap: float | None = None
 ) -> Panel:
+    ticks = sorted({row["concurrency"] for row in chosen})
+    limits = [Series(title(result, RAW), [(tick, cap) for tick in ticks], GREY, is_dashed=True)] if cap else []
     return Panel(
         heading,
-        _series(result, chosen, ("concurrency",), figure),
+        [*limits, *_series(result, chosen, ("concurrency",), figure)],
         x_title="callers",
         x_scale="log2",
         y_scale="linear" if figure == ("texts_per_s",) else "log",
-        x_ticks=sorted({row["concurrency"] for row in chosen}),
-        limit=cap,
-        limit_name=title(result, RAW),
+        x_ticks=ticks,
     )
 
 
@@ -84,7 +84,7 @@ def _parts(lines: list[tuple[str | float, ...]]) -> Bars:
         [f"{line[0]}, {line[1]}, {line[2]}" for line in lines],
         [(name, colour, columns[name]) for name, colour in zip(parts, COLOURS, strict=False)],
         x_title="milliseconds, mean, one request at a time",
-        marks=("the same texts, onnxruntime in process", columns["onnxruntime in process"]),
+        marks=("in process", columns["in process"]),
     )
 
 

@@ -13,14 +13,15 @@ SINGLE = (
     ("seen by the caller", ("seen",)),
     ("network and caller", ("seen", "-rejection total")),
     ("ensemble", ("rejection total", "-tokenizer total", "-classifier total")),
-    ("tokenizer: queue and hop", ("tokenizer total", "-tokenizer infer")),
-    ("tokenizer: tokenizing", ("tokenizer infer",)),
-    ("classifier: queue and hop", ("classifier total", "-classifier infer")),
-    ("classifier: onnxruntime", ("classifier infer",)),
-    ("onnxruntime in process", ("alone",)),
-    ("the server beside onnxruntime", ("rejection total", "-classifier infer")),
+    ("tokenizer queue", ("tokenizer total", "-tokenizer infer")),
+    ("tokenizing", ("tokenizer infer",)),
+    ("classifier queue", ("classifier total", "-classifier infer")),
+    ("onnxruntime", ("classifier infer",)),
+    ("in process", ("alone",)),
+    ("beside onnxruntime", ("rejection total", "-classifier infer")),
 )
-"""Columns of the single requests, each a sum of mean times."""
+"""Columns of the single requests, each a sum of mean times. `in process` is onnxruntime without a server, one worker
+alone; `beside onnxruntime` is what the server adds to its run."""
 
 
 def text(result: Result) -> str:
