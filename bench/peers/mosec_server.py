@@ -1,32 +1,29 @@
-"""mosec: a Rust front, and a process of one OpenVINO thread for each core.
+"""mosec: a Rust front, and a process of one onnxruntime or OpenVINO thread for each core.
 
 No dynamic batching: a request goes to the first worker that is free, which keeps all of them busy and lets no row wait
 for another.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from typing import Any
 
 from mosec import Server, Worker
-from rows import RowScorer, Settings, load_openvino
+from rows import RowScorer, settings
 
 
-class Classifier(Worker):
+class Classifier(Worker):  # type: ignore[misc]  # mosec is in the peer's own environment
     """One model in one process."""
 
     def __init__(self) -> None:
         """Load it."""
         super().__init__()
-        self._scorer = RowScorer(Settings.of_environment(), load_openvino)
+        self._scorer = RowScorer()
 
-    def forward(self, data: dict) -> dict:
+    def forward(self, data: Any) -> Any:
         """Answer one request."""
         return {"probabilities": self._scorer.score(data["texts"]).tolist()}
 
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Classifier, num=Settings.of_environment().workers)
+    server.append_worker(Classifier, num=settings()["workers"])
     server.run()
