@@ -55,7 +55,16 @@ def git_status() -> str:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("wheels")
     before = git_status()
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     subprocess.run([*command, f"--wheel-dir={folder}", ROOT, ROOT / "client"], check=True, env=environment())
     assert git_status() == before, "building leaves nothing in the checkout"
     return sorted(folder.glob("*.whl"))
@@ -65,7 +74,16 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Installed:
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, symlinks=True)
-    command = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-deps"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        home / "bin" / "python",
+        "install",
+        "--quiet",
+        "--no-deps",
+    ]
     subprocess.run([*command, "--no-index", *wheels], check=True, env=environment())
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -114,7 +132,14 @@ def prepared(installed: Installed) -> Path:
 @pytest.fixture
 def served(installed: Installed, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """What `rejection-server serve` says of itself, while it serves."""
-    command = [installed.binaries / "rejection-server", "serve", "--grpc-port", "0", "--metrics-port", "off"]
+    command: list[str | Path] = [
+        installed.binaries / "rejection-server",
+        "serve",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "off",
+    ]
     if request.param is not None:
         command += ["--repository", request.getfixturevalue(request.param)]
     process = subprocess.Popen(
