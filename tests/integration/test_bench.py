@@ -97,7 +97,9 @@ def test_scenarios_say_what_they_were_asked(tmp_path: Path) -> None:
     (repeats,), (soak,) = run.result["scenarios"]["repeats"], run.result["scenarios"]["soak"]
     # The first of the warm-up is computed, the rest are the cache's.
     assert repeats["executions"] == 0
-    assert abs(repeats["cache_hits"] - repeats["requests"]) <= 4
+    # By Triton's counts alone: they are read while requests go on, so the generator's are of another moment.
+    assert repeats["cache_hits"] > 0
+    assert abs(repeats["cache_hits"] - repeats["triton"]["scoring"]["requests"]) <= 1
     assert soak["texts"] > 0
     assert soak["failed"] == 0
 
