@@ -16,6 +16,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any, Literal
 
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 
 if TYPE_CHECKING:
     from rejection_server.graph.ragged import Activation
@@ -58,8 +59,29 @@ def configurations(shape: Shape) -> dict[str, str]:
         "instances": _template(f"instances.{shape.device}").rstrip("\n"),
         "batching": _template(f"batching.{shape.device}").rstrip("\n"),
     }
-    files = {f"{model}/config.pbtxt": Template(_template(model)).substitute(values) for model in MODELS}
+    files = {
+        # Twice: the contract's own entries name values of the shape.
+        f"{model}/config.pbtxt": Template(Template(_template(model)).safe_substitute(_tensors())).substitute(values)
+        for model in MODELS
+    }
     return files | {f"{model}/labels.txt": "".join(f"{label}\n" for label in shape.labels) for model in LABELLED}
+
+
+def _tensors() -> dict[str, str]:
+    """The contract's tensors, as the templates name them."""
+    made_by = {model: [tensor for tensor in OUTPUTS if tensor.made_by == model] for model in MODELS}
+    return {
+        "public_inputs": declared(INPUTS, about=True),
+        "public_outputs": declared(OUTPUTS, about=True, labels=True),
+        "inputs": declared(INPUTS),
+        "outputs": declared(OUTPUTS),
+        "tokenizer_outputs": declared(made_by["tokenizer"]),
+        "classifier_outputs": declared(made_by["classifier"], labels=True),
+        "input_maps": mapped("input", INPUTS),
+        "output_maps": mapped("output", OUTPUTS),
+        "tokenizer_maps": mapped("output", made_by["tokenizer"]),
+        "classifier_maps": mapped("output", made_by["classifier"]),
+    }
 
 
 def newest_facts(repository: Path) -> dict[str, Any]:
