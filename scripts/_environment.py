@@ -97,7 +97,7 @@ class Environment:
         if kind in ("export", "train"):
             # pip chooses the build of PyTorch (its own settings may name one for CPUs only).
             self._pip(TORCH.search((ROOT / "pyproject.toml").read_text())[1])  # type: ignore[index]  # a test has it
-        self._pip("--no-deps", "--no-build-isolation", *(f"--editable={project}" for project in PROJECTS))
+        self._pip("--quiet", "--no-deps", "--no-build-isolation", *(f"--editable={project}" for project in PROJECTS))
         (self._venv / f".installed-{kind}").write_text(_key(kind))
         self._unfinished.unlink()
 
