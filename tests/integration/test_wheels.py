@@ -106,6 +106,8 @@ def test_the_wheels_hold_their_packages_and_nothing_else(wheels: list[Path]) -> 
     ):
         assert f"rejection_server/model_repository/{name}" in server
     assert not [name for name in server if "__pycache__" in name]
+    modules = (ROOT / "client" / "rejection_client").glob("*.py")
+    assert {f"rejection_client/{module.name}" for module in modules} <= client
 
 
 def test_versions(installed: Installed) -> None:
@@ -114,6 +116,14 @@ def test_versions(installed: Installed) -> None:
 
     assert installed.run("rejection-server", "--version").stdout == f"rejection-server {rejection_server.__version__}\n"
     assert installed.run("rejection", "--version").stdout == f"rejection-client {rejection_client.__version__}\n"
+
+
+def test_the_client_imports_from_its_wheel_and_its_command_teaches(installed: Installed) -> None:
+    code = "import rejection_client as r; print(r.__file__); print(r.RejectionClient().classify_many([]))"
+    file, answer = installed.run("python", "-c", code).stdout.splitlines()
+    assert Path(file).is_relative_to(installed.binaries.parent)
+    assert answer == "[]"
+    assert "rejection classify < answers.txt" in installed.run("rejection", "--help").stdout
 
 
 @pytest.fixture(scope="module")
