@@ -17,16 +17,17 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2_grpc
 
-from bench import stand_in
 from bench.compose import short_texts
 from bench.generator import Generator
 from bench.load import Load
 from bench.triton import TritonCaller
+from load import stand_in
 from rejection_client import AsyncRejectionClient, RejectionClient, protocol
 
 ROUNDS = 7
 WARM_CALLS = 50
 GENERATOR_CALLERS = 32
+SERVER_THREADS = 4
 TEXT = "Sorry, but I can't assist with that."
 
 
@@ -34,7 +35,7 @@ def capacity(seconds: float) -> dict[str, float]:
     """What the load generator itself can do: requests per second, and CPU for each, milliseconds."""
     texts = short_texts(256)
     load = Load(texts, seconds=seconds, warm_s=0.5, concurrency=GENERATOR_CALLERS)
-    with stand_in.running() as address, Generator(TritonCaller(address)) as generator:
+    with stand_in.running(SERVER_THREADS) as address, Generator(TritonCaller(address)) as generator:
         result = generator.run(load, np.full((len(texts), 2), np.nan))
     requests = int(result.recorded.inside().sum())
     return {
@@ -96,7 +97,7 @@ def memory_mb(address: str, texts: int) -> float:
 
 def report(calls: int, texts: int) -> int:
     """Measure the client and print; 1 if something is over its limit."""
-    with stand_in.running() as address:
+    with stand_in.running(SERVER_THREADS) as address:
         # Memory first: the peak of what follows would hide it.
         memory = memory_mb(address, texts)
         blocking_ms, asyncio_ms = asyncio.run(overheads_ms(address, calls))

@@ -109,7 +109,8 @@ def _folder(name: str) -> Path:
     """Where the forms of a model are, which their name, and the code that makes them, decide."""
     code = [Path(__file__), Path(__file__).with_name("random_model.py"), *(REPOSITORY / "tokenizer" / "1").glob("*.py")]
     code += [*(ROOT / "server/rejection_server/graph").glob("*.py")]
-    code += [*(ROOT / "server/rejection_server/prepare/templates").glob("*.pbtxt")]
+    prepare = ROOT / "server/rejection_server/prepare"
+    code += [*(prepare / "templates").glob("*.pbtxt"), prepare / "configuration.py", prepare / "contract.py"]
     digest = hashlib.sha256(name.encode())
     for path in sorted(code):
         digest.update(path.read_bytes())

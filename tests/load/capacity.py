@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 # First: Locust patches the standard library for gevent.
 import locust  # noqa: F401
 
 # isort: split
-from load import cli, result
+from load import cli, result, stand_in
 from load.console import Console
 from load.controller import Controller
 from load.sampling import Sampler, Work
@@ -24,13 +21,9 @@ GROWTH = 1.4
 def measure(options: cli.Options) -> int:
     """Raise the rate until requests leave late; returns the exit code."""
     console = Console()
-    command = [sys.executable, "-m", "load.stand_in"]
     try:
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        ) as stand_in:
-            assert stand_in.stdout is not None
-            _climb(options, f"127.0.0.1:{int(stand_in.stdout.readline())}", console)
+        with stand_in.running() as url:
+            _climb(options, url, console)
     except TargetError as error:
         console.say(f"{cli.PROG}: {error}")
         return cli.EXIT_NOT_MET

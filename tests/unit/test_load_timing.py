@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from load import stand_in
 from support.repository import ROOT
 
 LATE_S = 5.0
 
 # Prints [kind, milliseconds, the request's times, outcome and texts] of each request.
 PROGRAM = """
-import json, subprocess, sys, time
+import json, sys, time
 import locust
 from locust.env import Environment
-from load import cli, users
+from load import cli, stand_in, users
 
-stand_in = subprocess.Popen([sys.executable, "-m", "load.stand_in"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-try:
-    url = f"127.0.0.1:{int(stand_in.stdout.readline())}"
+with stand_in.running() as url:
     channels = users.TritonUser.connect(url, cli.parse(["--channels", "1"]))
     environment = Environment()
     told = []
@@ -32,9 +31,6 @@ try:
         kind(environment).send(time.perf_counter() - float(sys.argv[1]))
     print(json.dumps(told))
     channels.close()
-finally:
-    stand_in.stdin.close()
-    stand_in.wait()
 """
 
 
@@ -53,12 +49,10 @@ def test_a_request_that_leaves_late_has_the_delay_in_its_latency() -> None:
 
 
 def test_under_locusts_own_command_the_open_loop_sends_the_mix(tmp_path: Path) -> None:
-    stand_in = [sys.executable, "-m", "load.stand_in"]
-    with subprocess.Popen(stand_in, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
+    with stand_in.running() as url:
         command = [
             *(sys.executable, "-m", "locust", "-f", ROOT / "tests" / "load" / "locustfile_open.py", "--headless"),
-            *("--host", f"127.0.0.1:{server.stdout.readline().strip()}", "--csv", tmp_path / "locust"),
+            *("--host", url, "--csv", tmp_path / "locust"),
             *("--users", 20, "--spawn-rate", 20, "--run-time", "6s", "--timeout", "1m", "--channels", 2),
         ]
         subprocess.run([*map(str, command)], capture_output=True, check=True, timeout=60)

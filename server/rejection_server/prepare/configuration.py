@@ -58,12 +58,10 @@ def configurations(shape: Shape) -> dict[str, str]:
         "short_length": min(SHORT_TEXT, shape.model_max_length),
         "instances": _template(f"instances.{shape.device}").rstrip("\n"),
         "batching": _template(f"batching.{shape.device}").rstrip("\n"),
+        # The contract's own entries name the number of labels.
+        **{name: Template(entries).substitute(labels=len(shape.labels)) for name, entries in _tensors().items()},
     }
-    files = {
-        # Twice: the contract's own entries name values of the shape.
-        f"{model}/config.pbtxt": Template(Template(_template(model)).safe_substitute(_tensors())).substitute(values)
-        for model in MODELS
-    }
+    files = {f"{model}/config.pbtxt": Template(_template(model)).substitute(values) for model in MODELS}
     return files | {f"{model}/labels.txt": "".join(f"{label}\n" for label in shape.labels) for model in LABELLED}
 
 
