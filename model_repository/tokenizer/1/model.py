@@ -19,6 +19,9 @@ from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 METRICS_URL = "REJECTION_METRICS_URL"
 """Environment variable: where Triton serves its metrics, if not on its usual port."""
 BOUNDED = "classifier"
+_STRING_ID = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
+"""Refused here, since Triton reads such an id from a wrong address where an ensemble, `scoring`, has answered as a step
+of another one, and ends (EnsembleContext::ConsumeResponse). An error it passes on without reading the id."""
 
 
 class TritonPythonModel:
@@ -44,6 +47,8 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
+        if isinstance(request.correlation_id(), str):
+            return _error(_STRING_ID, pb_utils.TritonError.INVALID_ARG)
         if not self._admission.admit(1):
             message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
             return _error(message, pb_utils.TritonError.UNAVAILABLE)
