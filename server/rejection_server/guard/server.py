@@ -1,0 +1,158 @@
+"""The guard itself: it listens, serves, drains and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from rejection_server.guard import nghttp2
+from rejection_server.guard.admission import Admission
+from rejection_server.guard.context import Context
+from rejection_server.guard.counters import Snapshot
+from rejection_server.guard.down import Caller
+from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.stream import Health, begin_conversation
+from rejection_server.guard.up import Upstream
+
+__all__ = ["Guard"]
+
+SWEEP_S = 1.0
+DRAIN_STEP_S = 0.02
+BACKLOG = 1024
+
+
+class Guard:
+    """One guard, in the running event loop.
+
+    As an asynchronous context manager it listens inside the block and is gone after it, calls under way answered:
+
+        async with Guard(GuardSettings(upstream="127.0.0.1:8001", public_models=("rejection",))) as guard:
+            print(guard.port)
+    """
+
+    def __init__(self, settings: GuardSettings) -> None:
+        self.settings = settings
+        admission = Admission(settings.max_requests, settings.max_bytes)
+        self._context = Context(settings, admission, Upstream(settings, admission))
+        self._health = Health(self._context)
+        self._connections: set[Caller] = set()
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self.port = 0
+        """Where it listens."""
+
+    async def __aenter__(self) -> Guard:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Drain and stop."""
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, and begin to connect to Triton. Raises OSError if the address cannot be had, ssl.SSLError."""
+        loop = asyncio.get_running_loop()
+        settings, context = self.settings, self._context
+        context.now = loop.time()
+        options = nghttp2.new_options(reset_burst=settings.reset_burst, reset_rate=settings.reset_rate)
+        context.upstream.open()
+
+        def connection() -> Caller:
+            return Caller(
+                context, options, lambda call: begin_conversation(call, context, self._health), self._connections
+            )
+
+        tls = _tls(settings)
+        listening = await self._listening_socket()
+        self._listener = await loop.create_server(
+            connection,
+            sock=listening,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=settings.handshake_timeout_s if tls else None,
+        )
+        self.port = int(listening.getsockname()[1])
+        self._sweeper = loop.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Refuse new calls, answer those under way, for `drain_timeout_s` at most, and close everything."""
+        context = self._context
+        loop = asyncio.get_running_loop()
+        context.stopping = True
+        for connection in list(self._connections):
+            connection.stop()
+        until = loop.time() + self.settings.drain_timeout_s
+        while loop.time() < until and (context.admission.requests or any(c.streams for c in self._connections)):
+            await asyncio.sleep(DRAIN_STEP_S)
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.terminate()
+        await asyncio.sleep(DRAIN_STEP_S)
+        for connection in list(self._connections):
+            connection.transport.abort()
+        context.upstream.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+
+    def snapshot(self) -> Snapshot:
+        """What it has done so far."""
+        counters, admission = self._context.counters, self._context.admission
+        return Snapshot(
+            calls=counters.calls(),
+            refused=counters.refused,
+            cancelled=counters.cancelled,
+            received_bytes=counters.received_bytes,
+            sent_bytes=counters.sent_bytes,
+            connections=len(self._connections),
+            under_way=admission.requests,
+            under_way_bytes=admission.bytes,
+        )
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._context.now = loop.time()
+            for connection in list(self._connections):
+                connection.sweep()
+            self._health.ask()
+
+    async def _listening_socket(self) -> socket.socket:
+        settings = self.settings
+        if settings.listen_fd is not None:
+            return socket.socket(fileno=settings.listen_fd)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        # IPv4 first: that is where clients look for "localhost".
+        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if settings.reuse_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+
+def _tls(settings: GuardSettings) -> ssl.SSLContext | None:
+    """What callers have to speak, None for plain HTTP/2."""
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    context.set_alpn_protocols(["h2"])
+    if settings.tls_client_ca is not None:
+        context.load_verify_locations(settings.tls_client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
