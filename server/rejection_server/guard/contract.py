@@ -27,14 +27,34 @@ SMALL_BYTES = 1 << 16
 """What a message of this size may become when it is parsed needs no bound."""
 
 _SIZES = {
-    **{"BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8},
-    **{"FP16": 2, "BF16": 2, "FP32": 4, "FP64": 8},
+    "BOOL": 1,
+    "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
+    "INT8": 1,
+    "INT16": 2,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "BF16": 2,
+    "FP32": 4,
+    "FP64": 8,
 }
 """Bytes of an element, for the types that have a fixed size."""
 _CONTENTS = {
-    **{"BOOL": "bool_contents", "BYTES": "bytes_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
-    **{"INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents"},
-    **{"UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents"},
+    "BOOL": "bool_contents",
+    "BYTES": "bytes_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
 }
 """Where the elements of a type are when they are not raw."""
 
@@ -56,29 +76,7 @@ def checked_request(message: bytes, max_elements: int) -> Any:
         name = min(request.parameters)
         raise _invalid(f"the request has the parameter {shown(name)}: options are input tensors, so leave it out")
     _check_outputs(request.outputs)
-    inputs, raw = request.inputs, request.raw_input_contents
-    if len(inputs) > MAX_TENSORS:
-        raise _invalid(f"the request has {len(inputs)} inputs; at most {MAX_TENSORS} are accepted")
-    if len(raw) and len(raw) != len(inputs):
-        _refuse_count(inputs, len(raw))
-    seen = set()
-    for index, tensor in enumerate(inputs):
-        name = tensor.name
-        if name in seen:
-            raise _invalid(f"inference input {shown(name)} is there twice")
-        seen.add(name)
-        if len(tensor.parameters):
-            parameter = min(tensor.parameters)
-            raise _invalid(
-                f"inference input {shown(name)} has the parameter {shown(parameter)}, which is not accepted: send the "
-                "tensor's contents in the request"
-            )
-        if len(raw):
-            if tensor.HasField("contents") and tensor.contents.ByteSize():
-                raise _invalid(f"inference input {shown(name)} has contents as well as raw contents: send one of them")
-            _check_raw(tensor, raw[index], max_elements)
-        else:
-            _check_typed(tensor, max_elements)
+    _check_inputs(request.inputs, request.raw_input_contents, max_elements)
     return request
 
 
@@ -91,9 +89,7 @@ def metadata_request(request: Any) -> bytes:
 def part_of(model: str, public_models: tuple[str, ...]) -> Refusal:
     """The refusal of inference with a model that exists and is not public."""
     public = ", ".join(f"'{name}'" for name in public_models)
-    return Refusal(
-        Code.PERMISSION_DENIED, f"model {shown(model)} is a part of {public} and is not called from outside"
-    )
+    return Refusal(Code.PERMISSION_DENIED, f"model {shown(model)} is a part of {public} and is not called from outside")
 
 
 def _check_names(request: Any) -> None:
@@ -121,6 +117,31 @@ def _check_outputs(outputs: Any) -> None:
                 )
 
 
+def _check_inputs(inputs: Any, raw: Any, max_elements: int) -> None:
+    if len(inputs) > MAX_TENSORS:
+        raise _invalid(f"the request has {len(inputs)} inputs; at most {MAX_TENSORS} are accepted")
+    if len(raw) and len(raw) != len(inputs):
+        _refuse_count(inputs, len(raw))
+    seen = set()
+    for index, tensor in enumerate(inputs):
+        name = tensor.name
+        if name in seen:
+            raise _invalid(f"inference input {shown(name)} is there twice")
+        seen.add(name)
+        if len(tensor.parameters):
+            parameter = min(tensor.parameters)
+            raise _invalid(
+                f"inference input {shown(name)} has the parameter {shown(parameter)}, which is not accepted: send the "
+                "tensor's contents in the request"
+            )
+        if len(raw):
+            if tensor.HasField("contents") and tensor.contents.ByteSize():
+                raise _invalid(f"inference input {shown(name)} has contents as well as raw contents: send one of them")
+            _check_raw(tensor, raw[index], max_elements)
+        else:
+            _check_typed(tensor, max_elements)
+
+
 def _refuse_count(inputs: Any, count: int) -> None:
     if count < len(inputs):
         raise _invalid(f"unable to find data for input tensor {shown(inputs[count].name)}: it has no raw contents")
@@ -137,7 +158,7 @@ def _element_count(tensor: Any) -> int:
     for size in shape:
         if size < 0:
             raise _invalid(f"the shape {_text(shape)} of inference input {shown(name)} has a negative dimension")
-    count = math.prod(shape)
+    count: int = math.prod(shape)
     # A dimension of 0 hides how large the others are.
     if count >= 1 << 31 or (not count and math.prod(size or 1 for size in shape) >= 1 << 31):
         raise _invalid(f"the shape {_text(shape)} of inference input {shown(name)} is too large")

@@ -105,8 +105,8 @@ class Caller(Session):
     Args:
         context: the guard.
         options: of libnghttp2.
-        begin_conversation: makes the conversation of a call with several messages, None for other calls.
-        on_close: told when the connection is gone.
+        begin_conversation: makes the conversation of a call with several messages.
+        connections: all that are open; this one adds and removes itself.
     """
 
     def __init__(
@@ -169,9 +169,8 @@ class Caller(Session):
     def sweep(self) -> None:
         """Once a second: end what takes too long."""
         now, settings = self.context.now, self.context.settings
-        if self.paused_since is not None and now - self.paused_since > settings.write_timeout_s:
-            self.transport.abort()
-        elif not self.greeted and now - self._since > settings.handshake_timeout_s:
+        is_stuck = self.paused_since is not None and now - self.paused_since > settings.write_timeout_s
+        if is_stuck or (not self.greeted and now - self._since > settings.handshake_timeout_s):
             self.transport.abort()
         elif self.streams:
             self._since = now
@@ -230,20 +229,26 @@ class Caller(Session):
         if call.replied:
             call.body.clear()
             return
-        call.held += size
         try:
-            self.context.admission.hold(size)
-            if call.conversation is not None:
-                call.conversation.came()
-                return
-            if call.method.kind is Kind.REFUSED:
-                raise call.method.refusal()
-            limit = self._limit(call.method)
-            if len(call.body) > limit + framing.PREFIX_BYTES:
-                raise framing.too_large(limit)
+            self._arrived(call, size)
         except Refusal as refusal:
             self.refuse(call, refusal)
+
+    def _arrived(self, call: Call, size: int) -> None:
+        """More of a call: let it go on, or raise Refusal."""
+        call.held += size
+        self.context.admission.hold(size)
+        most = self.context.settings.max_all_streams
+        if self.context.streams > most and len(call.body) == size:
+            raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {most} calls are open")
+        if call.conversation is not None:
+            call.conversation.came()
             return
+        if call.method.kind is Kind.REFUSED:
+            raise call.method.refusal()
+        limit = self._limit(call.method)
+        if len(call.body) > limit + framing.PREFIX_BYTES:
+            raise framing.too_large(limit)
         if call.unconsumed >= session.WINDOW_STEP:
             self.consume_stream(call)
 
@@ -279,10 +284,6 @@ class Caller(Session):
         context, method = self.context, call.method
         if method.kind is Kind.REFUSED:
             raise method.refusal()
-        if context.streams > context.settings.max_all_streams:
-            raise Refusal(
-                Code.UNAVAILABLE, f"the queue is full: at most {context.settings.max_all_streams} calls are open"
-            )
         if context.stopping:
             if method.stopping is None:
                 raise Refusal(Code.UNAVAILABLE, "the server is stopping")
@@ -292,29 +293,23 @@ class Caller(Session):
             context.admission.enter()
             try:
                 message = framing.only_message(call.body, call.encoding, context.settings.max_message_bytes)
-                exchange = exchange_for(context, message, call, call.extra)
+                exchange = exchange_for(context, message, call, call)
             except Refusal:
                 context.admission.leave()
                 raise
+            call.held = 0
         else:
             message = framing.only_message(call.body, call.encoding, MAX_PASSED_BYTES)
             exchange = Exchange(method.path, framing.framed(message), call, call.extra)
         call.body.clear()
         call.exchange = exchange
-        exchange.held, call.held = call.held, 0
-        try:
-            context.upstream.send(exchange)
-        except Refusal:
-            call.held, exchange.held = exchange.held, 0
-            raise
+        context.upstream.send(exchange)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
     def begin_reply(self, call: Call) -> None:
         """Send the headers of a call that is answered bit by bit."""
-        self.lib.submit_response(
-            self.session, call.id, _OK_HEADERS.array, _OK_HEADERS.count, byref(session.provider())
-        )
+        self.lib.submit_response(self.session, call.id, _OK_HEADERS.array, _OK_HEADERS.count, byref(session.provider()))
         self.flush_soon()
 
     def reply(self, call: Call, frame: bytes) -> None:
@@ -366,16 +361,26 @@ class Caller(Session):
         call.body.clear()
 
 
-def exchange_for(
-    context: Context, message: bytes, owner: Owner, extra: tuple[tuple[bytes, bytes], ...]
-) -> Exchange:
-    """The call of Triton for an admitted inference request; raises Refusal."""
-    settings = context.settings
-    request = contract.checked_request(message, settings.max_elements)
+def exchange_for(context: Context, message: bytes, call: Call, owner: Owner, held: int | None = None) -> Exchange:
+    """The call of Triton for an admitted inference request of `call`, with the bytes that are held for it.
+
+    `held`: how many, all of the call's if None. What a compressed message grows to counts too. Raises Refusal.
+    """
+    settings, admission = context.settings, context.admission
+    held = call.held if held is None else held
+    grown = max(0, len(message) - held)
+    try:
+        admission.hold(grown)
+        request = contract.checked_request(message, settings.max_elements)
+    except Refusal:
+        admission.release(grown)
+        raise
     if request.model_name in settings.public_models:
-        exchange = Exchange(MODEL_INFER_PATH, framing.framed(request.SerializeToString()), owner, extra)
+        frame = framing.framed(request.SerializeToString())
+        exchange = Exchange(MODEL_INFER_PATH, frame, owner, call.extra)
     else:
-        exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), owner, extra)
+        exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), owner, call.extra)
         exchange.inquiry = request.model_name
     exchange.is_inference = True
+    exchange.held = held + grown
     return exchange

@@ -128,7 +128,7 @@ class Callbacks(NamedTuple):
     """(session, stream, error code, user)"""
 
 
-_CALLBACK_TYPES = Callbacks(FrameCallback, HeaderCallback, FrameCallback, DataCallback, CloseCallback)
+_CALLBACK_TYPES = (FrameCallback, HeaderCallback, FrameCallback, DataCallback, CloseCallback)
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "session_server_new2": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p)),

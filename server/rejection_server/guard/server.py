@@ -81,7 +81,7 @@ class Guard:
         """Refuse new calls, answer those under way, for `drain_timeout_s` at most, and close everything."""
         context = self._context
         loop = asyncio.get_running_loop()
-        context.stopping = True
+        context.stopping = context.admission.is_closed = True
         for connection in list(self._connections):
             connection.stop()
         until = loop.time() + self.settings.drain_timeout_s

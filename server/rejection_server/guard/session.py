@@ -125,7 +125,7 @@ class Session(asyncio.Protocol):
         self.lib.session_set_local_window_size(self._session, 0, 0, CONNECTION_WINDOW)
         self.flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the streams and free the library's memory."""
         if not self._session:
             return
@@ -235,7 +235,7 @@ def _on_begin_headers(_session: int, frame: int, key: int) -> int:
     return 0
 
 
-def _on_header(  # noqa: PLR0913 - the library's signature
+def _on_header(
     _session: int,
     _frame: int,
     name_address: int,
@@ -267,9 +267,7 @@ def _on_frame_recv(_session: int, frame: int, key: int) -> int:
     return 0
 
 
-def _on_data_chunk(  # noqa: PLR0913 - the library's signature
-    session: int, _flags: int, stream_id: int, data: int, size: int, key: int
-) -> int:
+def _on_data_chunk(session: int, _flags: int, stream_id: int, data: int, size: int, key: int) -> int:
     try:
         connection = _sessions[key]
         connection.lib.session_consume_connection(session, size)
@@ -303,7 +301,7 @@ def _read(  # noqa: PLR0913 - the library's signature
         if stream is None:
             return nghttp2.ERR_TEMPORAL_CALLBACK_FAILURE
         out, start = stream.out, stream.sent
-        size = len(out) - start
+        size: int = len(out) - start
         if size > room:
             size = room
             memmove(buffer, out[start : start + room], room)

@@ -8,6 +8,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["GuardSettings", "SettingsError"]
 
@@ -47,7 +48,7 @@ class GuardSettings:
     max_bytes: int = 256 * _MEBIBYTE
     """Bytes of all requests under way, those still arriving included."""
     max_upstream_requests: int = 64
-    """Inference requests that Triton has at a time; the others wait here, where a caller who leaves takes them along."""
+    """Inference requests that Triton has at a time; the others wait here and are dropped if their caller leaves."""
     max_message_bytes: int = 65 * _MEBIBYTE
     """Bytes of one request, decompressed: 64 texts of 1 MiB and what is around them fit by default."""
     max_elements: int = 4096
@@ -117,7 +118,8 @@ class GuardSettings:
         if unknown := given.keys() - hints.keys():
             raise SettingsError(f"there is no setting '{min(unknown)}'")
         try:
-            return cls(**{name: _read(name, value, hints[name]) for name, value in given.items()})
+            values: dict[str, Any] = {name: _read(name, value, hints[name]) for name, value in given.items()}
+            return cls(**values)
         except TypeError as exc:
             raise SettingsError(str(exc).partition("() ")[2]) from exc
 

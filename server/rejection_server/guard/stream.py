@@ -138,7 +138,7 @@ class _Inferences(_Open):
 
     def deliver(self) -> None:
         """Send the answers whose turn it is."""
-        ready = []
+        ready: list[bytes] = []
         while self._slots and (self._slots[0].answer is not None or self._slots[0].error is not None):
             slot = self._slots.popleft()
             if slot.error is not None and _ERROR_AS_STATUS in self.call.extra:
@@ -195,11 +195,9 @@ class _Inferences(_Open):
         call.held -= size
         admitted = False
         try:
-            if context.stopping:
-                raise Refusal(Code.UNAVAILABLE, "the server is stopping")
             context.admission.enter()
             admitted = True
-            exchange = exchange_for(context, message, slot, call.extra)
+            exchange = exchange_for(context, message, call, slot, size)
         except Refusal as refusal:
             if admitted:
                 context.admission.leave()
@@ -207,7 +205,6 @@ class _Inferences(_Open):
             slot.refuse(refusal)
             self.deliver()
             return
-        exchange.held = size
         slot.exchange = exchange
         context.upstream.send(exchange)
 

@@ -182,7 +182,7 @@ class Upstream:
 
     def _headers(self, exchange: Exchange) -> Headers:
         if exchange.extra:
-            return Headers([*self._fixed, (b":path", exchange.path), *exchange.extra][:])
+            return Headers([(b":path", exchange.path), *self._fixed, *exchange.extra])
         headers = self._requests.get(exchange.path)
         if headers is None:
             headers = self._requests[exchange.path] = Headers([(b":path", exchange.path), *self._fixed])
@@ -249,9 +249,12 @@ class _Connection(Session):
         if name_length == _STATUS_LENGTH:
             if string_at(name_address, name_length) == b"grpc-status" and self.current is not None:
                 self.current.status = string_at(value_address, value_length)
-        elif name_length == _MESSAGE_LENGTH and self.current is not None:
-            if string_at(name_address, name_length) == b"grpc-message":
-                self.current.message = string_at(value_address, value_length)
+        elif (
+            name_length == _MESSAGE_LENGTH
+            and string_at(name_address, name_length) == b"grpc-message"
+            and self.current is not None
+        ):
+            self.current.message = string_at(value_address, value_length)
         return 0
 
     def data_came(self, stream: Exchange, size: int) -> None:  # noqa: ARG002 - a hook
