@@ -129,6 +129,8 @@ class Caller(Session):
         self._begin_conversation = begin_conversation
         self._connections = connections
         self._since = context.now
+        self._cut_short: list[Call] = []
+        """Calls that were refused while they arrived: the rest of them is not wanted."""
 
     # --- connection ----------------------------------------------------------------------------------------------
 
@@ -156,6 +158,16 @@ class Caller(Session):
 
     def sent(self, size: int) -> None:
         self.context.counters.sent_bytes += size
+
+    def flush(self) -> None:
+        """Send; then end what was cut short, as the library drops an answer whose stream was reset before it went."""
+        super().flush()
+        if self._cut_short and self.paused_since is None:
+            calls, self._cut_short = self._cut_short, []
+            for call in calls:
+                if not call.closed and not call.is_complete:
+                    self.reset(call)
+            super().flush()
 
     def stop(self) -> None:
         """Ask the caller to go elsewhere; calls under way go on."""
@@ -349,7 +361,7 @@ class Caller(Session):
         headers = Headers((*_BEGIN, *fields))
         self.lib.submit_response(self.session, call.id, headers.array, headers.count, None)
         if not call.is_complete:
-            self.reset(call)
+            self._cut_short.append(call)
         self.flush_soon()
 
     def _count(self, call: Call, code: int) -> None:
