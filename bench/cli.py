@@ -2,19 +2,20 @@
 
 import argparse
 import datetime
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench.choices import MODELS, OFFERED, SCENARIOS, WORKLOADS
-from bench.paths import BUILD, ROOT
+from bench.settings import BUILD, LOADGEN, MODELS, QUICK, ROOT, SCENARIOS, WORKLOADS, Settings
+from rejection_server import __version__
 
 if TYPE_CHECKING:
-    from bench.peers import Peer
-    from bench.plan import Settings
+    from bench.peers.peer import Peer
 
 EPILOG = """examples:
   scripts/bench --quick                        three minutes: bundled model, what is installed already
@@ -22,8 +23,10 @@ EPILOG = """examples:
   scripts/bench --peers all                    everything; makes an environment for each peer first (gigabytes)
   scripts/bench --scenarios fairness,soak --minutes 10
   scripts/bench report build/bench/results/DATE/result.json   draw the report again
-  scripts/bench docs build/bench/results/DATE/result.json     write docs/benchmarks.md from it
+  scripts/bench docs build/bench/results/DATE/result.json     write the tables of docs/benchmarks.md from it
   scripts/bench client                         what the Python client costs
+
+distilroberta is made with PyTorch: scripts/install bench export installs it. The bundled model exists as int8 alone.
 
 Measure on a machine that does nothing else. Figures of different machines, or of a busy one, cannot be compared; ratios
 within one run can. Systems take turns and every turn is repeated; tables show the median of the rounds."""
@@ -38,38 +41,28 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--quick", action="store_true", help="three minutes: bundled model, int8, short windows, once")
-    result.add_argument(
-        "--models", type=_names, metavar="A,B", help="bundled, distilroberta (its shape, random weights): both"
-    )
-    result.add_argument(
-        "--model", metavar="MODEL", help="another classifier instead: a checkpoint folder or Hugging Face id"
-    )
-    result.add_argument("--workloads", type=_names, metavar="A,B", help=f"of {', '.join(WORKLOADS)} (all)")
-    result.add_argument(
-        "--peers",
-        type=_names,
-        metavar="A,B",
-        help="peers by name, all, none, or installed: those whose environment is there (installed)",
-    )
-    result.add_argument("--list-peers", action="store_true", help="name the peers, how each is set up, and end")
-    result.add_argument("--precision", choices=["float32", "int8", "both"], help="both; with --quick int8")
-    result.add_argument("--concurrency", type=_integers, metavar="N,N", help="callers of the closed loop")
-    result.add_argument(
-        "--offered",
-        type=_shares,
-        metavar="S,S",
-        help=f"arrival rates as shares of the closed loop's best ({','.join(map(str, OFFERED))}); none",
-    )
-    result.add_argument("--seconds", type=_positive, metavar="S", help="length of each measured window (8)")
-    result.add_argument("--warm-seconds", type=_positive, metavar="S", help="the same load before each window (2)")
-    result.add_argument("--rounds", type=int, metavar="N", help="how often every system takes its turn (3)")
-    result.add_argument("--scenarios", type=_names, metavar="A,B", help=f"instead of the above: {', '.join(SCENARIOS)}")
-    result.add_argument("--minutes", type=_positive, default=10.0, metavar="M", help="length of the soak (10)")
-    result.add_argument("--output", type=Path, metavar="FOLDER", help="where results go (build/bench/results/DATE)")
-    result.add_argument(
-        "--triton-argument", action="append", default=[], metavar="ARGUMENT", help="passed to tritonserver; repeatable"
-    )
+    option = result.add_argument
+    option("--version", action="version", version=f"%(prog)s {__version__}")
+    option("--quick", action="store_true", help="three minutes: bundled model, int8, short windows, once")
+    option("--models", type=_names, metavar="A,B", help="bundled, distilroberta (its shape, random weights): both")
+    option("--model", metavar="MODEL", help="another classifier instead: a checkpoint folder or Hugging Face id")
+    option("--workloads", type=_names, metavar="A,B", help=f"of {', '.join(WORKLOADS)} (all)")
+    peers = "peers by name, all, none, or installed: those whose environment is there (installed)"
+    option("--peers", type=_names, metavar="A,B", help=peers)
+    option("--list-peers", action="store_true", help="name the peers, how each is set up, and end")
+    option("--precision", choices=["float32", "int8", "both"], help="both; with --quick int8")
+    option("--concurrency", type=_integers, metavar="N,N", help="callers of the closed loop")
+    shares = ",".join(map(str, Settings().offered))
+    option("--offered", type=_shares, metavar="S,S",
+           help=f"arrival rates as shares of the closed loop's best ({shares}); none")  # fmt: skip
+    option("--seconds", type=_positive, metavar="S", help="length of each measured window (8)")
+    option("--warm-seconds", type=_positive, metavar="S", help="the same load before each window (2)")
+    option("--rounds", type=_whole, metavar="N", help="how often every system takes its turn (3)")
+    option("--scenarios", type=_names, metavar="A,B", help=f"instead of the above: {', '.join(SCENARIOS)}")
+    option("--minutes", type=_positive, metavar="M", help="length of the soak (10)")
+    option("--output", type=Path, metavar="FOLDER", help="where results go (build/bench/results/DATE)")
+    passed = "passed to tritonserver; repeatable"
+    option("--triton-argument", action="append", default=[], metavar="ARGUMENT", help=passed)
     return result
 
 
@@ -78,13 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _stop)
     verbs: dict[str, Callable[[list[str]], int]] = {"client": _client, "report": _report, "docs": _docs}
-    if arguments and arguments[0] in verbs:
-        return verbs[arguments[0]](arguments[1:])
-    options = parser().parse_args(arguments)
-    if options.list_peers:
-        return _list_peers()
     try:
-        return _measure(options, arguments)
+        if arguments and arguments[0] in verbs:
+            return verbs[arguments[0]](arguments[1:])
+        options = parser().parse_args(arguments)
+        return _list_peers() if options.list_peers else _measure(options, arguments)
     except (ValueError, RuntimeError, OSError) as exc:
         sys.stderr.write(f"scripts/bench: {exc}\n")
         return 1
@@ -93,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C does: what was started is stopped, what was measured is written."""
     # `timeout` and some service managers send it twice, which must not cut the stopping short.
     signal.signal(number, signal.SIG_IGN)
@@ -101,18 +92,22 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    settings = settings_of(options)
+    peers = chosen_peers(options.peers or ["installed"]) if not settings.scenarios else []
+    if problem := preflight(settings):
+        raise ValueError(problem)
     from bench import scenarios
     from bench.plan import fitted
     from bench.progress import Progress
     from bench.run import Run
 
     progress = Progress()
-    peers = _chosen_peers(options.peers or ["installed"], progress.say) if not options.scenarios else []
-    settings = settings_of(options)
+    for peer in peers:
+        peer.install(progress.say)
     output = options.output or BUILD / "results" / datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d-%H%M%S")
     run = Run(settings, peers, output, arguments)
     if options.quick and options.seconds is None:
-        settings = run.settings = fitted(settings, run.systems)
+        run.settings = fitted(settings, run.systems)
     interrupted = False
     try:
         if settings.scenarios:
@@ -122,93 +117,88 @@ def _measure(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         interrupted = True
         progress.say("stopped: writing what was measured")
-    path = run.write()
-    draw(path)
+    draw(run.write())
     return 130 if interrupted else int(bool(run.result["failures"]))
 
 
-def settings_of(options: argparse.Namespace) -> "Settings":
+def settings_of(options: argparse.Namespace) -> Settings:
     """What the options mean; raises ValueError with a sentence for what does not exist."""
-    from bench.plan import QUICK_OFFERED, QUICK_WORKLOADS, Settings
-
-    base = Settings()
-    if options.quick:
-        base = Settings(
-            models=("bundled",),
-            precisions=("int8",),
-            workloads=QUICK_WORKLOADS,
-            offered=QUICK_OFFERED,
-            rounds=1,
-            quick=True,
-            every_layout=False,
-        )
+    base = QUICK if options.quick else Settings()
     _check("workload", options.workloads or (), WORKLOADS)
     _check("scenario", options.scenarios or (), SCENARIOS)
     _check("model", options.models or (), MODELS)
-    precisions = {None: base.precisions, "both": ("int8", "float32")}.get(options.precision, (options.precision,))
-    return Settings(
-        models=(options.model,) if options.model else tuple(options.models or base.models),
-        precisions=precisions,
-        workloads=tuple(options.workloads or base.workloads),
-        concurrency=tuple(options.concurrency or ()),
-        offered=base.offered if options.offered is None else tuple(options.offered),
-        seconds=options.seconds or base.seconds,
-        warm_s=options.warm_seconds or base.warm_s,
-        rounds=options.rounds or base.rounds,
-        quick=base.quick,
-        every_layout=base.every_layout,
-        scenarios=tuple(options.scenarios or ()),
-        minutes=options.minutes,
-        triton_arguments=tuple(options.triton_argument),
-    )
+    given: dict[str, Any] = {
+        "models": [options.model] if options.model else options.models,
+        "precisions": ["int8", "float32"] if options.precision == "both" else options.precision and [options.precision],
+        "warm_s": options.warm_seconds,
+        "triton_arguments": options.triton_argument,
+    }
+    for name in ("workloads", "concurrency", "offered", "seconds", "rounds", "scenarios", "minutes"):
+        given[name] = getattr(options, name)
+    chosen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return replace(base, **{name: value for name, value in chosen.items() if value is not None})
+
+
+def preflight(settings: Settings) -> str:
+    """What is missing for such a run, in a sentence that says what to do; empty if nothing is."""
+    from bench.models import lacks_torch
+
+    if any(map(lacks_torch, settings.models)):
+        return "distilroberta is made with PyTorch, which is not installed: run scripts/install bench export first"
+    if "callers" in settings.scenarios and not LOADGEN.is_file():
+        return "the scenario callers needs the load generator in C++, which is not built: run scripts/build-loadgen"
+    if settings.models == ("bundled",) and "int8" not in settings.precisions:
+        return "the bundled model exists as int8 alone: choose --precision int8, or another model"
+    return ""
+
+
+def chosen_peers(names: Sequence[str]) -> "list[Peer]":
+    """The peers that `--peers` names; raises ValueError for one that does not exist."""
+    from bench.peers.catalogue import PEERS
+    from bench.peers.environment import is_current
+
+    if list(names) == ["none"]:
+        return []
+    if list(names) == ["installed"]:
+        return [peer for peer in PEERS if is_current(peer.folder)]
+    _check("peer", [name for name in names if name != "all"], [peer.name for peer in PEERS])
+    return [peer for peer in PEERS if peer.name in names or "all" in names]
 
 
 def draw(result: Path) -> None:
-    """The table on standard output; plots and the report beside the result."""
-    import json
-
-    from bench import table
+    """The tables on standard output; plots and the report beside the result."""
+    from bench import report, table
 
     measured = json.loads(result.read_text(encoding="utf-8"))
     sys.stdout.write(table.text(measured) + "\n")
-    try:
-        from bench import report
-    except ImportError as exc:
-        sys.stdout.write(f"No report was drawn: the Python package {exc.name} is missing; scripts/bench installs it.\n")
-    else:
-        written = report.write(measured, result.parent)
-        sys.stdout.write(f"\nFigures: {_shown(result)}\nReport:  {_shown(written)}\n")
+    written = report.write(measured, result.parent)
+    sys.stdout.write(f"\nFigures: {_shown(result)}\nReport:  {_shown(written)}\n")
     sys.stdout.flush()
 
 
-def _chosen_peers(names: Sequence[str], say: Callable[[str], None]) -> "list[Peer]":
-    if list(names) == ["none"]:
-        return []
-    from bench.peers import PEERS
-    from bench.peers.environment import is_current
-
-    known = {peer.name: peer for peer in PEERS}
-    if list(names) == ["installed"]:
-        return [peer for peer in PEERS if is_current(peer.folder)]
-    _check("peer", [name for name in names if name != "all"], tuple(known))
-    chosen = list(PEERS) if "all" in names else [known[name] for name in names]
-    for peer in chosen:
-        peer.install(say)
-    return chosen
-
-
 def _list_peers() -> int:
-    from bench.peers import PEERS
+    from bench.peers.catalogue import PEERS
 
     for peer in PEERS:
-        sys.stdout.write(f"{peer.name:<24} {', '.join(peer.precisions):<14} {peer.title}\n{'':24} {peer.notes}\n")
+        models = "" if peer.serves_bundled else "Not for bundled, which exists as int8 ONNX alone. "
+        sys.stdout.write(
+            f"{peer.name:<18} {', '.join(peer.precisions):<14} {peer.title}\n{'':18} {models}{peer.notes}\n"
+        )
     return 0
 
 
 def _client(arguments: list[str]) -> int:
+    options = argparse.ArgumentParser(
+        prog="scripts/bench client",
+        description="Measure the Python client against a stand-in that answers at once: CPU of a call beyond a bare "
+        "gRPC stub, time to import, memory of many texts. The exit code is 1 if a figure is over its limit.",
+    )
+    options.add_argument("--calls", type=int, default=3500, help="calls for the overhead (3500)")
+    options.add_argument("--texts", type=int, default=10_000, help="texts for the memory (10000)")
+    given = options.parse_args(arguments)
     from bench import client_cost
 
-    return client_cost.main(arguments)
+    return client_cost.report(given.calls, given.texts)
 
 
 def _report(arguments: list[str]) -> int:
@@ -221,10 +211,11 @@ def _report(arguments: list[str]) -> int:
 def _docs(arguments: list[str]) -> int:
     options = argparse.ArgumentParser(
         prog="scripts/bench docs",
-        description="Write docs/benchmarks.md, and its plots, from results; preface.md beside the plots comes first.",
+        description="Write the tables and plots of docs/benchmarks.md from results, and keep these beside the plots.",
     )
-    options.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="a result.json; a section for each")
-    options.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    options.add_argument("results", type=Path, nargs="*", metavar="RESULT",
+                         help="a result.json for each run of the page (those that the page has)")  # fmt: skip
+    options.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md", metavar="PAGE")
     given = options.parse_args(arguments)
     from bench import docs
 
@@ -247,29 +238,26 @@ def _names(text: str) -> list[str]:
 
 
 def _integers(text: str) -> list[int]:
-    try:
-        values = [int(name) for name in _names(text)]
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 1,8,32") from exc
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' holds a number below 1")
-    return values
+    values = [_positive(name) for name in _names(text)]
+    if not values or any(value % 1 for value in values):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 1,8,32")
+    return [int(value) for value in values]
+
+
+def _whole(text: str) -> int:
+    (value,) = _integers(text)
+    return value
 
 
 def _shares(text: str) -> list[float]:
-    if text == "none":
-        return []
-    try:
-        return [_positive(name) for name in _names(text)]
-    except argparse.ArgumentTypeError as exc:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers above 0 like 0.5,0.8") from exc
+    return [] if text == "none" else [_positive(name) for name in _names(text)]
 
 
 def _positive(text: str) -> float:
     try:
         value = float(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from exc
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return value

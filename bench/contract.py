@@ -22,25 +22,37 @@ class ModelFiles:
     name: str
     tokenizer: Path
     """`tokenizer.json` of the `tokenizers` library."""
-    checkpoint: Path | None
-    """Hugging Face checkpoint folder (config, safetensors, tokenizer), float32; None if it cannot be had."""
-    float32: Path
-    """ONNX graph with inputs `input_ids` and `attention_mask`, int64 [rows, tokens], and output `logits`."""
-    int8: Path
-    """The same graph through onnxruntime's `quantize_dynamic`: what people run who write their server by hand."""
+    graphs: Mapping[str, Path]
+    """ONNX files for people who write their server by hand, by precision. Of a checkpoint: inputs `input_ids` and
+    `attention_mask`, int64 [rows, tokens]; int8 is onnxruntime's `quantize_dynamic`. Of the bundled model: the file
+    that is served, inputs `input_ids` [tokens] and `sequence_lengths` [rows, 1]. Output `logits`."""
     repositories: Mapping[str, Path]
-    """Served Triton model repository by precision ("float32", "int8")."""
+    """Served Triton model repository by precision."""
     max_length: int
     """Tokens of the longest text, specials included; texts are truncated to it."""
     labels: tuple[str, ...]
+    checkpoint: Path | None = None
+    """Hugging Face checkpoint folder (config, safetensors, tokenizer), float32; None if there is none."""
+
+    @property
+    def reference(self) -> Path:
+        """The graph whose answers to each text alone all others are compared with."""
+        return self.graphs.get("float32", self.graphs["int8"])
+
+    def served(self, precision: str) -> Path:
+        """The ragged graph in the served repository."""
+        return self.repositories[precision] / "classifier" / "1" / "model.onnx"
 
 
 class Caller(Protocol):
     """Sends texts to a running system; safe for concurrent use in one event loop."""
 
-    async def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def __call__(self, texts: Sequence[str], /) -> NDArray[np.float32]:
         """Probabilities, float32 [texts, labels], columns in the order of the model's labels."""
         ...
+
+
+OpenCaller = Callable[[], AbstractAsyncContextManager[Caller]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +61,4 @@ class Target:
 
     name: str
     pids: tuple[int, ...]
-    caller: Callable[[], AbstractAsyncContextManager[Caller]]
+    caller: OpenCaller

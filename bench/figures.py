@@ -8,58 +8,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Row = dict[str, Any]
 
 PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a load generator saw: one entry a request that was answered, times in seconds of one clock."""
+    """What a load generator saw: one entry a request that was answered, times in seconds of `time.monotonic`."""
 
     due: Floats
     """When the request was to be sent; in a closed loop, when it was."""
     done: Floats
     texts: NDArray[np.int64]
     """Texts in the request."""
+    begin: float
+    """The window that is measured, to `end`."""
+    end: float
     failed: int = 0
     """Requests that were refused, failed or not answered in time."""
     error: str = ""
     """What the first of them said."""
 
+    def inside(self) -> NDArray[np.bool_]:
+        """Which requests were answered within the window."""
+        return (self.done >= self.begin) & (self.done < self.end)
 
-def latency_ms(recorded: Recorded, begin: float, end: float, *, by_due: bool) -> dict[str, float]:
+
+def figures(recorded: Recorded, *, open_loop: bool) -> Row:
+    """Rate, latencies and counts of a window."""
+    inside = recorded.inside()
+    rate = completed_per_s if open_loop else texts_per_s
+    return {
+        "seconds": round(recorded.end - recorded.begin, 3),
+        "requests": int(inside.sum()),
+        "texts": int(recorded.texts[inside].sum()),
+        "failed": recorded.failed,
+        "error": recorded.error or None,
+        "texts_per_s": round(rate(recorded), 3),
+        "latency_ms": latency_ms(recorded, by_due=open_loop),
+    }
+
+
+def latency_ms(recorded: Recorded, *, by_due: bool) -> dict[str, float]:
     """Percentiles, mean and largest latency of the window's requests, milliseconds.
 
-    Those of an open loop are the ones due in [begin, end), however late their answers; those of a closed loop the ones
+    Those of an open loop are the ones due in the window, however late their answers; those of a closed loop the ones
     answered in it: of the ones sent in it, the slow would be missing where latencies are as long as the window.
     """
-    moment = recorded.due if by_due else recorded.done
-    inside = (moment >= begin) & (moment < end)
-    if not inside.any():
-        inside = np.ones_like(inside)
     if not len(recorded.due):
         return {}
-    values = (recorded.done[inside] - recorded.due[inside]) * 1000
-    figures = {f"p{share}": float(np.percentile(values, share)) for share in PERCENTILES}
-    return {**figures, "mean": float(values.mean()), "max": float(values.max())}
+    inside = (recorded.due >= recorded.begin) & (recorded.due < recorded.end) if by_due else recorded.inside()
+    return spread_ms(1000 * (recorded.done - recorded.due)[inside if inside.any() else slice(None)])
 
 
-def texts_per_s(recorded: Recorded, begin: float, end: float) -> float:
-    """Texts answered per second in [begin, end), a request that is only partly inside counting by that part.
+def spread_ms(values: Floats | Sequence[float]) -> dict[str, float]:
+    """Percentiles, mean and largest of some times."""
+    shares = zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)
+    found = {f"p{share}": float(value) for share, value in shares}
+    found |= {"mean": float(np.mean(values)), "max": float(np.max(values))}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def texts_per_s(recorded: Recorded) -> float:
+    """Texts answered per second in the window, a request that is only partly inside counting by that part.
 
     Whole requests only would make the rate of slow systems depend on where the window falls.
     """
-    if end <= begin:
-        return 0.0
-    inside = np.minimum(recorded.done, end) - np.maximum(recorded.due, begin)
+    inside = np.minimum(recorded.done, recorded.end) - np.maximum(recorded.due, recorded.begin)
     spans = np.maximum(recorded.done - recorded.due, 1e-9)
-    return float((np.clip(inside / spans, 0, 1) * recorded.texts).sum() / (end - begin))
+    return float((np.clip(inside / spans, 0, 1) * recorded.texts).sum() / (recorded.end - recorded.begin))
 
 
-def completed_per_s(recorded: Recorded, begin: float, end: float) -> float:
-    """Texts of the requests completed in [begin, end), per second: what an open loop delivers."""
-    inside = (recorded.done >= begin) & (recorded.done < end)
-    return float(recorded.texts[inside].sum() / (end - begin)) if end > begin else 0.0
+def completed_per_s(recorded: Recorded) -> float:
+    """Texts of the requests completed in the window, per second: what an open loop delivers."""
+    return float(recorded.texts[recorded.inside()].sum() / (recorded.end - recorded.begin))
 
 
 def arrivals(rate: float, seconds: float) -> Floats:
@@ -78,13 +101,8 @@ def difference(answers: Floats, reference: Floats) -> dict[str, float]:
     return {"texts": int(known.sum()), "max": float(gap.max()), "mean": float(gap.mean())}
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median of the rounds, and their smallest and largest."""
-    return {"median": float(np.median(values)), "min": float(min(values)), "max": float(max(values))}
-
-
-def merged(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of one point in several rounds as one row each: numbers become their `spread`, the rest is the first's.
+def merged(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Row]:
+    """Rows of one point in several rounds as one row each: numbers become median, min and max, the rest is the first's.
 
     Rows belong to one point if they agree in `keys`; the order is that of the first rounds.
     """
@@ -92,23 +110,19 @@ def merged(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[
     for row in rows:
         groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
     result = []
-    for group in groups.values():
-        one: dict[str, Any] = {key: group[0].get(key) for key in keys}
-        one["rounds"] = len(group)
-        for name in dict.fromkeys(name for row in group for name in row):
-            if name in keys or name == "round":
-                continue
-            one[name] = _merged_value([row[name] for row in group if row.get(name) is not None])
-        result.append(one)
+    for point, group in groups.items():
+        figures = _merged(
+            [{name: value for name, value in row.items() if name not in (*keys, "round")} for row in group]
+        )
+        result.append({**dict(zip(keys, point, strict=True)), "rounds": len(group), **figures})
     return result
 
 
-def _merged_value(values: list[Any]) -> Any:
-    if not values:
-        return None
-    if all(isinstance(value, Mapping) for value in values):
-        names = dict.fromkeys(name for value in values for name in value)
-        return {name: _merged_value([v[name] for v in values if v.get(name) is not None]) for name in names}
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return spread(values)
-    return values[0]
+def _merged(values: Sequence[Any]) -> Any:
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, Mapping) for value in known):
+        names = dict.fromkeys(name for value in known for name in value)
+        return {name: _merged([value.get(name) for value in known]) for name in names}
+    if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        return {"median": float(np.median(known)), "min": float(min(known)), "max": float(max(known))}
+    return known[0] if known else None

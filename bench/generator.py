@@ -8,12 +8,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Self
 
-from bench.contract import Caller
+from bench.contract import OpenCaller
+from bench.figures import Floats
 from bench.load import Load, Result, run
 
 STOP_S = 10.0
@@ -26,14 +26,14 @@ class GeneratorError(RuntimeError):
 class Generator:
     """A process that sends load to one target, for as long as the context is open."""
 
-    def __init__(self, caller: Callable[[], AbstractAsyncContextManager[Caller]]) -> None:
+    def __init__(self, caller: OpenCaller) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, caller), daemon=True)
         self._process.start()
         other.close()
 
-    def run(self, load: Load, reference: Any, on_mark: Callable[[str], None]) -> Result:
+    def run(self, load: Load, reference: Floats, on_mark: Callable[[str], None] = lambda _: None) -> Result:
         """Have a load run; `on_mark` is called as the window begins ("begin") and ends ("end").
 
         Raises:
@@ -41,20 +41,17 @@ class Generator:
         """
         try:
             self._pipe.send((load, reference))
-            while True:
-                kind, value = self._pipe.recv()
-                if kind == "mark":
-                    on_mark(value)
-                    self._pipe.send(None)
-                elif kind == "result":
-                    result: Result = value
-                    return result
-                else:
-                    raise GeneratorError(value)
+            while isinstance(said := self._pipe.recv(), str):
+                on_mark(said)
+                self._pipe.send(None)
         except (EOFError, OSError) as exc:
             raise GeneratorError(f"the load generator ended with status {self._process.exitcode}") from exc
+        if isinstance(said, GeneratorError):
+            raise said
+        result: Result = said
+        return result
 
-    def __enter__(self) -> "Generator":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -67,7 +64,7 @@ class Generator:
             self._process.join()
 
 
-def _serve(pipe: Connection, caller: Callable[[], AbstractAsyncContextManager[Caller]]) -> None:
+def _serve(pipe: Connection, caller: OpenCaller) -> None:
     # Ctrl-C goes to the harness, which closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -75,21 +72,21 @@ def _serve(pipe: Connection, caller: Callable[[], AbstractAsyncContextManager[Ca
     except (EOFError, OSError):
         return
     except Exception as exc:  # told to the harness, in whose words it is reported
-        pipe.send(("error", f"{type(exc).__name__}: {exc}"))
+        pipe.send(GeneratorError(f"{type(exc).__name__}: {exc}"))
     finally:
         # Channels of half-open calls would be waited for.
         os._exit(0)
 
 
-async def _work(pipe: Connection, caller: Callable[[], AbstractAsyncContextManager[Caller]]) -> None:
+async def _work(pipe: Connection, caller: OpenCaller) -> None:
     loop = asyncio.get_running_loop()
 
     async def mark(name: str) -> None:
-        pipe.send(("mark", name))
+        pipe.send(name)
         # Answered at once; the loop goes on meanwhile, callers are served.
         await loop.run_in_executor(None, pipe.recv)
 
     async with caller() as call:
         while True:
             load, reference = await loop.run_in_executor(None, pipe.recv)
-            pipe.send(("result", await run(call, load, reference, mark)))
+            pipe.send(await run(call, load, reference, mark))

@@ -10,12 +10,8 @@ class Progress:
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._stream = stream
-        self._begin = time.monotonic()
-        self._planned_s = 0.0
-        self._done_s = 0.0
-        self._taken_s = 0.0
-        self._step_s = 0.0
-        self._step_begin = self._begin
+        self._begin = self._step_begin = time.monotonic()
+        self._planned_s = self._done_s = self._taken_s = self._step_s = 0.0
 
     def plan(self, seconds: float) -> None:
         """Say how long everything is going to take."""

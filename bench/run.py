@@ -5,93 +5,95 @@ some of them run timers and spinning threads as soon as they are let go; a fresh
 differ from start to start.
 """
 
-import itertools
+import datetime
 import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench import hardware, raw, triton
-from bench.capacity import capacity
+from bench import machine, raw, triton
+from bench.client_cost import capacity
 from bench.compose import token_percentiles
-from bench.contract import Target
+from bench.figures import Row
 from bench.generator import Generator
-from bench.measure import Prepared, Row, measure, measure_raw, prepare, raw_difference
+from bench.measure import Bench, Prepared, measure_raw, prepare
 from bench.models import find_model
-from bench.overhead import overhead
-from bench.plan import Settings, Step, Workload, step_s, steps, workload
+from bench.peers.peer import Peer
+from bench.plan import OURS, RAW, Step, Workload, step_s, steps, workload
 from bench.progress import Progress
-from bench.usage import cores
+from bench.settings import Settings
 
-if TYPE_CHECKING:
-    from bench.peers.peer import Peer
-
-FORMAT = 1
-OVERHEAD_TEXTS = 40
+FORMAT = 2
 
 
 class Run:
     """One run; `result` is what has been measured so far, written to `output/result.json` after each step."""
 
-    def __init__(self, settings: Settings, peers: "Sequence[Peer]", output: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, peers: Sequence[Peer], output: Path, arguments: Sequence[str]) -> None:
         self.settings = settings
         self.peers = {peer.name: peer for peer in peers}
         self.output = output
-        self.systems = [raw.NAME, triton.NAME, *self.peers]
+        self.systems = [RAW, OURS, *self.peers]
         self.result: dict[str, Any] = {
             "format": FORMAT,
-            "date": hardware.now(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["scripts/bench", *arguments]),
-            "commit": hardware.commit(),
-            "hardware": hardware.hardware(),
-            "versions": hardware.versions(),
+            "commit": machine.commit(),
+            "hardware": machine.hardware(),
+            "versions": machine.versions(),
             "settings": asdict(settings),
             "systems": {
-                raw.NAME: {"title": raw.TITLE},
-                triton.NAME: {"title": triton.TITLE},
+                RAW: {"title": raw.TITLE},
+                OURS: {"title": triton.TITLE},
                 **{peer.name: {"title": peer.title, "notes": peer.notes} for peer in peers},
             },
             "workloads": {},
-            "models": {},
             "points": [],
-            "overhead": [],
             "failures": [],
             "scenarios": {},
             "complete": False,
         }
-        self._prepared: dict[str, Prepared] = {}
-        self._layouts: dict[tuple[str, str], str] = {}
 
     def go(self, progress: Progress) -> None:
         """Measure everything; KeyboardInterrupt leaves what was measured in `result`."""
-        serves = {peer.name: peer.precisions for peer in self.peers.values()}
+        serves = {peer.name: peer.serves(self.settings.models) for peer in self.peers.values()}
         plan = steps(self.settings, self.systems, serves)
         progress.plan(sum(step_s(self.settings, step.system) for step in plan))
         workloads = [workload(name) for name in self.settings.workloads]
-        self._describe(workloads)
+        for entry in workloads:
+            self.result["workloads"][entry.name] = {
+                "title": entry.title,
+                "batch": entry.batch,
+                "distilroberta_tokens": token_percentiles(entry.texts[:400]),
+            }
         own = self.result["generator"] = capacity(min(2.0, self.settings.seconds))
         progress.say(
             f"load generator: {own['requests_per_s']:.0f} requests/s of a server that answers at once, "
             f"{own['cpu_ms_per_request']:.2f} ms of CPU each"
         )
+        prepared = {}
         for name in self.settings.models:
-            model = find_model(name, progress.say, checkpoint=bool(self.peers))
-            progress.say(f"{name}: computing the float32 answers that all are compared with")
-            self._prepared[name] = prepare(model, workloads)
-            self.result["models"][name] = {"labels": list(model.labels), "max_length": model.max_length}
+            model = find_model(name, progress.say)
+            progress.say(f"{name}: computing the answers that all are compared with")
+            prepared[name] = prepare(model, workloads)
         for step in plan:
             progress.begin(step_s(self.settings, step.system))
             try:
-                self._step(step, workloads, progress)
+                self._step(step, prepared[step.model], workloads, progress)
             except Exception as exc:  # one system's failure must not lose the others' figures
-                self.result["failures"].append({**asdict(step), "error": f"{type(exc).__name__}: {exc}"[:2000]})
-                progress.say(f"{step.system} failed: {str(exc).splitlines()[0] if str(exc) else exc!r}")
+                self.failed(step, exc, step.system, progress)
             progress.end()
             self.write()
         self.result["complete"] = True
         self.write()
+
+    def failed(self, step: Step, exc: Exception, what: str, progress: Progress) -> None:
+        """Keep an error among the figures."""
+        words = f"{type(exc).__name__}: {exc}"
+        self.result["failures"].append({**asdict(step), "error": words[:2000]})
+        progress.say(f"{what} failed: {words.splitlines()[0]}")
 
     def write(self) -> Path:
         """Write what there is; a file that exists is complete."""
@@ -102,101 +104,56 @@ class Run:
         unfinished.replace(path)
         return path
 
-    def _describe(self, workloads: Sequence[Workload]) -> None:
-        for entry in workloads:
-            self.result["workloads"][entry.name] = {
-                "title": entry.title,
-                "texts": len(entry.texts),
-                "batch": entry.batch,
-                "distilroberta_tokens": token_percentiles(entry.texts[:400]),
-            }
+    def _step(self, step: Step, prepared: Prepared, workloads: Sequence[Workload], progress: Progress) -> None:
+        def keep(row: Row) -> None:
+            self.result["points"].append({**asdict(step), **row})
+            progress.say(described(step, row))
 
-    def _step(self, step: Step, workloads: Sequence[Workload], progress: Progress) -> None:
-        prepared = self._prepared[step.model]
-        if step.system == raw.NAME:
-            self._raw(step, prepared, workloads, progress)
-        elif step.system == triton.NAME:
-            repository = prepared.model.repositories[step.precision]
-            with triton.started(repository, progress.say, self.settings.triton_arguments) as running:
-                statistics = triton.Statistics(running.address)
-                try:
-                    self._served(step, running.target, prepared, workloads, progress, statistics)
-                finally:
-                    statistics.close()
-                for entry in workloads:
-                    if entry.name in ("mixed", "short"):
-                        figures = overhead(running, prepared, entry, step.precision, OVERHEAD_TEXTS)
-                        self.result["overhead"].append({**asdict(step), "workload": entry.name, **figures})
+        settings, model = self.settings, prepared.model
+        if step.system == RAW:
+            tried = raw.layouts(model, step.precision, machine.cores(), every=not settings.quick)
+            # Without a server there are no requests: `batch` has the texts of `mixed`.
+            for entry in (entry for entry in workloads if entry.batch == 1):
+                rates = {}
+                for layout in tried:
+                    row = measure_raw(prepared, layout, entry, settings)
+                    rates[layout] = row["texts_per_s"]
+                    keep(row)
+                alone = raw.alone(max(tried, key=lambda layout: rates[layout]))
+                keep({**measure_raw(prepared, alone, entry, settings), "loop": "alone"})
+        elif step.system == OURS:
+            repository = model.repositories[step.precision]
+            with (
+                triton.started(repository, progress.say, settings.triton_arguments) as running,
+                Generator(running.target.caller) as generator,
+            ):
+                _served(Bench(generator, running.target, prepared, settings, running), workloads, keep)
         else:
             peer = self.peers[step.system]
-            with peer.start(prepared.model, step.precision, cores(), progress.say) as target:
-                self._served(step, target, prepared, workloads, progress, None)
+            with (
+                peer.start(model, step.precision, machine.cores(), progress.say) as target,
+                Generator(target.caller) as generator,
+            ):
+                _served(Bench(generator, target, prepared, settings), workloads, keep)
 
-    def _served(
-        self,
-        step: Step,
-        target: Target,
-        prepared: Prepared,
-        workloads: Sequence[Workload],
-        progress: Progress,
-        statistics: triton.Statistics | None,
-    ) -> None:
-        best = 0.0
-        with Generator(target.caller) as generator:
-            for entry in workloads:
-                for concurrency in self.settings.concurrencies(entry.name):
-                    row = measure(
-                        generator,
-                        target,
-                        prepared,
-                        entry,
-                        self.settings,
-                        concurrency=concurrency,
-                        statistics=statistics,
-                    )
-                    self._keep(step, row, progress)
-                    if entry.name == "mixed":
-                        best = max(best, row["texts_per_s"])
-            mixed = [entry for entry in workloads if entry.name == "mixed"]
-            for entry, share in itertools.product(mixed, self.settings.offered if best else ()):
-                row = measure(
-                    generator, target, prepared, entry, self.settings, rate=share * best, statistics=statistics
-                )
-                self._keep(step, {**row, "offered_share": share}, progress)
 
-    def _raw(self, step: Step, prepared: Prepared, workloads: Sequence[Workload], progress: Progress) -> None:
-        model, key = prepared.model, (step.model, step.precision)
-        padded = model.int8 if step.precision == "int8" else model.float32
-        served = model.repositories[step.precision] / "classifier" / "1" / "model.onnx"
-        tried = raw.layouts(padded, served, cores(), every=self.settings.every_layout)
-        for entry in workloads:
-            if entry.batch > 1:
-                continue  # without a server there are no requests; the texts are those of `mixed`
-            rates = {}
-            for layout in tried:
-                row = measure_raw(prepared, layout, entry, self.settings)
-                row["difference"] = raw_difference(prepared, layout.graph, entry, served=layout.served)
-                rates[layout] = row["texts_per_s"]
-                self._keep(step, row, progress)
-            fastest = max(tried, key=lambda layout: rates[layout])
-            self._layouts[key] = fastest.name
-            graph = "served" if fastest.served else "padded"
-            alone = raw.Layout(f"{graph} graph, one worker alone", fastest.graph, fastest.served, 1, 1, 1)
-            self._keep(step, {**measure_raw(prepared, alone, entry, self.settings), "loop": "alone"}, progress)
-
-    def _keep(self, step: Step, row: Row, progress: Progress) -> None:
-        self.result["points"].append({**asdict(step), **row})
-        progress.say(described(step, row))
+def _served(bench: Bench, workloads: Sequence[Workload], keep: Any) -> None:
+    best = 0.0
+    for entry in workloads:
+        for concurrency in bench.settings.concurrencies(entry.name):
+            row = bench.measure(entry, concurrency=concurrency)
+            keep(row)
+            best = max(best, row["texts_per_s"] if entry.name == "mixed" else 0.0)
+    for entry in (entry for entry in workloads if entry.name == "mixed" and best):
+        for share in bench.settings.offered:
+            keep({**bench.measure(entry, rate=share * best), "offered_share": share})
 
 
 def described(step: Step, row: Row) -> str:
     """One line about a point, as it is measured."""
-    how = {
-        "closed": f"{row['concurrency']} callers",
-        "open": f"{row.get('offered_texts_per_s') or 0:.0f} texts/s offered",
-        "raw": row.get("layout", ""),
-        "alone": row.get("layout", ""),
-    }[row["loop"]]
+    how = row.get("layout") or f"{row['concurrency']} callers"
+    if row["loop"] == "open":
+        how = f"{row['offered_texts_per_s']:.0f} texts/s offered"
     latency = row["latency_ms"]
     times = f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms" if latency else "no answer"
     failed = f", {row['failed']} failed: {row['error']}" if row["failed"] else ""

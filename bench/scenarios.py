@@ -1,30 +1,39 @@
-"""Questions that a sweep over loads does not answer: fairness, memory over time, growth. About this server alone."""
+"""Questions that a sweep over loads does not answer, about this server alone: one function each, see SCENARIOS."""
 
+import asyncio
+import itertools
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from bench import bursts, callers, usage
+from bench import callers, machine
 from bench.compose import texts_of_length
-from bench.contract import Target
+from bench.contract import Caller, Target
+from bench.figures import Row, spread_ms
 from bench.generator import Generator
-from bench.measure import Prepared, measure, prepare
+from bench.measure import Bench, prepare
 from bench.models import find_model
-from bench.plan import Settings, Step, Workload, workload
+from bench.plan import OURS, Step, Workload, workload
 from bench.progress import Progress
-from bench.triton import NAME, Running, Statistics, started
+from bench.run import Run
+from bench.settings import Settings
+from bench.triton import started
 
-if TYPE_CHECKING:
-    from bench.run import Run
-
+BURST_SIZES = (1, 2, 4, 8)
+BURSTS = 60
+"""Bursts of each size; before them a few that warm up."""
+BURSTS_WARM = 5
+PAUSES_S = (0.11, 0.13, 0.17, 0.19)
+"""In turns, so that no clock of the server's is met again and again."""
 LONG_LOAD = 0.8
 """Share of the rate of 512-token texts that the server can do at most, for fairness."""
 SHORT_RATE = 5.0
 """Short texts per second beside them."""
+SHORT_S = 100 / SHORT_RATE
+"""Long enough for a hundred short texts: below, a p99 is just the largest."""
 GROWTH_CALLERS = (1, 2, 8, 32, 128, 512)
 GROWTH_TOKENS = (16, 32, 64, 128, 256, 512)
 SOAK_CALLERS = 32
@@ -32,57 +41,64 @@ SETTLED_S = 60.0
 """Memory is compared from here on; before, buffers still grow to the longest batch."""
 MEMORY_EVERY_S = 5.0
 
-Scenario = Callable[[Running, Prepared, Settings, Progress], dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A question, and about how long the answer takes."""
+
+    answer: Callable[[Bench], Row]
+    planned_s: Callable[[Settings], float]
 
 
-def go(run: "Run", progress: Progress) -> None:
+def go(run: Run, progress: Progress) -> None:
     """Run the chosen scenarios with every model and precision; results go to `run.result["scenarios"]`."""
     settings = run.settings
-    count = len(settings.models) * len(settings.precisions)
-    planned = {name: PLANNED[name](settings) + 5.0 for name in settings.scenarios}
-    progress.plan(count * sum(planned.values()))
-    for name in settings.models:
-        model = find_model(name, progress.say, checkpoint=False)
-        prepared = prepare(model, [workload(kind) for kind in ("mixed", "short", "long")])
-        for precision in settings.precisions:
-            for scenario in settings.scenarios:
-                step = Step(1, name, precision, NAME)
-                progress.begin(planned[scenario])
-                try:
-                    repository, cache = Path(model.repositories[precision]), scenario == "repeats"
-                    with started(repository, progress.say, settings.triton_arguments, cache=cache) as running:
-                        figure = RUN[scenario](running, prepared, settings, progress)
-                except Exception as exc:  # the other scenarios' figures are worth keeping
-                    run.result["failures"].append({**asdict(step), "error": f"{scenario}: {exc}"[:2000]})
-                    progress.say(f"{scenario} failed: {exc}")
-                else:
-                    run.result["scenarios"].setdefault(scenario, []).append({**asdict(step), **figure})
-                progress.end()
-                run.write()
+    pairs = [(name, kind) for name in settings.models for kind in settings.precisions if (name, kind) not in UNKNOWN]
+    planned = {name: SCENARIOS[name].planned_s(settings) + 5.0 for name in settings.scenarios}
+    progress.plan(len(pairs) * sum(planned.values()))
+    for (name, precision), scenario in itertools.product(pairs, settings.scenarios):
+        step = Step(1, name, precision, OURS)
+        prepared = prepare(find_model(name, progress.say), [workload(kind) for kind in ("mixed", "short", "long")])
+        repository = prepared.model.repositories[precision]
+        progress.begin(planned[scenario])
+        try:
+            with (
+                started(repository, progress.say, settings.triton_arguments, cache=scenario == "repeats") as running,
+                Generator(running.target.caller) as generator,
+            ):
+                bench = Bench(generator, running.target, prepared, settings, running)
+                row = SCENARIOS[scenario].answer(bench)
+        except Exception as exc:  # the other scenarios' figures are worth keeping
+            run.failed(step, exc, scenario, progress)
+        else:
+            run.result["scenarios"].setdefault(scenario, []).append({**asdict(step), **row})
+            progress.say(f"{name} {precision} {scenario}: measured")
+        progress.end()
+        run.write()
     run.result["complete"] = True
 
 
-def fairness(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
+UNKNOWN = {("bundled", "float32")}
+
+
+def fairness(bench: Bench) -> Row:
     """Short texts while 512-token texts flow at 80% of what the server can do: their p99, and a long text's time."""
-    target, long, short = running.target, workload("long"), workload("short")
-    with Generator(target.caller) as first, Generator(target.caller) as second:
-        alone = measure(first, target, prepared, long, settings, concurrency=1)
-        capacity = measure(first, target, prepared, long, settings, concurrency=8)["texts_per_s"]
-        quiet = measure(second, target, prepared, short, settings, rate=SHORT_RATE)
-        # Long enough for a hundred short texts: below, a p99 is just the largest.
-        window = replace(settings, seconds=max(settings.seconds, 100 / SHORT_RATE))
-        rows: dict[str, Any] = {}
+    long, short = workload("long"), workload("short")
+    longest_ms = bench.measure(long, concurrency=1)["latency_ms"]["p50"]
+    capacity = bench.measure(long, concurrency=8)["texts_per_s"]
+    seconds = max(bench.settings.seconds, SHORT_S)
+    rows: dict[str, Row] = {}
+    with Generator(bench.target.caller) as generator:
+        other = replace(bench, generator=generator)
+        quiet = other.measure(short, rate=SHORT_RATE, seconds=seconds)
 
         def flow() -> None:
-            rows["long"] = measure(first, target, prepared, long, window, rate=LONG_LOAD * capacity)
+            rows["long"] = bench.measure(long, rate=LONG_LOAD * capacity, seconds=seconds)
 
-        other = threading.Thread(target=flow)
-        other.start()
-        rows["short"] = measure(second, target, prepared, short, window, rate=SHORT_RATE)
-        other.join()
-    longest_ms = alone["latency_ms"]["p50"]
-    ratio = rows["short"]["latency_ms"]["p99"] / longest_ms
-    progress.say(f"fairness: short p99 is {ratio:.2f} times the median of the longest ({longest_ms:.1f} ms)")
+        thread = threading.Thread(target=flow)
+        thread.start()
+        rows["short"] = other.measure(short, rate=SHORT_RATE, seconds=seconds)
+        thread.join()
     return {
         "longest_alone_p50_ms": longest_ms,
         "long_capacity_texts_per_s": capacity,
@@ -90,54 +106,60 @@ def fairness(running: Running, prepared: Prepared, settings: Settings, progress:
         "short_beside_long": rows["short"]["latency_ms"],
         "long_at_load": rows["long"]["latency_ms"],
         "failed": rows["short"]["failed"] + rows["long"]["failed"],
-        "short_p99_to_longest": round(ratio, 3),
+        "short_p99_to_longest": round(rows["short"]["latency_ms"]["p99"] / longest_ms, 3),
     }
 
 
-def repeats(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
+def repeats(bench: Bench) -> Row:
     """One text again and again, one caller: how fast the response cache answers, and what the model is still asked."""
-    text = workload("short").texts[0]
-    entry = Workload("repeats", (text,), compared=1)
-    of_this = prepare(prepared.model, [entry])
-    statistics = Statistics(running.address)
-    try:
-        with Generator(running.target.caller) as generator:
-            row = measure(generator, running.target, of_this, entry, settings, concurrency=1, statistics=statistics)
-    finally:
-        statistics.close()
-    runs = row["triton"].get("classifier", {}).get("executions", 0)
+    entry = Workload("repeats", workload("short").texts[:1])
+    row = _with(bench, entry).measure(entry, concurrency=1)
     hits = sum(model["cache_hits"] for model in row["triton"].values())
-    progress.say(f"repeats: p50 {row['latency_ms'].get('p50', float('nan')):.2f} ms, {hits} hits, {runs} executions")
-    return {**row, "cache_hits": hits, "executions": runs}
+    return {**row, "cache_hits": hits, "executions": row["triton"].get("classifier", {}).get("executions", 0)}
 
 
-def few_at_once(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Bursts of a few short texts with pauses between."""
-    rows = bursts.last_answers(running.target, workload("short"))
-    for row in rows:
-        latency = row["latency_ms"]
-        progress.say(f"bursts: the last of {row['requests']}: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
-    return {"rows": rows}
+def bursts(bench: Bench) -> Row:
+    """A few requests at the same moment, then a pause: how late is the last?
+
+    A closed loop does not see a request that waits beside an idle instance until the next one comes, since there the
+    next comes at once. Here it does not come before all of this burst are answered.
+    """
+    return {"rows": asyncio.run(last_answers(bench.target, workload("short").texts))}
 
 
-def soak(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
+async def last_answers(target: Target, texts: Sequence[str]) -> list[Row]:
+    """For each size of a burst of single texts: milliseconds from its start to its last answer."""
+    rows, pauses_s, endless = [], itertools.cycle(PAUSES_S), itertools.cycle(texts)
+    async with target.caller() as caller:
+        for size in BURST_SIZES:
+            times_ms = []
+            for _ in range(BURSTS_WARM + BURSTS):
+                times_ms.append(await _burst(caller, itertools.islice(endless, size)))
+                await asyncio.sleep(next(pauses_s))
+            rows.append({"requests": size, "bursts": BURSTS, "latency_ms": spread_ms(times_ms[BURSTS_WARM:])})
+    return rows
+
+
+async def _burst(caller: Caller, texts: Iterator[str]) -> float:
+    start_s = time.perf_counter()
+    await asyncio.gather(*(caller([text]) for text in texts))
+    return 1000 * (time.perf_counter() - start_s)
+
+
+def soak(bench: Bench) -> Row:
     """Full load for minutes: memory after the first minute, and at the end."""
-    mixed, total_s = workload("mixed"), settings.minutes * 60
+    total_s = bench.settings.minutes * 60
     samples: list[tuple[float, float]] = []
     done = threading.Event()
 
     def watch() -> None:
-        seconds = 0.0
         while not done.wait(MEMORY_EVERY_S):
-            seconds += MEMORY_EVERY_S
-            samples.append((seconds, round(usage.memory_mb(running.target.pids), 1)))
+            samples.append(((len(samples) + 1) * MEMORY_EVERY_S, round(machine.memory_mb(bench.target.pids), 1)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with Generator(running.target.caller) as generator:
-            window = replace(settings, seconds=total_s, warm_s=settings.warm_s)
-            row = measure(generator, running.target, prepared, mixed, window, concurrency=SOAK_CALLERS)
+        row = bench.measure(workload("mixed"), concurrency=SOAK_CALLERS, seconds=total_s)
     finally:
         done.set()
         watcher.join()
@@ -145,69 +167,52 @@ def soak(running: Running, prepared: Prepared, settings: Settings, progress: Pro
     settled = [memory for seconds, memory in samples if seconds >= settled_s][:3] or [row["memory_mb"]]
     last = [memory for _, memory in samples[-3:]] or [row["memory_mb"]]
     growth = float(np.median(last) / np.median(settled) - 1)
-    progress.say(f"soak: {growth:+.2%} memory from {settled_s:.0f} s to the end, {row['texts']} texts")
     return {**row, "memory_growth": round(growth, 4), "settled_s": settled_s, "memory_mb_by_s": samples}
 
 
-def growth(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
+def growth(bench: Bench) -> Row:
     """Server CPU for each token against the number of callers, and against the length of the texts."""
-    mixed, target = workload("mixed"), running.target
-    per_text = float(np.mean([len(ids) for ids in prepared.ids["mixed"]]))
-    callers = []
-    with Generator(target.caller) as generator:
-        for concurrency in GROWTH_CALLERS:
-            row = measure(generator, target, prepared, mixed, settings, concurrency=concurrency)
-            callers.append({"concurrency": concurrency, **_per_token(row, per_text)})
-            progress.say(f"growth: {concurrency} callers, {callers[-1]['cpu_us_per_token']} us of CPU a token")
-        lengths = [_of_length(generator, target, prepared, settings, tokens) for tokens in GROWTH_TOKENS]
-    return {"callers": callers, "lengths": lengths}
+    mixed = workload("mixed")
+    by_callers = [{"concurrency": count, **_per_token(bench, mixed, count)} for count in GROWTH_CALLERS]
+    lengths = []
+    for tokens in GROWTH_TOKENS:
+        texts = texts_of_length(tokens + (64 if tokens >= 512 else 0), 32)
+        entry = Workload(f"length-{tokens}", tuple(texts), compared=1)
+        lengths.append({"tokens": tokens, **_per_token(_with(bench, entry), entry, 8)})
+    return {"callers": by_callers, "lengths": lengths}
 
 
-def _of_length(
-    generator: Generator, target: Target, prepared: Prepared, settings: Settings, tokens: int
-) -> dict[str, Any]:
-    name = f"length-{tokens}"
-    entry = Workload(name, tuple(texts_of_length(tokens + (64 if tokens >= 512 else 0), 32)), compared=1)
-    of_this = prepare(prepared.model, [entry])
-    row = measure(generator, target, of_this, entry, settings, concurrency=8)
-    return {"tokens": tokens, **_per_token(row, float(np.mean([len(ids) for ids in of_this.ids[name]])))}
-
-
-def _per_token(row: dict[str, Any], tokens_per_text: float) -> dict[str, Any]:
+def _per_token(bench: Bench, entry: Workload, concurrency: int) -> Row:
+    row = bench.measure(entry, concurrency=concurrency)
+    tokens = float(np.mean([len(ids) for ids in bench.prepared.ids[entry.name]]))
     return {
-        "texts_per_s": row["texts_per_s"],
-        "tokens_per_s": round(row["texts_per_s"] * tokens_per_text, 1),
-        "cpu_us_per_token": round(row.get("cpu_ms_per_text", 0.0) * 1000 / tokens_per_text, 2),
-        "latency_ms": row["latency_ms"],
-        "failed": row["failed"],
+        "tokens_per_s": round(row["texts_per_s"] * tokens, 1),
+        "cpu_us_per_token": round(row["cpu_ms_per_text"] * 1000 / tokens, 2),
+        **{name: row[name] for name in ("texts_per_s", "latency_ms", "failed")},
     }
 
 
-def other_callers(running: Running, prepared: Prepared, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """The same loads from C++ and from Python."""
-    rows = callers.in_turns(running, prepared, settings)
-    for row in rows:
-        progress.say(
-            f"callers: {row['caller']}, {row['workload']}, {row['concurrency']}: {row['texts_per_s']:.1f} texts/s, "
-            f"p50 {row['latency_ms']['p50']:.2f} ms, {row['caller_cpu_ms']:.3f} ms of the caller's CPU a request"
-        )
-    return {"rows": rows}
+def _with(bench: Bench, entry: Workload) -> Bench:
+    """To measure a workload of a scenario's own."""
+    return replace(bench, prepared=prepare(bench.prepared.model, [entry]))
 
 
-RUN: dict[str, Scenario] = {
-    "bursts": few_at_once,
-    "callers": other_callers,
-    "fairness": fairness,
-    "repeats": repeats,
-    "soak": soak,
-    "growth": growth,
-}
+def _windows(count: int) -> Callable[[Settings], float]:
+    return lambda settings: count * (settings.seconds + settings.warm_s)
 
-PLANNED: dict[str, Callable[[Settings], float]] = {
-    "bursts": lambda settings: bursts.planned_s(),
-    "callers": lambda settings: settings.rounds * callers.windows() * (settings.seconds + settings.warm_s),
-    "fairness": lambda settings: 3 * (settings.seconds + settings.warm_s) + max(settings.seconds, 100 / SHORT_RATE),
-    "repeats": lambda settings: settings.seconds + settings.warm_s,
-    "soak": lambda settings: settings.minutes * 60 + settings.warm_s,
-    "growth": lambda settings: (len(GROWTH_CALLERS) + len(GROWTH_TOKENS)) * (settings.seconds + settings.warm_s),
+
+SCENARIOS = {
+    "bursts": Scenario(
+        bursts, lambda _: len(BURST_SIZES) * (BURSTS + BURSTS_WARM) * (sum(PAUSES_S) / len(PAUSES_S) + 0.02)
+    ),
+    "callers": Scenario(
+        lambda bench: {"rows": callers.in_turns(bench)},
+        lambda settings: settings.rounds * _windows(callers.WINDOWS)(settings),
+    ),
+    "fairness": Scenario(
+        fairness, lambda settings: _windows(2)(settings) + 2 * (max(settings.seconds, SHORT_S) + settings.warm_s)
+    ),
+    "repeats": Scenario(repeats, _windows(1)),
+    "soak": Scenario(soak, lambda settings: settings.minutes * 60 + settings.warm_s),
+    "growth": Scenario(growth, _windows(len(GROWTH_CALLERS) + len(GROWTH_TOKENS))),
 }

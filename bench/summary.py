@@ -3,14 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.figures import merged
+from bench.figures import Row, merged
+from bench.plan import RAW
 
-RAW = "raw-onnxruntime"
-OURS = "rejection-server"
 POINT = ("model", "precision", "system", "workload", "loop", "concurrency", "offered_share", "layout")
+GENERATOR_LIMIT = 0.7
+"""Above this share of a core the load generator itself may be what is measured."""
+HOW = (
+    "Systems take turns, each started for its turn and stopped after it; figures are medians over the rounds, ± half "
+    "the range. The load generator is a process of its own on the same machine. A closed loop keeps so many callers "
+    "waiting; an open one sends at a constant rate, and latency counts from when a request was due. Raw onnxruntime "
+    "runs token ids made beforehand, without any server: the limit. Differences are those of probabilities from the "
+    "float32 graph's (of the bundled model, which exists as int8 alone, from the same graph's), each text alone: the "
+    "largest and the mean over all answers under load."
+)
 
 Result = Mapping[str, Any]
-Row = dict[str, Any]
 
 
 def rows(result: Result) -> list[Row]:
@@ -28,19 +36,24 @@ def of(found: Sequence[Row], **wanted: Any) -> list[Row]:
     return [row for row in found if all(row.get(name) == value for name, value in wanted.items())]
 
 
-def limit(found: Sequence[Row], model: str, precision: str, workload: str) -> Row | None:
-    """The fastest layout of raw onnxruntime; requests of many texts are held against single ones of the same texts."""
-    workload = "mixed" if workload == "batch" else workload
-    tried = of(found, model=model, precision=precision, system=RAW, workload=workload, loop="raw")
-    return max(tried, key=lambda row: float(median(row, "texts_per_s") or 0.0), default=None)
+def limit(found: Sequence[Row], model: str, precision: str, workload: str, *, alone: bool = False) -> Row | None:
+    """The fastest layout of raw onnxruntime, or its one worker alone.
+
+    Requests of many texts are held against single ones of the same texts.
+    """
+    workload, loop = "mixed" if workload == "batch" else workload, "alone" if alone else "raw"
+    tried = of(found, model=model, precision=precision, system=RAW, workload=workload, loop=loop)
+    return max(tried, key=lambda row: median(row, "texts_per_s") or 0.0, default=None)
 
 
 def median(row: Row | None, *path: str) -> float | None:
-    """A figure's median over the rounds, None if it was not measured."""
+    """A figure's median over the rounds, or the figure itself; None if it was not measured."""
     value: Any = row
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
-    return float(value["median"]) if isinstance(value, Mapping) and "median" in value else None
+    if isinstance(value, Mapping):
+        value = value.get("median")
+    return None if value is None else float(value)
 
 
 def title(result: Result, system: str) -> str:
@@ -54,96 +67,16 @@ def systems(result: Result) -> list[str]:
     return [system for system in result["systems"] if system in found]
 
 
-COLUMNS = (
-    "system",
-    "callers",
-    "texts/s",
-    "of raw",
-    "p50 ms",
-    "p99 ms",
-    "CPU ms/text",
-    "MB",
-    "largest diff",
-    "mean diff",
-)
-
-
-def comparison(result: Result, model: str, precision: str, workload: str) -> list[list[str]]:
-    """Rows for COLUMNS: closed loops of one workload, raw onnxruntime first."""
-    found = rows(result)
-    best = limit(found, model, precision, workload)
-    cap = median(best, "texts_per_s")
-    lines = []
-    if best is not None and cap:
-        name = f"{title(result, RAW)} ({best['layout']})"
-        lines.append(
-            [name, str(best["concurrency"]), _rate(best), "1.00", *_latency(best), "", "", *_differences(best)]
-        )
-    for system in systems(result):
-        wanted = {"model": model, "precision": precision, "system": system, "workload": workload, "loop": "closed"}
-        for row in of(found, **wanted):
-            rate = median(row, "texts_per_s")
-            lines.append(
-                [
-                    title(result, system),
-                    str(row["concurrency"]),
-                    _rate(row) + (" (failures)" if (median(row, "failed") or 0) > 0 else ""),
-                    f"{rate / cap:.2f}" if rate and cap else "",
-                    *_latency(row),
-                    _number(median(row, "cpu_ms_per_text"), 2),
-                    _number(median(row, "memory_mb"), 0),
-                    *_differences(row),
-                ]
-            )
-    return lines
-
-
-def spread_of(row: Row, name: str = "texts_per_s") -> float | None:
-    """Half the range over the rounds as a share of the median."""
-    value = row.get(name)
-    if not isinstance(value, Mapping) or not value.get("median"):
-        return None
-    return float((value["max"] - value["min"]) / 2 / value["median"])
-
-
-def _rate(row: Row) -> str:
-    spread = spread_of(row)
-    around = f" ±{spread:.0%}" if spread is not None and row["rounds"] > 1 else ""
-    return _number(median(row, "texts_per_s"), 1) + around
-
-
-def _latency(row: Row) -> list[str]:
-    return [_number(median(row, "latency_ms", name), 1) for name in ("p50", "p99")]
-
-
-def _differences(row: Row) -> list[str]:
-    """The largest of all rounds, and the mean."""
-    largest = row.get("difference", {}).get("max")
-    mean = median(row, "difference", "mean")
-    return [f"{largest['max']:.4f}" if largest else "", f"{mean:.5f}" if mean is not None else ""]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-GENERATOR_LIMIT = 0.7
-"""Above this share of a core the load generator itself may be what is measured."""
-
-
 def warnings(result: Result) -> list[str]:
     """What a reader has to know before believing the figures."""
     found = []
-    idle = result["hardware"].get("idle_before", 1.0)
-    if idle < 0.9:
+    if (idle := result["hardware"].get("idle_before", 1.0)) < 0.9:
         found.append(
             f"the machine was busy: {1 - idle:.0%} of its cores before the run began; the figures are not valid"
         )
-    busy = [point for point in result["points"] if (point.get("generator_busy") or 0) > GENERATOR_LIMIT]
-    if busy:
-        found.append(f"the load generator used over {GENERATOR_LIMIT:.0%} of a core at {len(busy)} points")
-    failed = sum(1 for point in result["points"] if point.get("failed"))
-    if failed:
+    if busy := sum((point.get("generator_busy") or 0) > GENERATOR_LIMIT for point in result["points"]):
+        found.append(f"the load generator used over {GENERATOR_LIMIT:.0%} of a core at {busy} points")
+    if failed := sum(bool(point.get("failed")) for point in result["points"]):
         found.append(f"requests failed at {failed} points")
     found += [
         f"{entry['system']} with {entry['model']}, {entry['precision']}, failed: {entry['error'].splitlines()[0]}"
@@ -152,3 +85,29 @@ def warnings(result: Result) -> list[str]:
     if not result["complete"]:
         found.append("the run was stopped before its end")
     return found
+
+
+def facts(result: Result) -> list[tuple[str, str]]:
+    """What the figures were measured on and with."""
+    machine, settings, own = result["hardware"], result["settings"], result.get("generator")
+    lengths = (
+        f"{entry['title']}: {', '.join(f'{share} {count}' for share, count in entry['distilroberta_tokens'].items())}"
+        for entry in result["workloads"].values()
+        if entry["batch"] == 1
+    )
+    found = {
+        "Command": result["command"],
+        "Date": result["date"],
+        "Commit": result["commit"],
+        "Processor": f"{machine['processor']}, {machine['cores']} cores ({', '.join(machine['flags'])})",
+        "Memory": f"{machine['memory_gb']:g} GB",
+        "System": machine["system"] + (", virtual machine" if machine["virtual"] else ""),
+        "Idle before": f"{machine['idle_before']:.0%} of the cores",
+        "Versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "Windows": f"{settings['seconds']:g} s after {settings['warm_s']:g} s of warm-up, {settings['rounds']} rounds",
+        "Tokens (DistilRoBERTa)": "; ".join(lengths),
+        "Load generator": own
+        and f"{own['cpu_ms_per_request']:.2f} ms of CPU a request, {own['requests_per_s']:,.0f} requests/s of a server "
+        "that answers at once",
+    }
+    return [(name, value) for name, value in found.items() if value]

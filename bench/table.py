@@ -1,168 +1,168 @@
-"""A result as text, for the terminal and for Markdown."""
+"""The tables of a result; `load.tables` shows them on a terminal, in Markdown and in HTML."""
 
 from collections.abc import Sequence
 
-from bench.summary import COLUMNS, Result, comparison, pairs, warnings
+from bench.figures import Row
+from bench.plan import OURS, RAW
+from bench.summary import Result, limit, median, of, pairs, rows, systems, title, warnings
+from load.tables import Table
 
-OVERHEAD = (
-    ("server-side overhead, ms", "overhead_ms"),
-    ("of that tokenizing", "tokenizer_infer_ms"),
-    ("tokenizer hop", "tokenizer_hop_ms"),
-    ("classifier hop", "classifier_hop_ms"),
-    ("ensemble", "ensemble_hop_ms"),
-    ("classifier in Triton", "classifier_infer_ms"),
-    ("classifier in process", "raw_ms"),
-    ("network and caller", "network_and_client_ms"),
+HEADS = "system|callers|texts/s|of raw|p50 ms|p99 ms|CPU ms/text|MB|largest diff|mean diff"
+COLUMNS = HEADS.split("|")
+SINGLE = (
+    ("seen by the caller", ("seen",)),
+    ("network and caller", ("seen", "-rejection total")),
+    ("ensemble", ("rejection total", "-tokenizer total", "-classifier total")),
+    ("tokenizer queue", ("tokenizer total", "-tokenizer infer")),
+    ("tokenizing", ("tokenizer infer",)),
+    ("classifier queue", ("classifier total", "-classifier infer")),
+    ("onnxruntime", ("classifier infer",)),
+    ("in process", ("alone",)),
+    ("beside onnxruntime", ("rejection total", "-classifier infer")),
 )
+"""Columns of the single requests, each a sum of mean times. `in process` is onnxruntime without a server, one worker
+alone; `beside onnxruntime` is what the server adds to its run."""
 
 
 def text(result: Result) -> str:
     """Everything that was measured, for a terminal."""
-    parts = []
-    for heading, lines in sections(result):
-        parts.append(f"\n{heading}\n{aligned(lines)}")
-    parts += [f"warning: {warning}" for warning in warnings(result)]
-    return "\n".join(parts)
+    parts = [f"\n{heading}\n{table.text()}" for heading, table in sections(result)]
+    return "\n".join([*parts, *(f"warning: {warning}" for warning in warnings(result))])
 
 
-def sections(result: Result) -> list[tuple[str, list[list[str]]]]:
-    """Headings, and tables with a header row."""
+def sections(result: Result) -> list[tuple[str, Table]]:
+    """Headings, and tables."""
     found = []
     for model, precision in pairs(result):
         for name, entry in result["workloads"].items():
-            lines = comparison(result, model, precision, name)
-            if lines:
-                found.append((f"{model}, {precision}: {entry['title']}", [list(COLUMNS), *lines]))
-    if result["overhead"]:
-        found.append(("Single requests: medians, milliseconds", overhead_rows(result)))
-    found += scenario_tables(result)
+            if lines := comparison(result, model, precision, name):
+                found.append((f"{model}, {precision}: {entry['title']}", Table(COLUMNS, lines)))
+    if times := singles(result):
+        heads = ("model", "precision", "workload", *(name for name, _ in SINGLE))
+        shown = [[*line[:3], *(f"{value:.2f}" for value in line[3:])] for line in times]
+        found.append(("Single requests: where their time goes, means in milliseconds", Table(heads, shown, (0, 1, 2))))
+    if result["scenarios"]:
+        heads = ("scenario", "model", "case", "texts/s", "p50 ms", "p99 ms", "also")
+        found.append(("Scenarios", Table(heads, scenarios(result), (0, 1, 2, 6))))
     return found
 
 
-def overhead_rows(result: Result) -> list[list[str]]:
-    """Where a single request's time goes: a row for each start of the server."""
-    rows = [["model", "precision", "workload", *(name for name, _ in OVERHEAD)]]
-    for entry in result["overhead"]:
-        values = [f"{entry[key]:.2f}" if key in entry else "" for _, key in OVERHEAD]
-        rows.append([entry["model"], entry["precision"], entry["workload"], *values])
-    return rows
+def comparison(result: Result, model: str, precision: str, workload: str) -> list[list[str]]:
+    """Rows for COLUMNS: closed loops of one workload, raw onnxruntime first."""
+    found = rows(result)
+    best = limit(found, model, precision, workload)
+    cap = median(best, "texts_per_s")
+    shown = [(f"{title(result, RAW)} ({best['layout']})", best)] if best and cap else []
+    for system in systems(result):
+        wanted = {"model": model, "precision": precision, "system": system, "workload": workload, "loop": "closed"}
+        shown += [(title(result, system), row) for row in of(found, **wanted)]
+    return [
+        [
+            name,
+            str(row["concurrency"]),
+            rate(row),
+            number((median(row, "texts_per_s") or 0) / cap if cap else None, 2),
+            *(number(median(row, "latency_ms", share), 1) for share in ("p50", "p99")),
+            number(median(row, "cpu_ms_per_text"), 2),
+            number(median(row, "memory_mb"), 0),
+            # The largest of all rounds.
+            number(row.get("difference", {}).get("max", {}).get("max"), 4),
+            number(median(row, "difference", "mean"), 5),
+        ]
+        for name, row in shown
+    ]
 
 
-def scenario_tables(result: Result) -> list[tuple[str, list[list[str]]]]:
-    """The scenarios that were run."""
-    scenarios, found = result["scenarios"], []
-    if "fairness" in scenarios:
-        rows = [
-            ["model", "precision", "longest alone p50, ms", "short p99 alone, ms", "short p99 beside long, ms", "ratio"]
-        ]
-        rows += [
-            [
-                entry["model"],
-                entry["precision"],
-                f"{entry['longest_alone_p50_ms']:.1f}",
-                f"{entry['short_quiet']['p99']:.1f}",
-                f"{entry['short_beside_long']['p99']:.1f}",
-                f"{entry['short_p99_to_longest']:.2f}",
-            ]
-            for entry in scenarios["fairness"]
-        ]
-        found.append(("Fairness: short texts while 512-token texts flow at 80% of capacity", rows))
-    if "bursts" in scenarios:
-        rows = [["model", "precision", "requests at once", "last answer p50, ms", "p90, ms", "p99, ms"]]
-        rows += [
-            [
-                entry["model"],
-                entry["precision"],
-                str(row["requests"]),
-                *(f"{row['latency_ms'][share]:.1f}" for share in ("p50", "p90", "p99")),
-            ]
-            for entry in scenarios["bursts"]
-            for row in entry["rows"]
-        ]
-        found.append(("Bursts: a few short texts at the same moment, then a pause", rows))
-    for entry in scenarios.get("callers", []):
-        rows = [
-            ["caller", "workload", "callers", "texts/s", "p50 ms", "p99 ms", "caller's CPU, ms a request", "failed"]
-        ]
-        rows += [
-            [
-                row["caller"],
-                row["workload"],
-                str(row["concurrency"]),
-                f"{row['texts_per_s']:.1f}",
-                *(f"{row['latency_ms'][share]:.2f}" for share in ("p50", "p99")),
-                f"{row['caller_cpu_ms']:.3f}",
-                str(row["failed"]),
-            ]
-            for row in entry["rows"]
-        ]
-        found.append((f"The same loads from C++ and from Python: {entry['model']}, {entry['precision']}", rows))
-    if "repeats" in scenarios:
-        rows = [["model", "precision", "requests", "cache hits", "executions", "p50 ms", "p99 ms"]]
-        rows += [
-            [
-                entry["model"],
-                entry["precision"],
-                *(f"{entry[name]:,}" for name in ("requests", "cache_hits", "executions")),
-                *(f"{entry['latency_ms'][share]:.2f}" for share in ("p50", "p99")),
-            ]
-            for entry in scenarios["repeats"]
-        ]
-        found.append(("Repeats: one text again and again, one caller, the response cache on", rows))
-    if "soak" in scenarios:
-        rows = [["model", "precision", "minutes", "texts", "failed", "memory from the first minute to the end"]]
-        rows += [
-            [
-                entry["model"],
-                entry["precision"],
-                f"{entry['seconds'] / 60:.1f}",
-                f"{entry['texts']:,}",
-                str(entry["failed"]),
-                f"{entry['memory_growth']:+.2%}",
-            ]
-            for entry in scenarios["soak"]
-        ]
-        found.append(("Soak at full load", rows))
-    for entry in scenarios.get("growth", []):
-        for kind, name in (("callers", "concurrency"), ("lengths", "tokens")):
-            rows = [
-                [
-                    kind if kind == "callers" else "tokens a text",
-                    "texts/s",
-                    "tokens/s",
-                    "CPU us/token",
-                    "p50 ms",
-                    "p99 ms",
-                ]
-            ]
-            rows += [
-                [
-                    str(row[name]),
-                    f"{row['texts_per_s']:.1f}",
-                    f"{row['tokens_per_s']:,.0f}",
-                    f"{row['cpu_us_per_token']:.1f}",
-                    *(f"{row['latency_ms'].get(share, float('nan')):.1f}" for share in ("p50", "p99")),
-                ]
-                for row in entry[kind]
-            ]
-            found.append((f"Growth with {kind}: {entry['model']}, {entry['precision']}", rows))
-    return found
+def rate(row: Row) -> str:
+    """Texts a second, with half the range over the rounds, and whether requests failed."""
+    value = row["texts_per_s"]
+    around = (value["max"] - value["min"]) / 2 / value["median"] if row["rounds"] > 1 and value["median"] else None
+    failed = " (failures)" if (median(row, "failed") or 0) > 0 else ""
+    return number(value["median"], 1) + (f" ±{around:.0%}" if around is not None else "") + failed
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+def number(value: float | None, digits: int) -> str:
+    """For a cell."""
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table, the first being the header."""
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    ruler = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ruler, *body))
+def singles(result: Result) -> list[tuple[str | float, ...]]:
+    """Model, precision, workload and the figures of SINGLE: this server with one caller, by Triton's own counts."""
+    found, lines = rows(result), []
+    for row in of(found, system=OURS, loop="closed", concurrency=1):
+        alone = limit(found, row["model"], row["precision"], row["workload"], alone=True)
+        times = {"seen": median(row, "latency_ms", "mean"), "alone": median(alone, "latency_ms", "mean")}
+        for model in ("rejection", "tokenizer", "classifier"):
+            times |= {f"{model} {kind}": median(row, "triton", model, kind) for kind in ("total", "infer")}
+        if row["workload"] != "batch" and None not in times.values():
+            sums = (
+                sum((times[part.lstrip("-")] or 0.0) * (-1 if part.startswith("-") else 1) for part in parts)
+                for _, parts in SINGLE
+            )
+            lines.append((row["model"], row["precision"], row["workload"], *sums))
+    return lines
+
+
+def scenarios(result: Result) -> list[list[str]]:
+    """A row for each case of the scenarios that were run."""
+    lines: list[list[str]] = []
+    for name, entries in result["scenarios"].items():
+        for entry in entries:
+            for case, row, also in CASES[name](entry):
+                latency = [number(median(row, "latency_ms", share), 2) for share in ("p50", "p99")]
+                shown = [number(median(row, "texts_per_s"), 1), *latency, also]
+                lines.append([name, f"{entry['model']}, {entry['precision']}", case, *shown])
+    return lines
+
+
+Cases = Sequence[tuple[str, Row, str]]
+
+
+def _bursts(entry: Row) -> Cases:
+    return [(f"{row['requests']} short at once, the last", row, "") for row in entry["rows"]]
+
+
+def _callers(entry: Row) -> Cases:
+    return [
+        (
+            f"{row['caller']}: {row['workload']}, {row['concurrency']} at once",
+            row,
+            f"{median(row, 'caller_cpu_ms'):.3f} ms of the caller's CPU each, {row['failed']} failed",
+        )
+        for row in entry["rows"]
+    ]
+
+
+def _fairness(entry: Row) -> Cases:
+    beside = f"p99 {entry['short_p99_to_longest']:.2f} times the median of a long one alone"
+    return [
+        ("512 tokens alone", {"latency_ms": {"p50": entry["longest_alone_p50_ms"]}}, ""),
+        ("short alone", {"latency_ms": entry["short_quiet"]}, ""),
+        ("short beside 512 tokens at 80% of capacity", {"latency_ms": entry["short_beside_long"]}, beside),
+    ]
+
+
+def _repeats(entry: Row) -> Cases:
+    return [("one text, one caller", entry, f"{entry['cache_hits']:,} cache hits, {entry['executions']} executions")]
+
+
+def _soak(entry: Row) -> Cases:
+    grown = f"memory {entry['memory_growth']:+.2%} from {entry['settled_s']:.0f} s on"
+    also = f"{entry['texts']:,} texts, {entry['failed']} failed, {grown}"
+    return [(f"{entry['seconds'] / 60:.1f} minutes, {entry['concurrency']} callers", entry, also)]
+
+
+def _growth(entry: Row) -> Cases:
+    cases = [(f"{row['concurrency']} callers, mixed", row) for row in entry["callers"]]
+    cases += [(f"8 callers, {row['tokens']} tokens", row) for row in entry["lengths"]]
+    return [(case, row, f"{row['cpu_us_per_token']:.1f} us of the server's CPU a token") for case, row in cases]
+
+
+CASES = {
+    "bursts": _bursts,
+    "callers": _callers,
+    "fairness": _fairness,
+    "repeats": _repeats,
+    "soak": _soak,
+    "growth": _growth,
+}

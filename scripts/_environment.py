@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -97,7 +98,7 @@ class Environment:
         if kind in ("export", "train"):
             # pip chooses the build of PyTorch (its own settings may name one for CPUs only).
             self._pip(TORCH.search((ROOT / "pyproject.toml").read_text())[1])  # type: ignore[index]  # a test has it
-        self._pip("--no-deps", "--no-build-isolation", *(f"--editable={project}" for project in PROJECTS))
+        self._pip("--quiet", "--no-deps", "--no-build-isolation", *(f"--editable={project}" for project in PROJECTS))
         (self._venv / f".installed-{kind}").write_text(_key(kind))
         self._unfinished.unlink()
 
@@ -145,7 +146,6 @@ class Environment:
             "-m",
             "pip",
             "install",
-            "--quiet",
             "--disable-pip-version-check",
             *arguments,
         ]
@@ -182,8 +182,9 @@ class Environment:
         raise SystemExit(1)
 
 
-def requirements(kind: str) -> str:
-    """The part of requirements.lock that a kind of environment installs; KeyError, naming all, for an unknown one."""
+@functools.cache
+def _locked() -> dict[str, list[str]]:
+    """Lines of requirements.lock by the kind of environment that installs them."""
     parts: dict[str, list[str]] = {}
     kinds: list[str] = []
     for line in LOCK.read_text(encoding="utf-8").splitlines():
@@ -191,8 +192,15 @@ def requirements(kind: str) -> str:
             continue
         if line.startswith("# "):
             kinds = line[2:].split()
-        for of_kind in kinds if not line.startswith("#") else ():
-            parts.setdefault(of_kind, []).append(line)
+            continue
+        for kind in kinds:
+            parts.setdefault(kind, []).append(line)
+    return parts
+
+
+def requirements(kind: str) -> str:
+    """The part of requirements.lock that a kind of environment installs; KeyError, naming all, for an unknown one."""
+    parts = _locked()
     if kind not in parts:
         *known, last = sorted(parts)
         raise KeyError(f"requirements.lock knows no kind '{kind}': it knows {', '.join(known)} and {last}")

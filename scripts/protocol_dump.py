@@ -12,16 +12,22 @@ import socket
 import struct
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
+from support.kserve import request
+from support.repository import ROOT
+
+PAGE = ROOT / "docs" / "protocol.md"
 TEXTS = ["I can't.", "Sure! \N{SLIGHTLY SMILING FACE}"]
 OUTPUTS = ["probabilities", "token_count"]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 BYTES_A_LINE = 13
+Line = tuple[bytes, str]
+"""Bytes, and a note on them."""
 NUMBERS = {"FP32": ("<f", 2), "INT32": ("<i", 1)}
 """How to read a type's elements, and how many columns its rows have here."""
 
@@ -43,17 +49,6 @@ def main() -> None:
     print(f"renewed {PAGE}")
 
 
-def request() -> service_pb2.ModelInferRequest:
-    """The call that the page describes."""
-    message = service_pb2.ModelInferRequest(model_name="rejection")
-    message.inputs.add(name="text", datatype="BYTES", shape=[len(TEXTS), 1])
-    encoded = [text.encode() for text in TEXTS]
-    message.raw_input_contents.append(b"".join(struct.pack("<I", len(text)) + text for text in encoded))
-    for name in OUTPUTS:
-        message.outputs.add(name=name)
-    return message
-
-
 def record(host: str, port: int) -> tuple[bytes, bytes]:
     """Make the call through a proxy; all bytes to the server and all from it."""
     streams = bytearray(), bytearray()
@@ -70,7 +65,7 @@ def record(host: str, port: int) -> tuple[bytes, bytes]:
         proxy = threading.Thread(target=serve)
         proxy.start()
         with grpc.insecure_channel(f"127.0.0.1:{listener.getsockname()[1]}") as channel:
-            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request(), timeout=10)
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request(TEXTS, outputs=OUTPUTS), timeout=10)
         proxy.join(10)
     return bytes(streams[0]), bytes(streams[1])
 
@@ -97,7 +92,7 @@ def data_frames(stream: bytes) -> bytes:
     return content
 
 
-def dump(frame: bytes, message: type) -> str:
+def dump(frame: bytes, message: Any) -> str:
     """Lines of hex digits and what they mean."""
     (size,) = struct.unpack_from(">I", frame, 1)
     lines = [(frame[:5], f"gRPC: not compressed (0), {size} bytes follow (uint32, big-endian)")]
@@ -110,10 +105,11 @@ def dump(frame: bytes, message: type) -> str:
     return text
 
 
-def fields(content, descriptor, depth, tensors):
+def fields(content: bytes, descriptor: Any, depth: int, tensors: list[list[str]]) -> Iterator[Line]:
     """Bytes and note of each field of a message; `tensors` gathers [name, datatype] as they are met."""
     indent = "  " * depth
-    position, seen = 0, {}
+    position = 0
+    seen: dict[str, int] = {}
     while position < len(content):
         start = position
         tag, position = varint(content, position)
@@ -146,7 +142,7 @@ def fields(content, descriptor, depth, tensors):
             yield content[start:position], f"{title}: {list(varints(inside))}"
 
 
-def elements(content, datatype, indent):
+def elements(content: bytes, datatype: str, indent: str) -> Iterator[Line]:
     """Bytes and note of each element of a tensor."""
     if datatype == "BYTES":
         while content:
@@ -162,7 +158,7 @@ def elements(content, datatype, indent):
         yield content[4 * place : 4 * place + 4], f"{indent}text {row}{label}: {value:.7g}"
 
 
-def varint(content, position):
+def varint(content: bytes, position: int) -> tuple[int, int]:
     """Number at a position, and the position after it: 7 bits a byte, the lowest first."""
     number = shift = 0
     while True:
@@ -173,7 +169,7 @@ def varint(content, position):
             return number, position
 
 
-def varints(content):
+def varints(content: bytes) -> Iterator[int]:
     """Numbers one after the other."""
     position = 0
     while position < len(content):

@@ -14,7 +14,7 @@ from training.phrases import synthetic_rows
 SYNTHETIC = "synthetic"
 NOISY = "gptfuzz"
 TRANSFER = "transfer"
-"""Texts of :mod:`.transfer`, which only the teacher has judged."""
+"""Texts of `training.transfer`, which only the teacher has judged."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _REFUSING = re.compile(
@@ -47,6 +47,19 @@ class Row:
     source: str
     opinion: float | None = None
     """The teacher's probability that this is a refusal; with one, the label means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows to train on, and those held out to choose by."""
+
+    train: list[Row]
+    validation: list[Row]
+
+
+def family(source: str) -> str:
+    """The three XSTest sources count as one."""
+    return "xstest" if source.startswith("xstest-") else source
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -84,8 +97,8 @@ def beginning_digest(text: str, salt: bytes = b"") -> bytes:
     return hashlib.sha256(salt + normalised(text)[:60].encode()).digest()
 
 
-def split(rows: Iterable[Row], validation_share: float) -> tuple[list[Row], list[Row]]:
-    """Split into training and validation rows; texts that begin alike go to the same side.
+def split(rows: Iterable[Row], validation_share: float) -> Split:
+    """Deal out rows; texts that begin alike go to the same side.
 
     The side is read off :func:`beginning_digest`, so that it depends on nothing else and canned refusals cannot stand
     on both sides.
@@ -94,17 +107,17 @@ def split(rows: Iterable[Row], validation_share: float) -> tuple[list[Row], list
     validation: list[Row] = []
     for row in rows:
         (validation if beginning_digest(row.text)[0] < 256 * validation_share else train).append(row)
-    return train, validation
+    return Split(train, validation)
 
 
 def prepared(
     rows: Iterable[Row], test: Iterable[Row], synthetic: int, seed: int, validation_share: float = 0.1
-) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows: the labelled ones, cleaned, and ``synthetic`` project-written ones."""
-    train, validation = split(training_rows(rows, test), validation_share)
+) -> Split:
+    """The rows of a training run: the labelled ones, cleaned, and ``synthetic`` project-written ones."""
+    labelled = split(training_rows(rows, test), validation_share)
     written = [Row(text, label, SYNTHETIC) for text, label in synthetic_rows(seed, synthetic)]
-    more_train, more_validation = split(written, validation_share)
-    return train + more_train, validation + more_validation
+    more = split(written, validation_share)
+    return Split(labelled.train + more.train, labelled.validation + more.validation)
 
 
 def varied(row: Row, rng: random.Random) -> Row:

@@ -1,6 +1,5 @@
 """Fine-tunes the base encoder to tell refusals from answers, on the CPU, with a fixed seed."""
 
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from training.data import NOISY, SYNTHETIC, TRANSFER, Row, varied
+from training.data import NOISY, SYNTHETIC, TRANSFER, Row, Split, family, varied
 from training.metrics import Floats, scores
 
 LABELS = ("NORMAL", "REJECTION")
@@ -115,14 +114,7 @@ def logits_of(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int 
     return np.asarray(rows, dtype=np.float64)
 
 
-def finetune(
-    model: Any,
-    tokenizer: Any,
-    train: Sequence[Row],
-    validation: Sequence[Row],
-    recipe: Recipe,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def finetune(model: Any, tokenizer: Any, split: Split, recipe: Recipe, report: Callable[[str], None]) -> dict[str, Any]:
     """Train in place and keep the weights of the best epoch by mean F1 over the validation sources.
 
     Returns the history: per epoch the loss and the validation F1 of each source.
@@ -140,7 +132,7 @@ def finetune(
     done_share = 0.0
     started = time.monotonic()
     for epoch in range(recipe.epochs):
-        drawn = [row for row in train if recipe.share(row) == 1 or rng.random() < recipe.share(row)]
+        drawn = [row for row in split.train if recipe.share(row) == 1 or rng.random() < recipe.share(row)]
         rows = [row if row.source == TRANSFER else varied(row, rng) for row in drawn]
         encoded = tokenizer([row.text for row in rows], truncation=True, max_length=recipe.max_length)["input_ids"]
         batches = _batches([len(ids) for ids in encoded], recipe, rng)
@@ -162,11 +154,11 @@ def finetune(
             total, seen = total + loss.item() * len(batch), seen + len(batch)
             if time.monotonic() - said > 20:
                 said = time.monotonic()
-                spent = said - started
-                left = spent / max(done_share, 1e-9) * (1 - done_share)
+                done = (epoch + (number + 1) / len(batches)) / recipe.epochs
+                left = (said - started) / done * (1 - done)
                 where = f"epoch {epoch + 1}/{recipe.epochs} {seen}/{len(rows)}"
                 report(f"{where} loss {total / seen:.4f}, {left / 60:.0f} min left")
-        by_source = validation_f1(model, tokenizer, validation, recipe.max_length)
+        by_source = validation_f1(model, tokenizer, split.validation, recipe.max_length)
         mean = sum(by_source.values()) / len(by_source)
         history["epochs"].append({"loss": total / seen, "validation_f1": by_source})
         report(f"epoch {epoch + 1} done: loss {total / seen:.4f}, validation F1 {mean:.4f} {by_source}")
@@ -191,12 +183,10 @@ def _loss(logits: torch.Tensor, rows: Sequence[Row], recipe: Recipe) -> torch.Te
 
 
 def validation_f1(model: Any, tokenizer: Any, rows: Sequence[Row], max_length: int) -> dict[str, float]:
-    """F1 per source family (``xstest-*`` count as one)."""
+    """F1 by family of sources."""
     guess = logits_of(model, tokenizer, [row.text for row in rows], max_length).argmax(axis=1)
-    families = [row.source.split("-")[0] if row.source.startswith("xstest") else row.source for row in rows]
     result = {}
-    for family in sorted(set(families)):
-        mine = [i for i, name in enumerate(families) if name == family]
-        f1 = scores([rows[i].label for i in mine], [int(guess[i]) for i in mine]).f1
-        result[family] = 0.0 if math.isnan(f1) else round(f1, 4)
+    for group in sorted({family(row.source) for row in rows}):
+        mine = [i for i, row in enumerate(rows) if family(row.source) == group]
+        result[group] = round(scores([rows[i].label for i in mine], [int(guess[i]) for i in mine]).f1, 4)
     return result

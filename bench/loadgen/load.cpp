@@ -1,20 +1,16 @@
-#include "load.h"
-
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <memory>
+#include <ctime>
 #include <mutex>
 #include <thread>
 #include <unordered_set>
 
-#include "messages.h"
+#include "loadgen.h"
 
 std::atomic<int> interrupts{0};
 
@@ -22,36 +18,24 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using std::chrono::duration_cast;
+using SecondsD = std::chrono::duration<double>;
 
 // How soon Ctrl-C is noticed.
 constexpr std::chrono::milliseconds kTick{100};
 
-constexpr std::chrono::seconds kFirstProgress{2};
-
 double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
-Clock::duration Seconds(double seconds) {
-  return duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-}
+Clock::duration Seconds(double seconds) { return duration_cast<Clock::duration>(SecondsD(seconds)); }
 
-double CpuSeconds() {
-  rusage used;
-  getrusage(RUSAGE_SELF, &used);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(used.ru_utime) + seconds(used.ru_stime);
-}
+// User and system time of this process.
+double CpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 // Sleeps until a moment to within some 0.1 ms, which gRPC's own timers (1 ms) would not; false at Ctrl-C.
 bool SleepUntil(Clock::time_point due) {
   while (interrupts == 0) {
     const auto now = Clock::now();
     if (now >= due) return true;
-    const auto stop = std::min(due, now + kTick).time_since_epoch();  // libstdc++'s steady clock is CLOCK_MONOTONIC
-    const auto seconds = duration_cast<std::chrono::seconds>(stop);
-    const timespec until{seconds.count(), static_cast<long>(std::chrono::nanoseconds(stop - seconds).count())};
-    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr);
+    std::this_thread::sleep_until(std::min(due, now + kTick));
   }
   return false;
 }
@@ -68,7 +52,7 @@ struct Call {
 };
 
 // In a closed loop one thread does everything: it takes an answer and sends the next request. In an open loop a second
-// one sends by the clock. Answers are taken and counted by the first thread only, so that nothing here is locked.
+// one sends by the clock. Answers are taken and counted by the first thread only, so that nothing of that is locked.
 class Load {
  public:
   Load(const Options& options, const Server& server, const std::vector<std::string>& texts)
@@ -77,39 +61,36 @@ class Load {
   }
 
   Measurements Run() {
-    start_ = Clock::now();
-    window_start_ = start_ + Seconds(options_.warmup_seconds);
-    window_end_ = window_start_ + Seconds(options_.seconds);
-    window_cpu_s_ = CpuSeconds();
-    next_progress_ = start_ + kFirstProgress;
+    std::thread sender;
     if (options_.rate) {
-      std::thread sender([this] { SendAtRate(); });
-      TakeAnswers();
-      sender.join();
+      sender = std::thread([this] { SendAtRate(); });
     } else {
       for (int i = 0; i < *options_.concurrency; ++i) SendNext();
       sending_ = false;  // from here on, answers send
-      TakeAnswers();
     }
-    Finish();
+    TakeAnswers();
+    if (sender.joinable()) sender.join();
+    if (terminal_ && shown_) std::fputs("\r\x1b[K", stderr);
+    measured_.cpu_s = CpuSeconds() - window_cpu_s_;
+    measured_.seconds = SecondsD(window_end_ - window_start_).count();
     return std::move(measured_);
   }
 
  private:
   // Sends one request; the measured ones begin with the first text again, so that counts of labels can be checked.
-  void Send(inference::ModelInferRequest request, Clock::time_point due, bool measured, std::size_t number) {
+  void Send(const inference::ModelInferRequest& request, Clock::time_point due, bool measured, std::size_t number) {
     auto* call = new Call{};
     call->due = due;
     call->measured = measured;
     call->context.set_deadline(std::chrono::system_clock::now() + options_.deadline);
-    Stub& stub = *server_.stubs[number % server_.stubs.size()];
     {
       const std::lock_guard lock(calls_mutex_);
       calls_.insert(call);
     }
     ++under_way_;
     call->sent = Clock::now();
-    call->rpc = stub.PrepareAsyncModelInfer(&call->context, request, &queue_);
+    call->rpc =
+        server_.stubs[number % server_.stubs.size()]->PrepareAsyncModelInfer(&call->context, request, &queue_);
     call->rpc->StartCall();
     call->rpc->Finish(&call->answer, &call->status, call);
   }
@@ -126,11 +107,10 @@ class Load {
     for (std::size_t i = 0; i < count; ++i) {
       const bool measured = i >= warmup;
       const std::size_t number = measured ? i - warmup : i;
-      auto request = Request(number);  // made before it is due
-      const double seconds = static_cast<double>(number) / *options_.rate;
-      const auto due = (measured ? window_start_ : start_) + Seconds(seconds);
+      const auto request = Request(number);  // made before it is due
+      const auto due = (measured ? window_start_ : start_) + Seconds(static_cast<double>(number) / *options_.rate);
       if (!SleepUntil(due)) break;
-      Send(std::move(request), due, measured, number);
+      Send(request, due, measured, number);
     }
     sending_ = false;
   }
@@ -140,7 +120,7 @@ class Load {
     const auto now = Clock::now();
     if (now >= window_end_ || interrupts > 0) return;
     const bool measured = now >= window_start_;
-    const std::size_t number = measured ? numbers_++ : warmup_numbers_++;
+    const std::size_t number = numbers_[measured]++;
     Send(Request(number), now, measured, number);
   }
 
@@ -167,23 +147,14 @@ class Load {
 
   void Count(const Call& call, Clock::time_point now) {
     const bool ok = call.status.ok();
-    const bool in_window = now >= window_start_ && now < window_end_;
-    if (!call.measured) {
-      // An answer to the warm-up that came after it is work of the window, just as the last requests of the window are
-      // answered too late to count for its rate.
-      if (ok && in_window) ++measured_.ok_in_window;
-      return;
-    }
-    const double latency_ms = Milliseconds(now - call.due);
+    const bool is_right = ok && (!call.measured || CountLabels(call.answer, options_.batch, measured_.labels));
+    // An answer to the warm-up that came after it is work of the window, just as the last requests of the window are
+    // answered too late to count for its rate.
+    if (is_right && now >= window_start_ && now < window_end_) ++measured_.ok_in_window;
+    if (!call.measured) return;
     if (options_.rate) measured_.late_ms.push_back(Milliseconds(call.sent - call.due));
-    if (ok && CountLabels(call.answer, options_.batch, measured_.labels)) {
-      ++measured_.ok;
-      measured_.ok_ms.push_back(latency_ms);
-      if (in_window) ++measured_.ok_in_window;
-      return;
-    }
-    ++measured_.failed[ok ? "BAD_ANSWER" : CodeName(call.status.error_code())];
-    measured_.failed_ms.push_back(latency_ms);
+    (is_right ? measured_.ok_ms : measured_.failed_ms).push_back(Milliseconds(now - call.due));
+    if (!is_right) ++measured_.failed[ok ? "BAD_ANSWER" : CodeName(call.status.error_code())];
   }
 
   void Watch(Clock::time_point now) {
@@ -195,49 +166,33 @@ class Load {
       measured_.interrupted = true;
       window_end_ = std::clamp(now, window_start_, window_end_);
     }
-    if (interrupts > 1 && !cancelled_ && !sending_) {
-      cancelled_ = true;
+    if (interrupts > 1 && !sending_) {
       const std::lock_guard lock(calls_mutex_);
       for (Call* call : calls_) call->context.TryCancel();
     }
-    if (now >= next_progress_) ShowProgress(now);
-  }
-
-  void ShowProgress(Clock::time_point now) {
+    if (now < next_progress_) return;
     next_progress_ = now + progress_every_;
-    const double passed_s = std::chrono::duration<double>(now - start_).count();
-    std::fprintf(stderr, "%s%5.0f s of %.0f  ok %zu  failed %zu  under way %zu%s%s", terminal_ ? "\r" : "", passed_s,
-                 options_.warmup_seconds + options_.seconds, measured_.ok, measured_.Failed(), under_way_.load(),
-                 in_window_ ? "" : "  (warming up)", terminal_ ? "\x1b[K" : "\n");
+    std::fprintf(stderr, "%s%5.0f s of %.0f  ok %zu  failed %zu  under way %zu%s%s", terminal_ ? "\r" : "",
+                 SecondsD(now - start_).count(), options_.warmup_seconds + options_.seconds, measured_.ok_ms.size(),
+                 measured_.failed_ms.size(), under_way_.load(), in_window_ ? "" : "  (warming up)",
+                 terminal_ ? "\x1b[K" : "\n");
     shown_ = true;
-  }
-
-  void Finish() {
-    if (terminal_ && shown_) std::fputs("\r\x1b[K", stderr);
-    measured_.cpu_s = CpuSeconds() - window_cpu_s_;
-    measured_.seconds = std::chrono::duration<double>(window_end_ - window_start_).count();
-    queue_.Shutdown();
-    void* tag;
-    bool ok;
-    while (queue_.Next(&tag, &ok)) continue;
   }
 
   const Options& options_;
   const Server& server_;
   const std::vector<std::string>& texts_;
   grpc::CompletionQueue queue_;
-  Clock::time_point start_;
-  Clock::time_point window_start_;  // the warm-up's end
-  Clock::time_point window_end_;
-  Clock::time_point next_progress_;
+  const Clock::time_point start_ = Clock::now();
+  const Clock::time_point window_start_ = start_ + Seconds(options_.warmup_seconds);  // the warm-up's end
+  Clock::time_point window_end_ = window_start_ + Seconds(options_.seconds);
+  Clock::time_point next_progress_ = start_ + std::chrono::seconds(2);
   const bool terminal_ = isatty(STDERR_FILENO);
   const std::chrono::seconds progress_every_{terminal_ ? 1 : 10};
   bool shown_ = false;
   bool in_window_ = false;
-  bool cancelled_ = false;
-  double window_cpu_s_ = 0;
-  std::size_t numbers_ = 0;  // requests sent in a closed loop
-  std::size_t warmup_numbers_ = 0;
+  double window_cpu_s_ = CpuSeconds();
+  std::size_t numbers_[2] = {0, 0};  // requests sent in a closed loop: of the warm-up, and measured
   Measurements measured_;
   std::atomic<bool> sending_{true};
   std::atomic<std::size_t> under_way_{0};

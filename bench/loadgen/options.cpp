@@ -1,9 +1,9 @@
-#include "options.h"
-
 #include <getopt.h>
 
 #include <cmath>
 #include <cstdlib>
+
+#include "loadgen.h"
 
 const char kHelp[] =
     R"(usage: loadgen --url HOST:PORT --texts FILE (--rate R | --concurrency C) --seconds S [OPTION ...]
@@ -45,26 +45,32 @@ Exit code: 0 measured, failed requests included; 1 not measured; 2 wrong command
 
 namespace {
 
-double Number(const char* name, const char* value, double least, double most) {
+using Given = std::map<std::string, std::string>;  // values by name, without the dashes
+
+std::string Plain(double number) { return std::to_string(static_cast<long long>(number)); }
+
+// Between `least` and `most`, or `fallback` if it is not given.
+double Number(const Given& given, const std::string& name, double fallback, double least, double most) {
+  const auto found = given.find(name);
+  if (found == given.end()) return fallback;
   char* end;
-  const double number = std::strtod(value, &end);
-  if (end == value || *end != '\0' || !(number >= least && number <= most)) {
-    throw UsageError(std::string(name) + " is '" + value + "'; it takes a number between " +
-                     std::to_string(static_cast<long long>(least)) + " and " +
-                     std::to_string(static_cast<long long>(most)));
+  const double number = std::strtod(found->second.c_str(), &end);
+  if (end == found->second.c_str() || *end != '\0' || !(number >= least && number <= most)) {
+    throw UsageError("--" + name + " is '" + found->second + "'; it takes a number between " + Plain(least) + " and " +
+                     Plain(most));
   }
   return number;
 }
 
-double Positive(const char* name, const char* value, double most) {
-  const double number = Number(name, value, 0, most);
-  if (number == 0) throw UsageError(std::string(name) + " is 0; it takes more than that");
+double Positive(const Given& given, const std::string& name, double most) {
+  const double number = Number(given, name, 0, 0, most);
+  if (number == 0 && given.count(name)) throw UsageError("--" + name + " is 0; it takes more than that");
   return number;
 }
 
-int Whole(const char* name, const char* value, int least, int most) {
-  const double number = Number(name, value, least, most);
-  if (number != std::floor(number)) throw UsageError(std::string(name) + " is '" + value + "', not a whole number");
+int Whole(const Given& given, const std::string& name, int fallback, int most) {
+  const double number = Number(given, name, fallback, 1, most);
+  if (number != std::floor(number)) throw UsageError("--" + name + " is '" + given.at(name) + "', not a whole number");
   return static_cast<int>(number);
 }
 
@@ -74,17 +80,14 @@ std::string Host(const std::string& address) {
   if (colon == std::string::npos || colon == 0 || address.find('/') != std::string::npos) {
     throw UsageError("--url is '" + address + "'; it takes HOST:PORT, such as 127.0.0.1:8001");
   }
-  Whole("the port of --url", address.c_str() + colon + 1, 1, 65535);
+  const std::string port = "the port of --url";
+  Whole({{port, address.substr(colon + 1)}}, port, 0, 65535);
   std::string host = address.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') return host.substr(1, host.size() - 2);
   if (host.find(':') != std::string::npos) {
     throw UsageError("--url is '" + address + "'; an IPv6 address goes into brackets: [::1]:8001");
   }
   return host;
-}
-
-bool IsThisMachine(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
 }
 
 void Check(const Options& options, bool yes) {
@@ -98,76 +101,42 @@ void Check(const Options& options, bool yes) {
     throw UsageError("at that --rate no request is due within --seconds");
   }
   const std::string host = Host(options.address);
-  if (!yes && !IsThisMachine(host)) {
+  if (!yes && host != "localhost" && host != "::1" && host.rfind("127.", 0) != 0) {
     throw UsageError("'" + host + "' is not this machine; add --yes if whoever runs that server knows about this load");
   }
 }
 
 }  // namespace
 
-Options ParseOptions(int argc, char** argv) {
-  static const option kOptions[] = {{"url", required_argument, nullptr, 'u'},
-                                    {"texts", required_argument, nullptr, 't'},
-                                    {"rate", required_argument, nullptr, 'r'},
-                                    {"concurrency", required_argument, nullptr, 'c'},
-                                    {"seconds", required_argument, nullptr, 's'},
-                                    {"warmup-seconds", required_argument, nullptr, 'w'},
-                                    {"batch", required_argument, nullptr, 'b'},
-                                    {"deadline-ms", required_argument, nullptr, 'd'},
-                                    {"channels", required_argument, nullptr, 'k'},
-                                    {"json", required_argument, nullptr, 'j'},
-                                    {"yes", no_argument, nullptr, 'y'},
-                                    {"help", no_argument, nullptr, 'h'},
-                                    {nullptr, 0, nullptr, 0}};
-  constexpr double kDay = 86400;  // s
-  Options options;
-  bool yes = false;
+std::optional<Options> ParseOptions(int argc, char** argv) {
+  std::vector<option> known;
+  for (const char* name : {"url", "texts", "rate", "concurrency", "seconds", "warmup-seconds", "batch", "deadline-ms",
+                           "channels", "json"}) {
+    known.push_back({name, required_argument, nullptr, 0});
+  }
+  for (const char* name : {"yes", "help"}) known.push_back({name, no_argument, nullptr, 0});
+  known.push_back({nullptr, 0, nullptr, 0});
+  Given given;
   opterr = 0;
-  for (int chosen; (chosen = getopt_long(argc, argv, ":h", kOptions, nullptr)) != -1;) {
-    switch (chosen) {
-      case 'u':
-        options.address = optarg;
-        break;
-      case 't':
-        options.texts = optarg;
-        break;
-      case 'r':
-        options.rate = Positive("--rate", optarg, 1e6);
-        break;
-      case 'c':
-        options.concurrency = Whole("--concurrency", optarg, 1, 100000);
-        break;
-      case 's':
-        options.seconds = Positive("--seconds", optarg, kDay);
-        break;
-      case 'w':
-        options.warmup_seconds = Number("--warmup-seconds", optarg, 0, kDay);
-        break;
-      case 'b':
-        options.batch = static_cast<std::size_t>(Whole("--batch", optarg, 1, 100000));
-        break;
-      case 'd':
-        options.deadline = std::chrono::milliseconds(Whole("--deadline-ms", optarg, 1, 3600000));
-        break;
-      case 'k':
-        options.channels = Whole("--channels", optarg, 1, 1000);
-        break;
-      case 'j':
-        options.json = optarg;
-        break;
-      case 'y':
-        yes = true;
-        break;
-      case 'h':
-        options.help = true;
-        return options;
-      case ':':
-        throw UsageError(std::string(argv[optind - 1]) + " lacks its value");
-      default:
-        throw UsageError(std::string(argv[optind - 1]) + " is none of its options");
-    }
+  for (int chosen, index; (chosen = getopt_long(argc, argv, ":h", known.data(), &index)) != -1;) {
+    if (chosen == ':') throw UsageError(std::string(argv[optind - 1]) + " lacks its value");
+    if (chosen == '?') throw UsageError(std::string(argv[optind - 1]) + " is none of its options");
+    if (chosen == 'h' || std::string(known[index].name) == "help") return std::nullopt;
+    given[known[index].name] = optarg ? optarg : "";
   }
   if (optind < argc) throw UsageError(std::string("'") + argv[optind] + "' belongs to no option");
-  Check(options, yes);
+  constexpr double kDay = 86400;  // s
+  Options options;
+  options.address = given["url"];
+  options.texts = given["texts"];
+  options.json = given["json"];
+  if (given.count("rate")) options.rate = Positive(given, "rate", 1e6);
+  if (given.count("concurrency")) options.concurrency = Whole(given, "concurrency", 0, 100000);
+  options.seconds = Positive(given, "seconds", kDay);
+  options.warmup_seconds = Number(given, "warmup-seconds", 0, 0, kDay);
+  options.batch = static_cast<std::size_t>(Whole(given, "batch", 1, 100000));
+  options.deadline = std::chrono::milliseconds(Whole(given, "deadline-ms", 10000, 3600000));
+  options.channels = Whole(given, "channels", 1, 1000);
+  Check(options, given.count("yes") > 0);
   return options;
 }

@@ -7,10 +7,5 @@
 
 A peer is a folder here: `requirements.in` and the pins made from it, and the program that serves, if the peer has no
 command of its own. Every one gets the same weights and the same texts, truncates at the same length, and is set up for
-a CPU of so many cores: one process or thread of computation a core.
+a CPU of so many cores: one process or thread of computation a core. The peers are in `catalogue.PEERS`.
 """
-
-from bench.peers.catalogue import PEERS
-from bench.peers.peer import Peer, PeerError
-
-__all__ = ["PEERS", "Peer", "PeerError"]

@@ -1,12 +1,16 @@
-"""How the peers are called. Callers import what they need when they are opened: see `requirements-callers.in`."""
+"""How the peers are called."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import aiohttp
+import grpc
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bench.contract import Caller
 
@@ -18,38 +22,30 @@ class CallError(RuntimeError):
     """A peer refused a request or answered something else; the message has what it said."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HttpCaller:
-    """POST of `{"texts": [...]}`, answered by `{"probabilities": [[...]]}`."""
+    """POST of JSON to `url`."""
 
     url: str
+    labels: tuple[str, ...]
 
-    def __call__(self) -> AbstractAsyncContextManager[Caller]:
-        """Open the caller with its pool of connections."""
-        return self._opened()
-
-    def body(self, texts: Sequence[str]) -> object:
+    def body(self, texts: Sequence[str]) -> Any:
         """What is posted for `texts`."""
         return {"texts": list(texts)}
 
-    def probabilities(self, answer: object) -> NDArray[np.float32]:
+    def probabilities(self, answer: Any) -> NDArray[np.float32]:
         """Float32 [texts, labels] out of a decoded answer."""
-        return np.asarray(answer["probabilities"], np.float32)  # type: ignore[index]
+        return np.asarray(answer["probabilities"], np.float32)
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Caller]:
-        import aiohttp
-
-        # As many connections as there are calls in flight, each kept alive.
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S),
-        ) as session:
+    async def __call__(self) -> AsyncIterator[Caller]:
+        """Open the caller: as many connections as there are calls in flight, each kept alive."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
             async def call(texts: Sequence[str]) -> NDArray[np.float32]:
-                data = json.dumps(self.body(texts)).encode()
-                headers = {"Content-Type": "application/json"}
-                async with session.post(self.url, data=data, headers=headers) as response:
+                async with session.post(self.url, json=self.body(texts)) as response:
                     payload = await response.read()
                 if response.status != 200:
                     raise CallError(f"{self.url} answered {response.status}: {payload[:300].decode(errors='replace')}")
@@ -58,76 +54,60 @@ class HttpCaller:
             yield call
 
 
-@dataclass(frozen=True, slots=True)
 class PipelineCaller(HttpCaller):
-    """As `HttpCaller`, but answered as a `transformers` pipeline answers: a list of label and score for each text."""
+    """Answered as a `transformers` pipeline answers: a list of label and score for each text."""
 
-    labels: tuple[str, ...]
-
-    def probabilities(self, answer: object) -> NDArray[np.float32]:
+    def probabilities(self, answer: Any) -> NDArray[np.float32]:
         """Float32 [texts, labels] out of a decoded answer."""
         return by_label(answer, self.labels)
 
 
-@dataclass(frozen=True, slots=True)
 class InfinityCaller(HttpCaller):
     """infinity's own `/classify`."""
 
-    model: str
-    labels: tuple[str, ...]
-
-    def body(self, texts: Sequence[str]) -> object:
+    def body(self, texts: Sequence[str]) -> Any:
         """What is posted for `texts`."""
-        return {"model": self.model, "input": list(texts)}
+        return {"model": "classifier", "input": list(texts)}
 
-    def probabilities(self, answer: object) -> NDArray[np.float32]:
+    def probabilities(self, answer: Any) -> NDArray[np.float32]:
         """Float32 [texts, labels] out of a decoded answer."""
-        return by_label(answer["data"], self.labels)  # type: ignore[index]
+        return by_label(answer["data"], self.labels)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class V2Caller:
     """gRPC, Open Inference Protocol (V2), as MLServer's Hugging Face runtime takes it."""
 
     address: str
-    model: str
     labels: tuple[str, ...]
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[Caller]:
         """Open a channel."""
-        import grpc
-        from tritonclient.grpc import service_pb2
-
         async with grpc.aio.insecure_channel(self.address) as channel:
-            infer = channel.unary_unary(
-                "/inference.GRPCInferenceService/ModelInfer",
-                request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-                response_deserializer=service_pb2.ModelInferResponse.FromString,
-            )
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
             async def call(texts: Sequence[str]) -> NDArray[np.float32]:
-                request = service_pb2.ModelInferRequest(model_name=self.model)
+                request = service_pb2.ModelInferRequest(model_name="classifier")
                 tensor = request.inputs.add(name="array_inputs", datatype="BYTES", shape=[len(texts)])
                 tensor.parameters["content_type"].string_param = "str"
                 tensor.contents.bytes_contents.extend(text.encode() for text in texts)
-                answer = await infer(request, timeout=CALL_TIMEOUT_S)
-                rows = [json.loads(row) for row in answer.outputs[0].contents.bytes_contents]
-                return by_label(rows, self.labels)
+                answer = await stub.ModelInfer(request, timeout=CALL_TIMEOUT_S)
+                return by_label(map(json.loads, answer.outputs[0].contents.bytes_contents), self.labels)
 
             yield call
 
 
-def by_label(rows: object, labels: Sequence[str]) -> NDArray[np.float32]:
+def by_label(rows: Any, labels: Sequence[str]) -> NDArray[np.float32]:
     """Float32 [texts, labels] out of a pipeline's answer, whose scores come best first.
 
     Raises:
         CallError: A row does not hold each label once.
     """
-    table = np.empty((len(rows), len(labels)), np.float32)  # type: ignore[arg-type]
-    for number, row in enumerate(rows):  # type: ignore[arg-type, var-annotated]
+    table = []
+    for row in rows:
         scores = {entry["label"]: entry["score"] for entry in row}
         if len(row) != len(labels) or set(scores) != set(labels):
             raise CallError(f"expected a score for each of {', '.join(labels)}, was answered {row}")
-        table[number] = [scores[label] for label in labels]
-    return table
+        table.append([scores[label] for label in labels])
+    return np.asarray(table, np.float32)

@@ -4,25 +4,40 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.contract import Caller, ModelFiles, Target
-from bench.peers import environment, process
+from bench.contract import ModelFiles, OpenCaller, Target
+from bench.peers import environment
+from bench.settings import Precision
 
 START_TIMEOUT_S = 600.0
 """Loading 82 million parameters in several Python processes of a busy machine takes a minute at worst."""
 PROBE_TIMEOUT_S = 60.0
 PROBES_PER_CORE = 4
 """Requests sent at once before measuring, so that every worker has answered some."""
+STOP_GRACE_S = 10.0
 KEPT_SETTINGS = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+"""Every peer gets them: no network, no telemetry, one thread unless the peer says otherwise."""
 PROBE_TEXT = "Sorry, but I can't assist with that."
 
 Report = Callable[[str], None]
@@ -37,12 +52,10 @@ class Start:
     """What a peer needs to know to be started once."""
 
     model: ModelFiles
-    precision: str
+    precision: Precision
     cores: int
     port: int
     """A free port of the loopback interface."""
-    free_port: Callable[[], int]
-    """Gives more of them."""
     folder: Path
     """Empty; for files of this start."""
     cache: Path
@@ -59,7 +72,7 @@ class Program:
     """How to run a peer and how to call it."""
 
     command: Sequence[str | Path]
-    caller: Callable[[], AbstractAsyncContextManager[Caller]]
+    caller: OpenCaller
     settings: Mapping[str, str] = field(default_factory=dict)
     """Environment variables beside the usual ones."""
 
@@ -71,12 +84,19 @@ class Peer:
     name: str
     title: str
     """For tables and plots."""
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     folder: str
     """Name of the folder under `bench/peers` with its requirements; peers of one folder share an environment."""
     prepare: Callable[[Start], Program]
     notes: str
     """How it is set up, for the report."""
+    serves_bundled: bool = False
+    """Whether it takes the bundled model's only form, the served ONNX file."""
+
+    def serves(self, models: Sequence[str]) -> list[tuple[str, str]]:
+        """Those of the models that it takes, with each precision."""
+        taken = [model for model in models if model != "bundled" or self.serves_bundled]
+        return [(model, precision) for model in taken for precision in self.precisions]
 
     def install(self, report: Report) -> None:
         """Make the peer's environment under `build/bench` unless it is there and current.
@@ -90,7 +110,7 @@ class Peer:
             raise PeerError(f"peer {self.name} cannot be installed: {exc}") from exc
 
     @contextlib.contextmanager
-    def start(self, model: ModelFiles, precision: str, cores: int, report: Report) -> Iterator[Target]:
+    def start(self, model: ModelFiles, precision: Precision, cores: int, report: Report) -> Iterator[Target]:
         """Run the peer until the block ends; its processes are gone afterwards, its log stays under `build/bench/logs`.
 
         Raises:
@@ -101,97 +121,107 @@ class Peer:
         if not environment.is_current(self.folder):
             raise PeerError(f"peer {self.name} is not installed: install it first")
         name = f"{self.name}-{model.name}-{precision}"
-        start = Start(
-            model=model,
-            precision=precision,
-            cores=cores,
-            port=process.free_port(),
-            free_port=process.free_port,
-            folder=_emptied(environment.BUILD / "peers" / name),
-            cache=environment.BUILD / "cache" / self.folder,
-            program=environment.PEERS / self.folder,
-            python=environment.python(self.folder),
-            report=report,
-        )
-        start.cache.mkdir(parents=True, exist_ok=True)
-        log = environment.BUILD / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        folder, log = environment.BUILD / "peers" / name, environment.BUILD / "logs" / f"{name}.log"
+        cache, program = environment.BUILD / "cache" / self.folder, environment.PEERS / self.folder
+        shutil.rmtree(folder, ignore_errors=True)
+        for made in (folder, cache, log.parent):
+            made.mkdir(parents=True, exist_ok=True)
+        python = environment.python(self.folder)
+        start = Start(model, precision, cores, free_port(), folder, cache, program, python, report)
         try:
-            program = self.prepare(start)
+            prepared = self.prepare(start)
         except subprocess.CalledProcessError as exc:
             tail = (exc.stderr or "").strip()[-2000:]
             raise PeerError(f"peer {self.name} could not make its files for {model.name}:\n{tail}") from exc
         report(f"{self.title}, {precision}: starting")
-        settings = {**usual_settings(cores), **program.settings}
-        with process.running(program.command, settings, start.folder, log) as running:
-            self._wait_until_it_answers(running, program, model, cores, log)
-            yield Target(name=self.name, pids=(running.pid,), caller=program.caller)
+        with running(prepared.command, {**usual_settings(), **prepared.settings}, folder, log) as process:
+            self._wait_until_it_answers(process, prepared.caller, start, log)
+            yield Target(name=self.name, pids=(process.pid,), caller=prepared.caller)
 
     def _wait_until_it_answers(
-        self, running: subprocess.Popen[bytes], program: Program, model: ModelFiles, cores: int, log: Path
+        self, process: subprocess.Popen[bytes], caller: OpenCaller, start: Start, log: Path
     ) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                # In a thread of its own, since the caller of this may have an event loop already.
-                with ThreadPoolExecutor(1) as thread:
-                    probe = thread.submit(asyncio.run, _probe(program, cores, len(model.labels)))
-                    try:
-                        probe.result()
-                    except KeyboardInterrupt:
-                        running.kill()  # otherwise the block would end only with its answer
-                        raise
-            except Exception as exc:  # a peer says in its own way that it is not ready yet
-                if running.poll() is not None:
-                    raise PeerError(
-                        f"peer {self.name} ended with status {running.returncode} before it answered a request; "
-                        f"its log {log} ends:\n{process.tail(log)}"
-                    ) from exc
-                if time.monotonic() > deadline:
-                    raise PeerError(
-                        f"peer {self.name} did not answer within {START_TIMEOUT_S:.0f} s ({exc!r}); "
-                        f"its log {log} ends:\n{process.tail(log)}"
-                    ) from exc
-                time.sleep(0.2)
-            else:
-                return
+        # In a thread of its own, since the caller of this may have an event loop already.
+        with ThreadPoolExecutor(1) as thread:
+            while True:
+                try:
+                    thread.submit(asyncio.run, _probe(caller, start.cores, len(start.model.labels))).result()
+                except KeyboardInterrupt:
+                    process.kill()  # otherwise the block would end only with its answer
+                    raise
+                except Exception as exc:  # a peer says in its own way that it is not ready yet
+                    said = f"its log {log} ends:\n{tail_of(log)}"
+                    if process.poll() is not None:
+                        how = f"ended with status {process.returncode} before it answered a request"
+                        raise PeerError(f"peer {self.name} {how}; {said}") from exc
+                    if time.monotonic() > deadline:
+                        how = f"did not answer within {START_TIMEOUT_S:.0f} s ({exc!r})"
+                        raise PeerError(f"peer {self.name} {how}; {said}") from exc
+                    time.sleep(0.2)
+                else:
+                    return
 
 
-def usual_settings(cores: int) -> dict[str, str]:
-    """Environment variables every peer gets: no network, no telemetry, one thread unless the peer says otherwise."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ
-    }
-    return {
-        **kept,
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "BENCH_PEER_CORES": str(cores),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+def usual_settings() -> dict[str, str]:
+    """Environment variables every peer gets."""
+    return {**{name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}, **SETTINGS}
 
 
-async def _probe(program: Program, cores: int, labels: int) -> None:
-    async with asyncio.timeout(PROBE_TIMEOUT_S), program.caller() as call:
-        _check(await call([PROBE_TEXT]), 1, labels)
-        answers = await asyncio.gather(*(call([PROBE_TEXT, "Hello."]) for _ in range(cores * PROBES_PER_CORE)))
-        for answer in answers:
-            _check(answer, 2, labels)
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-def _check(probabilities: np.ndarray, rows: int, labels: int) -> None:
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path], settings: Mapping[str, str], folder: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own until the block ends; its output goes to `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=settings, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def tail_of(log: Path) -> str:
+    """The end of a log."""
+    return log.read_text(errors="replace").strip()[-3000:]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process and its group: asked first, killed after a grace. What outlives its leader is killed as well."""
+    try:
+        deadline = time.monotonic() + STOP_GRACE_S
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    finally:  # a second Ctrl-C cuts the grace short, not the killing
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def _probe(caller: OpenCaller, cores: int, labels: int) -> None:
+    async with asyncio.timeout(PROBE_TIMEOUT_S), caller() as call:
+        check(await call([PROBE_TEXT]), 1, labels)
+        for answer in await asyncio.gather(*(call([PROBE_TEXT, "Hello."]) for _ in range(cores * PROBES_PER_CORE))):
+            check(answer, 2, labels)
+
+
+def check(probabilities: NDArray[np.float32], rows: int, labels: int) -> None:
+    """Raise PeerError unless it is probabilities [rows, labels]."""
     if probabilities.shape != (rows, labels) or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
         raise PeerError(
             f"{rows} texts were answered with {probabilities.tolist()}, not with {labels} probabilities each"
         )
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder

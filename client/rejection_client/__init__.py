@@ -10,6 +10,7 @@ import logging as _logging
 from rejection_client._client import AsyncRejectionClient, RejectionClient
 from rejection_client._config import ClientConfig, Tls
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
+from rejection_client._version import __version__
 from rejection_client.errors import (
     AccessDeniedError,
     DeadlineExceededError,
@@ -46,4 +47,5 @@ __all__ = [
     "Tls",
     "UnexpectedAnswerError",
     "Unit",
+    "__version__",
 ]

@@ -2,13 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
-from rejection_client._pipeline import Condition
-from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, ip_addresses
+from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience
+from rejection_client.channels import ip_addresses
 
 T = TypeVar("T")
 
@@ -17,14 +17,15 @@ class AsyncioRuntime:
     """Suspends the calling task; what runs beside it are tasks of the same event loop."""
 
     aio = True
+    event = asyncio.Event
 
     def __init__(self, concurrency: int) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    def condition(self) -> Condition:
-        return asyncio.Condition()
+    async def wait(self, event: Any) -> None:
+        await event.wait()
 
     async def call(
         self, rpc: Any, request: Any, timeout_s: float, metadata: Metadata, patience: Patience | None
@@ -47,12 +48,14 @@ class AsyncioRuntime:
         if self._closed:
             raise ClosedError
 
-    async def look_up(self, host: str, port: int) -> list[str]:
-        return ip_addresses(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    async def look_up(self, host: str, port: int, timeout_s: float) -> list[str]:
+        found = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return ip_addresses(await asyncio.wait_for(found, timeout_s))
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def start(self, coroutine: Coroutine[Any, Any, T], on_done: Callable[[], object] = bool) -> asyncio.Task[T]:
         task = self._keep(asyncio.create_task(self._in_slot(coroutine)))
         task.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before it ran
+        task.add_done_callback(lambda _: on_done())
         return task
 
     async def _in_slot(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -72,16 +75,13 @@ class AsyncioRuntime:
         if not task.cancelled():
             task.exception()  # seen: whoever waits for it, if anyone does, has it too
 
-    async def result(self, handle: asyncio.Task[T]) -> T:
+    async def result(self, handle: Any) -> Any:
         try:
             return await handle
         except asyncio.CancelledError as error:
             if handle.cancelled() and self._closed:
                 raise ClosedError from error
             raise
-
-    def cancel(self, handle: asyncio.Task[Any]) -> None:
-        handle.cancel()
 
     async def iterate(self, source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
         if isinstance(source, AsyncIterable):
@@ -101,10 +101,7 @@ class AsyncioRuntime:
 
 
 async def _wait_patiently(call: Any, patience: Patience) -> Any:
-    async def answer() -> Any:
-        return await call
-
-    task = asyncio.ensure_future(answer())
+    task = asyncio.ensure_future(call)
     try:
         while not (await asyncio.wait({task}, timeout=patience.check_s))[0]:
             if not await patience.is_alive():

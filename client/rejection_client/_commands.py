@@ -9,15 +9,12 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import NamedTuple
 
-from rejection_client import _addresses, _metrics
+from rejection_client import _metrics
 from rejection_client._client import RejectionClient
-from rejection_client._config import ClientConfig
 from rejection_client._lines import Form, InputError, Row, argument_rows, file_rows, input_bytes, read_document
 from rejection_client._output import Format, Progress, Table, csv_lines, document_lines, json_lines, to_json
-from rejection_client._status import ROW
-from rejection_client.errors import InvalidInputError, RejectionError
+from rejection_client.errors import ROW, InvalidInputError, RejectionError
 
 PIPED_WIDTH = 100
 """Columns of the table where the output is not a terminal."""
@@ -25,22 +22,10 @@ PIPED_WIDTH = 100
 EXIT_FAILED, EXIT_REJECTION = 1, 3
 METRICS_TIMEOUT_S = 5.0
 
-Check = Callable[[float], bool]
 
-
-class Connection(NamedTuple):
-    """Where to, and how."""
-
-    url: str
-    config: ClientConfig
-
-    def check(self) -> None:
-        """Raise ValueError for an address or a certificate that cannot be."""
-        self.open().close()
-
-    def open(self) -> RejectionClient:
-        """Make a client."""
-        return RejectionClient(self.url, self.config)
+def client(options: argparse.Namespace) -> RejectionClient:
+    """A client as the command line wants it; raises ValueError for an address or a certificate that cannot be."""
+    return RejectionClient(options.url, options.config)
 
 
 def fail(sentence: str) -> int:
@@ -50,14 +35,14 @@ def fail(sentence: str) -> int:
     return EXIT_FAILED
 
 
-def classify(options: argparse.Namespace, connection: Connection) -> int:
+def classify(options: argparse.Namespace) -> int:
     """Classify each text of the input."""
     format_row = _formatter(options)
     shown = sys.stderr.isatty() and not sys.stdout.isatty()
     total = len(options.texts) or input_bytes(options.files)
     problems = 0
     rejections = 0
-    with connection.open() as client, Progress(shown, total) as progress:
+    with client(options) as asked, Progress(shown, total) as progress:
 
         def on_problem(sentence: str) -> None:
             nonlocal problems
@@ -67,7 +52,7 @@ def classify(options: argparse.Namespace, connection: Connection) -> int:
 
         waiting: deque[Row] = deque()
         texts = _texts(_rows(options, on_problem), waiting)
-        for result in client.stream(texts, max_length=options.max_length):
+        for result in asked.stream(texts, max_length=options.max_length):
             row = waiting.popleft()
             if isinstance(result.error, InvalidInputError):
                 on_problem(ROW.sub(row.place, str(result.error), count=1))
@@ -78,66 +63,60 @@ def classify(options: argparse.Namespace, connection: Connection) -> int:
             else:
                 prediction = result.unwrap()
                 rejections += prediction.is_rejection(options.threshold)
-                sys.stdout.write(format_row(row, prediction))
-                sys.stdout.flush()
+                _write(format_row(row, prediction))
                 progress.add(1, row.bytes_read)
     if problems:
         return EXIT_FAILED
     return EXIT_REJECTION if options.exit_code and rejections else 0
 
 
-def document(options: argparse.Namespace, connection: Connection) -> int:
+def document(options: argparse.Namespace) -> int:
     """Classify one long text."""
     text = read_document(options.path)
     _set_output(options.output)
-    with connection.open() as client:
-        answer = client.classify_document(
-            text,
-            options.unit,
-            overlap=options.overlap,
-            all_units=options.all,
-            max_length=options.max_length,
+    with client(options) as asked:
+        answer = asked.classify_document(
+            text, options.unit, overlap=options.overlap, all_units=options.all, max_length=options.max_length
         )
-    sys.stdout.write(document_lines(text, answer, options.threshold, options.output, _width()))
-    sys.stdout.flush()
+    _write(document_lines(text, answer, options.threshold, options.output, _width()))
     return EXIT_REJECTION if options.exit_code and answer.is_rejection(options.threshold) else 0
 
 
-def health(options: argparse.Namespace, connection: Connection) -> int:
+def health(options: argparse.Namespace) -> int:
     """Tell of each address whether it takes requests."""
+    from rejection_client.channels import parse_url  # with gRPC, which `rejection --help` need not import
+
     ready = True
-    for target in _addresses.parse(connection.url):
-        with RejectionClient(target.name, connection.config) as client:
+    for target in parse_url(options.url):
+        with RejectionClient(target.name, options.config) as asked:
             try:
                 if options.wait is not None:
-                    client.wait_until_ready(options.wait)
-                is_ready = client.is_ready()
+                    asked.wait_until_ready(options.wait)
+                is_ready = asked.is_ready()
             except RejectionError as error:
                 fail(str(error))
                 is_ready = False
         ready = ready and is_ready
         verdict = "takes" if is_ready else "does not take"
-        sys.stdout.write(f"{target.name} {verdict} requests for '{connection.config.model}'\n")
-        sys.stdout.flush()
+        _write(f"{target.name} {verdict} requests for '{options.config.model}'\n")
     return 0 if ready else EXIT_FAILED
 
 
-def info(options: argparse.Namespace, connection: Connection) -> int:
+def info(options: argparse.Namespace) -> int:
     """Show what the server tells of its model."""
     _set_output(options.output)
-    with connection.open() as client:
-        fields = asdict(client.model_info())
+    with client(options) as asked:
+        fields = asdict(asked.model_info())
     if options.output == "jsonl":
-        sys.stdout.write(to_json(fields))
-    else:
-        for name, value in fields.items():
-            shown = ", ".join(value) if isinstance(value, tuple) else value
-            sys.stdout.write(f"{name.replace('_', ' '):<15} {'not told' if shown is None else shown}\n")
-    sys.stdout.flush()
+        _write(to_json(fields))
+        return 0
+    for name, value in fields.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else value
+        _write(f"{name.replace('_', ' '):<15} {'not told' if shown is None else shown}\n")
     return 0
 
 
-def watch(options: argparse.Namespace, connection: None) -> int:
+def watch(options: argparse.Namespace) -> int:
     """Show a table of the server's activity again and again."""
     before = _metrics.parse(_fetch(options.metrics))
     read_s = time.monotonic()
@@ -147,11 +126,8 @@ def watch(options: argparse.Namespace, connection: None) -> int:
         after = _metrics.parse(_fetch(options.metrics))
         now_s = time.monotonic()
         home = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
-        sys.stdout.write(
-            f"{home}{options.metrics}  {time.strftime('%H:%M:%S')}\n"
-            f"{_metrics.table(_metrics.activity(before, after, now_s - read_s))}"
-        )
-        sys.stdout.flush()
+        table = _metrics.table(_metrics.activity(before, after, now_s - read_s))
+        _write(f"{home}{options.metrics}  {time.strftime('%H:%M:%S')}\n{table}")
         before, read_s = after, now_s
         tables += 1
     return 0
@@ -171,12 +147,8 @@ def _fetch(url: str) -> str:
 def _rows(options: argparse.Namespace, on_problem: Callable[[str], None]) -> Iterator[Row]:
     if options.texts:
         return argument_rows(options.texts)
-    if options.jsonl is not None:
-        form = Form("jsonl", options.jsonl)
-    elif options.csv is not None:
-        form = Form("csv", options.csv)
-    else:
-        form = Form()
+    field = options.jsonl if options.csv is None else options.csv
+    form = Form() if field is None else Form("jsonl" if options.csv is None else "csv", field)
     if not options.files and sys.stdin is not None and sys.stdin.isatty():
         sys.stderr.write("rejection: reading texts from the terminal, one a line; Ctrl-D ends\n")
         sys.stderr.flush()
@@ -192,11 +164,14 @@ def _texts(rows: Iterator[Row], waiting: deque[Row]) -> Iterator[str]:
 
 def _formatter(options: argparse.Namespace) -> Format:
     _set_output(options.output)
-    if options.output == "jsonl":
-        return json_lines(options.threshold)
-    if options.output == "csv":
-        return csv_lines(options.threshold)
-    return Table(_width()).lines
+    if options.output == "table":
+        return Table(_width()).lines
+    return (json_lines if options.output == "jsonl" else csv_lines)(options.threshold)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _width() -> int:

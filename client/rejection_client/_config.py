@@ -1,14 +1,42 @@
-"""Everything a client can be told, in one frozen object; checked when it is made, used nowhere else."""
+"""Everything a client can be told, in one frozen object that is checked when it is made."""
 
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+DEFAULT_URL = "127.0.0.1:8001"
 
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
-_COMPRESSIONS = ("none", "deflate", "gzip")
+
+_DURATION = "a number of seconds above 0"
+
+
+def _is_duration(seconds: float) -> bool:
+    return seconds > 0 and math.isfinite(seconds)
+
+
+_CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "timeout_s backoff_initial_s backoff_max_s check_after_s resolve_every_s keepalive_time_s keepalive_timeout_s",
+        _is_duration,
+        _DURATION,
+    ),
+    ("max_concurrent_requests max_attempts", lambda count: count >= 1, "1 or more"),
+    ("max_texts_per_request", lambda count: count is None or count >= 1, "1 or more, or None"),
+    (
+        "max_send_bytes max_receive_bytes",
+        lambda size: size is None or 0 < size < 2**31,
+        "a number of bytes above 0 and below 2 GiB, or None",
+    ),
+    ("retry_ratio", lambda share: 0 <= share <= 1, "a share from 0 to 1"),
+    ("retry_reserve", lambda count: count >= 0, "0 or more retries"),
+    ("compression", ("none", "deflate", "gzip").__contains__, "one of none, deflate, gzip"),
+    ("model", bool, "the model's name on the server, such as 'rejection'"),
+)
+"""Fields, what their values must be, and how to say so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,26 +131,11 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("timeout_s", "backoff_initial_s", "backoff_max_s", "check_after_s", "resolve_every_s"):
-            _check_seconds(name, getattr(self, name))
-        for name in ("keepalive_time_s", "keepalive_timeout_s"):
-            _check_seconds(name, getattr(self, name))
-        for name in ("max_concurrent_requests", "max_attempts", "max_texts_per_request"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give 1 or more")
-        for name in ("max_send_bytes", "max_receive_bytes"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 2**31:
-                raise ValueError(f"{name} is {value}; give a number of bytes above 0 and below 2 GiB, or None")
-        if not 0 <= self.retry_ratio <= 1:
-            raise ValueError(f"retry_ratio is {self.retry_ratio}; give a share from 0 to 1")
-        if self.retry_reserve < 0:
-            raise ValueError(f"retry_reserve is {self.retry_reserve}; give 0 or more retries")
-        if self.compression not in _COMPRESSIONS:
-            raise ValueError(f"compression is '{self.compression}'; give one of {', '.join(_COMPRESSIONS)}")
-        if not self.model:
-            raise ValueError("model is empty; give the model's name on the server, such as 'rejection'")
+        for names, fits, wanted in _CHECKS:
+            for name in names.split():
+                value = getattr(self, name)
+                if not fits(value):
+                    raise ValueError(f"{name} is {value!r}; give {wanted}")
         # Names and values fail here, with their reason, and not inside gRPC at the first call.
         checked_metadata(self.metadata)
         if self.token is not None:
@@ -131,7 +144,9 @@ class ClientConfig:
 
 def check_timeout(timeout_s: float) -> float:
     """`timeout_s` itself, if it is a deadline; raises ValueError otherwise."""
-    return _check_seconds("timeout_s", timeout_s)
+    if not _is_duration(timeout_s):
+        raise ValueError(f"timeout_s is {timeout_s!r}; give {_DURATION}")
+    return timeout_s
 
 
 def checked_metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -147,9 +162,3 @@ def checked_metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]
             raise ValueError(f"the value of metadata '{name}' cannot be sent; use printable ASCII characters")
         pairs.append((name.lower(), value))
     return tuple(pairs)
-
-
-def _check_seconds(name: str, value: float) -> float:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} is {value}; give a number of seconds above 0")
-    return value

@@ -1,20 +1,21 @@
 """The logic of both clients, as coroutines over a `Runtime`: what is asked, what is sent together, what comes back."""
 
+import functools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
-from rejection_client import _documents, _protocol
+from rejection_client import _documents, protocol
 from rejection_client._config import ClientConfig, check_timeout, checked_metadata
-from rejection_client._pipeline import Buffer, Closed
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
 from rejection_client._retry import backoff_s
-from rejection_client._runtime import ClosedError, Runtime, monotonic_s
-from rejection_client._transport import LOOK_TIMEOUT_S, Call, Transport
+from rejection_client._runtime import ClosedError
+from rejection_client._stream import Stream
+from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
 from rejection_client.errors import (
     AccessDeniedError,
-    InvalidInputError,
     ModelNotFoundError,
     OverloadedError,
     RejectionError,
@@ -27,8 +28,6 @@ _log = logging.getLogger("rejection_client")
 
 SMALLEST_SHARE = 8
 """Texts below which a request is not divided: what a batch gains on a CPU, it gains with so many rows."""
-STREAM_READS_AHEAD = 2
-"""Requests' worth of texts that a stream reads ahead of those under way."""
 
 
 class Core:
@@ -42,7 +41,7 @@ class Core:
         self._url = self._transport.url
         self._model: ModelInfo | None = None
 
-    def call_options(
+    def call(
         self,
         timeout_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -93,7 +92,7 @@ class Core:
             raise self._transport.gone(error) from error
         finally:
             for handle in under_way:
-                self._io.cancel(handle)
+                handle.cancel()
         return predictions
 
     async def stream(self, texts: Any, call: Call) -> AsyncGenerator[Result, None]:
@@ -101,22 +100,17 @@ class Core:
         if isinstance(texts, str):
             raise TypeError("texts is of type str; classify takes one text")
         size = await self._texts_per_request(call)
-        waiting: Buffer[tuple[int, str]] = Buffer(self._io.condition(), STREAM_READS_AHEAD * size)
-        under_way: Buffer[Any] = Buffer(self._io.condition(), self.config.max_concurrent_requests)
-        self._io.start_background(self._read(texts, waiting))
-        self._io.start_background(self._send(waiting, size, call, under_way))
+        stream = Stream(
+            self._io, functools.partial(self._request, call=call), size, self.config.max_concurrent_requests
+        )
+        results = stream.results(texts)
         try:
-            while (handle := await under_way.first()) is not None:
-                results = await self._io.result(handle)
-                await under_way.take()
-                for result in results:
-                    yield result
+            async for result in results:
+                yield result
         except ClosedError as error:
             raise self._transport.gone(error) from error
         finally:
-            await waiting.close()
-            for handle in await under_way.close():
-                self._io.cancel(handle)
+            await results.aclose()
 
     async def classify_document(
         self, text: str, unit: str, overlap: float, all_units: bool, call: Call
@@ -144,17 +138,17 @@ class Core:
     async def is_ready(self, call: Call) -> bool:
         """Whether any server would take requests for the model."""
         try:
-            answer = await self._rpc("ModelReady", _protocol.ready_request(self.config.model), call, retry=False)
+            answer = await self._rpc("ModelReady", protocol.ready_request(self.config.model), call, retry=False)
         except (ServerUnavailableError, OverloadedError, ModelNotFoundError):
             return False
         return bool(answer.ready)
 
     async def wait_until_ready(self, timeout_s: float, call: Call) -> None:
         """Wait for that; raises what stands in the way once the time is over."""
-        deadline_s = monotonic_s() + check_timeout(timeout_s)
+        deadline_s = monotonic() + check_timeout(timeout_s)
         failures = 0
         while True:
-            left_s = max(0.001, deadline_s - monotonic_s())
+            left_s = max(0.001, deadline_s - monotonic())
             error: RejectionError | None = None
             try:
                 if await self.is_ready(call._replace(timeout_s=min(LOOK_TIMEOUT_S, left_s))):
@@ -165,7 +159,7 @@ class Core:
                 error = caught
             failures += 1
             pause_s = backoff_s(failures, self.config.backoff_initial_s, self.config.backoff_max_s)
-            if monotonic_s() + pause_s >= deadline_s:
+            if monotonic() + pause_s >= deadline_s:
                 raise ServerUnavailableError(
                     f"no server at {self._url} was ready for '{self.config.model}' within {timeout_s:g} s; check the "
                     "address, the model's name, and that the server is running"
@@ -185,70 +179,13 @@ class Core:
 
     async def _request(self, texts: Sequence[str], rows: Sequence[int], call: Call) -> list[Prediction]:
         model = self._model or await self._served_model(call)
-        request = _protocol.infer_request(self.config.model, texts, max_length=call.max_length, rows=rows)
+        request = protocol.infer_request(self.config.model, texts, max_length=call.max_length, rows=rows)
         response = await self._rpc("ModelInfer", request, call, rows=rows)
         try:
-            return _protocol.read_predictions(response, len(texts), model, call.max_length)
+            return protocol.read_predictions(response, len(texts), model, call.max_length)
         except UnexpectedAnswerError:
             self._model = None  # perhaps another model by now; the next call asks
             raise
-
-    async def _results(self, batch: list[tuple[int, str]], call: Call) -> list[Result]:
-        """Classify texts of a stream; a text that the server refuses fails alone."""
-        results: list[Result] = []
-        groups = [batch]
-        while groups:
-            group = groups.pop()
-            rows = [index for index, _ in group]
-            try:
-                predictions = await self._request([text for _, text in group], rows, call)
-            except InvalidInputError as error:
-                if error.row in rows:
-                    place = rows.index(error.row)
-                    results.append(Result(*group[place], None, error))
-                    groups += [rest] if (rest := group[:place] + group[place + 1 :]) else []
-                elif len(group) == 1:
-                    results.append(Result(*group[0], None, error))
-                else:  # the server does not say which
-                    middle = len(group) // 2
-                    groups += [group[:middle], group[middle:]]
-            except RejectionError as error:
-                results += [Result(index, text, None, error) for index, text in group]
-            else:
-                results += [Result(*item, answer) for item, answer in zip(group, predictions, strict=True)]
-        return sorted(results, key=lambda result: result.index)
-
-    async def _read(self, texts: Any, waiting: Buffer[tuple[int, str]]) -> None:
-        """Read a stream's texts as far ahead as the buffer allows."""
-        index = 0
-        try:
-            async for text in self._io.iterate(texts):
-                await waiting.put((index, text))
-                index += 1
-        except Closed:
-            return
-        except BaseException as error:
-            await waiting.end(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            await waiting.end()
-
-    async def _send(self, waiting: Buffer[tuple[int, str]], size: int, call: Call, under_way: Buffer[Any]) -> None:
-        """Send what is there, without waiting for a request to fill, once the window has room for a request."""
-        try:
-            await under_way.room()
-            while batch := await waiting.take(size):
-                await under_way.put(self._io.start(self._results(batch, call)))
-                await under_way.room()
-        except Closed:
-            return
-        except BaseException as error:
-            await under_way.end(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            await under_way.end()
 
     async def _texts_per_request(self, call: Call) -> int:
         largest = (await self._served_model(call)).max_batch_size
@@ -257,15 +194,15 @@ class Core:
     async def _served_model(self, call: Call) -> ModelInfo:
         if self._model is None:
             name = self.config.model
-            config = (await self._rpc("ModelConfig", _protocol.config_request(name), call)).config
-            max_length = _protocol.read_max_length(config)
-            for step in _protocol.step_models(config):
+            config = (await self._rpc("ModelConfig", protocol.config_request(name), call)).config
+            max_length = protocol.read_max_length(config)
+            for step in protocol.step_models(config):
                 if max_length is None:
-                    step_config = (await self._rpc("ModelConfig", _protocol.config_request(step), call)).config
-                    max_length = _protocol.read_max_length(step_config)
-            labels = _protocol.read_labels(await self._rpc("ModelInfer", _protocol.labels_request(name), call))
-            metadata = await self._rpc("ModelMetadata", _protocol.metadata_request(name), call)
-            server = await self._rpc("ServerMetadata", _protocol.server_request(), call)
+                    step_config = (await self._rpc("ModelConfig", protocol.config_request(step), call)).config
+                    max_length = protocol.read_max_length(step_config)
+            labels = protocol.read_labels(await self._rpc("ModelInfer", protocol.labels_request(name), call))
+            metadata = await self._rpc("ModelMetadata", protocol.metadata_request(name), call)
+            server = await self._rpc("ServerMetadata", protocol.server_request(), call)
             self._model = ModelInfo(
                 name=name,
                 versions=tuple(metadata.versions),

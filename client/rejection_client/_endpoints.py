@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from rejection_client._addresses import Address
+from rejection_client.channels import Address
 
 
 class Endpoint:

@@ -1,16 +1,13 @@
 """Texts from arguments and files: lines, a field of JSON lines, or a column of CSV."""
 
 import csv
-import io
 import json
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-READ_BYTES = 64 * 1024
+from typing import Any, BinaryIO, NamedTuple
 
 
 class Row(NamedTuple):
@@ -76,11 +73,10 @@ def input_bytes(paths: Sequence[str]) -> int | None:
     return total
 
 
-def read_rows(stream: io.RawIOBase, form: Form, on_problem: Callable[[str], None], prefix: str = "") -> Iterator[Row]:
+def read_rows(stream: BinaryIO, form: Form, on_problem: Callable[[str], None], prefix: str = "") -> Iterator[Row]:
     r"""Read rows, without holding one back for the next, so that results keep up with a slow writer.
 
-    Lines end in \n or \r\n; memory holds one read and one line. Bytes that are not UTF-8 become lone surrogates, which
-    the client refuses by row.
+    Lines end in \n or \r\n. Bytes that are not UTF-8 become lone surrogates, which the client refuses by row.
     """
     lines = _lines(stream)
     if form.kind == "csv":
@@ -137,35 +133,26 @@ def _csv_rows(
             on_problem(f"{place} has {len(cells)} columns where the first line has {len(header)}")
 
 
-def _lines(stream: io.RawIOBase) -> Iterator[tuple[bytes, int]]:
+def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Each line without its end, and the bytes read up to there."""
-    unfinished: list[bytes] = []
     read = 0
-    while block := stream.read(READ_BYTES):
-        *lines, rest = block.split(b"\n")
-        for line in lines:
-            whole = b"".join((*unfinished, line))
-            unfinished.clear()
-            read += len(whole) + 1
-            yield whole, read
-        unfinished.append(rest)
-    if last := b"".join(unfinished):
-        yield last, read + len(last)
+    for line in iter(stream.readline, b""):
+        read += len(line)
+        yield line.removesuffix(b"\n"), read
 
 
-def _open(path: str) -> io.FileIO:
-    # Unbuffered: a read gives what is there, and no lock is held by a reader that waits while the process ends.
-    if path != "-":
-        return Path(path).open("rb", buffering=0)
-    if sys.stdin is None:  # Python's sign for a closed descriptor
-        return Path(os.devnull).open("rb", buffering=0)
-    return io.FileIO(sys.stdin.fileno(), closefd=False)
+def _open(path: str) -> BinaryIO:
+    """The file, or for `-` standard input, through a buffer of its own: the process may end while a thread reads."""
+    if path == "-":
+        # None is Python's sign for a closed descriptor.
+        return Path(os.devnull).open("rb") if sys.stdin is None else open(sys.stdin.fileno(), "rb", closefd=False)
+    return Path(path).open("rb")
 
 
 def read_document(path: str) -> str:
     """A whole file, or standard input for `-`, as one text; raises InputError for bytes that are not UTF-8."""
     with _open(path) as stream:
-        raw = stream.readall() or b""
+        raw = stream.read()
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

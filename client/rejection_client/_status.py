@@ -3,7 +3,7 @@
 The kind of an error is read from its gRPC status code alone, never from its words. Two facts beside the code are used:
 
 - `UNAVAILABLE` is what gRPC says when it cannot connect and what Triton says when its queue is full. The caller
-  passes `live`: whether the server, asked right afterwards, answers that the model is ready: the queue was full.
+  passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was full.
 - The row of a refused text is in the server's message, as `row N` (N from 0, within the request).
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from grpc import StatusCode
 
 from rejection_client.errors import (
+    ROW,
     AccessDeniedError,
     DeadlineExceededError,
     InvalidInputError,
@@ -25,9 +26,6 @@ from rejection_client.errors import (
     ServerUnavailableError,
     UnexpectedAnswerError,
 )
-
-ROW = re.compile(r"\brow (\d+)\b")
-"""How the server names a row, as in `text row 3: not valid UTF-8`; the first match counts."""
 
 _NO_REQUEST_ID = re.compile(r"^\[request id: <id_unknown>\] ")
 
@@ -82,29 +80,27 @@ RULES: dict[StatusCode, Rule] = {
 """Every gRPC status code; `UNAVAILABLE` from a live server is an `OverloadedError` instead."""
 
 
-def error_from_status(
-    code: StatusCode,
-    details: str,
-    *,
-    url: str,
-    model: str,
-    timeout_s: float,
-    live: bool = False,
-    rows: Sequence[int] | None = None,
-) -> RejectionError:
-    """Make the exception for a failed RPC.
+class Asked(NamedTuple):
+    """What was asked of whom."""
 
-    `rows` are the indexes of the request's texts in the caller's sequence: the row in the message and in
-    `InvalidInputError.row` is the caller's (the request's own, without).
-    """
-    rule = _REFUSED_FOR_NOW if code is StatusCode.UNAVAILABLE and live else RULES[code]
+    url: str
+    model: str
+    timeout_s: float
+    rows: Sequence[int] | None = None
+    """Indexes of the request's texts in the caller's sequence: the row in the message and in `InvalidInputError.row` is
+    the caller's (the request's own, without)."""
+
+
+def error_from_status(code: StatusCode, details: str, asked: Asked, *, is_live: bool = False) -> RejectionError:
+    """Make the exception for a failed RPC."""
+    rule = _REFUSED_FOR_NOW if code is StatusCode.UNAVAILABLE and is_live else RULES[code]
     details = _NO_REQUEST_ID.sub("", details) or f"status {code.name}"
     if rule.error is not InvalidInputError:
-        return rule.error(rule.message.format(url=url, model=model, timeout_s=timeout_s, details=details))
+        return rule.error(rule.message.format(**asked._asdict(), details=details))
     found = ROW.search(details)
     row = None if found is None else int(found[1])
-    if row is not None and rows is not None:
-        row = rows[row] if row < len(rows) else None
+    if row is not None and asked.rows is not None:
+        row = asked.rows[row] if row < len(asked.rows) else None
     if row is not None:
         details = ROW.sub(f"row {row}", details, count=1)
     return InvalidInputError(rule.message.format(details=details), row)

@@ -2,33 +2,16 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import grpc
 
-from rejection_client._pipeline import Condition
-from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, finish, ip_addresses
+from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience, finish
+from rejection_client.channels import ip_addresses
 
 T = TypeVar("T")
-
-
-class _ThreadCondition:
-    """`threading.Condition` with the methods of `asyncio.Condition`."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self.notify_all = self._condition.notify_all
-
-    async def __aenter__(self) -> None:
-        self._condition.acquire()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._condition.release()
-
-    async def wait(self) -> None:
-        self._condition.wait()
 
 
 class _Started(Generic[T]):
@@ -49,7 +32,12 @@ class _Started(Generic[T]):
                 return
         rpc.cancel()
 
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.future.done()
+
     def cancel(self) -> None:
+        """Give it up, and its RPC."""
         with self._lock:
             self._cancelled = True
             rpc = self._rpc
@@ -63,18 +51,22 @@ class ThreadRuntime:
     """Blocks the calling thread; what runs beside it has threads of its own."""
 
     aio = False
+    event = threading.Event
+    """Makes a flag that one side sets and another waits for."""
 
     def __init__(self, concurrency: int) -> None:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="rejection_client")
         self._local = threading.local()
         self._closing = threading.Event()
 
-    def condition(self) -> Condition:
-        return _ThreadCondition()
+    async def wait(self, event: Any) -> None:
+        """Wait until it is set."""
+        event.wait()
 
     async def call(
         self, rpc: Any, request: Any, timeout_s: float, metadata: Metadata, patience: Patience | None
     ) -> Any:
+        """Make one RPC. Raises grpc.RpcError, NoSignOfLifeError, ClosedError; ended early, it cancels the RPC."""
         started: _Started[Any] | None = getattr(self._local, "started", None)
         try:
             if started is None and patience is None:
@@ -98,19 +90,33 @@ class ThreadRuntime:
             future.cancel()  # nothing, if it is done
 
     async def sleep(self, seconds: float) -> None:
+        """Wait; raises ClosedError."""
         if self._closing.wait(seconds):
             raise ClosedError
 
-    async def look_up(self, host: str, port: int) -> list[str]:
-        return ip_addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    async def look_up(self, host: str, port: int, timeout_s: float) -> list[str]:
+        """IP addresses of a name; raises OSError, TimeoutError among them."""
+        found: Future[list[str]] = Future()
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> _Started[T]:
+        def ask() -> None:
+            try:
+                found.set_result(ip_addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+            except BaseException as error:
+                found.set_exception(error)
+
+        # It takes no timeout, and may take long. A daemon, for it must not hold the process at its end.
+        threading.Thread(target=ask, daemon=True, name="rejection_client look-up").start()
+        return found.result(timeout_s)
+
+    def start(self, coroutine: Coroutine[Any, Any, T], on_done: Callable[[], object] = bool) -> _Started[T]:
+        """Run a coroutine beside the caller, as one of the limited number of requests; returns a handle."""
         started = _Started(coroutine)
         try:
             started.future = self._pool.submit(self._run, started)
         except RuntimeError as error:  # the pool's sign for a closed one
             coroutine.close()
             raise ClosedError(before_call=True) from error
+        started.future.add_done_callback(lambda _: on_done())
         return started
 
     def _run(self, started: _Started[T]) -> T:
@@ -118,23 +124,24 @@ class ThreadRuntime:
         return finish(started.coroutine)
 
     def start_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the caller that nobody waits for."""
         # Daemons: whoever reads an endless input must not hold the process at its end.
         threading.Thread(target=finish, args=(coroutine,), daemon=True, name="rejection_client background").start()
 
-    async def result(self, handle: _Started[T]) -> T:
+    async def result(self, handle: Any) -> Any:
+        """Wait for what was started, and give or raise what came of it."""
         try:
             return handle.future.result()
         except CancelledError as error:
             raise ClosedError from error
 
-    def cancel(self, handle: _Started[Any]) -> None:
-        handle.cancel()
-
     async def iterate(self, source: Iterable[T]) -> AsyncIterator[T]:
+        """The items of an iterable."""
         for item in source:
             yield item
 
     async def close(self, channels: Sequence[Any]) -> None:
+        """End everything that runs, and close the channels."""
         self._closing.set()
         self._pool.shutdown(wait=False)
         for channel in channels:

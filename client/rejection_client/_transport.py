@@ -1,19 +1,21 @@
-"""One RPC: to which server, with what deadline, sent again or not, and as which error it ends; over a `Runtime`."""
+"""One RPC: to which server, with what deadline, sent again or not, and as which error it ends; over a runtime."""
 
-import functools
 import logging
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from rejection_client import _addresses, _channel, _protocol, _status
-from rejection_client._addresses import Address
-from rejection_client._config import ClientConfig, checked_metadata
+from rejection_client import _status, protocol
+from rejection_client._aio import AsyncioRuntime
+from rejection_client._config import ClientConfig
 from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
-from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Runtime, monotonic_s
+from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience
+from rejection_client._threads import ThreadRuntime
+from rejection_client.channels import Address, Connector, Target, call_metadata, parse_url
 from rejection_client.errors import RejectionError, ServerUnavailableError
 
 _log = logging.getLogger("rejection_client")
@@ -24,6 +26,8 @@ LOOK_COUNTS_S = 0.25
 """Seconds for which that answer counts: refusals of an overloaded server cost few further questions."""
 WAIT_STEP_S = 0.05
 """Seconds between two looks for a server to send to, while there is none."""
+
+Runtime = ThreadRuntime | AsyncioRuntime
 
 
 class Call(NamedTuple):
@@ -37,27 +41,17 @@ class Call(NamedTuple):
 class _Attempts:
     """What one request has been through."""
 
-    def __init__(self, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
-        self.sent = 0
+    def __init__(self, call: Call, rows: Sequence[int] | None, error: RejectionError) -> None:
+        self.call = call
+        self.rows = rows
+        self.deadline_s = monotonic() + call.timeout_s
         self.refusals = 0
         self.tried: set[Endpoint] = set()
-        self.error: RejectionError | None = None
+        self.error = error
+        """The last failure; before the first, that there was nobody to send to."""
 
     def left_s(self) -> float:
-        return self.deadline_s - monotonic_s()
-
-
-class _Patience:
-    """Asks a server that is late with its answer whether it is alive."""
-
-    def __init__(self, transport: "Transport", endpoint: Endpoint) -> None:
-        self._transport = transport
-        self._endpoint = endpoint
-        self.check_s = transport.config.check_after_s
-
-    async def is_alive(self) -> bool:
-        return await self._transport.is_answering(self._endpoint)
+        return max(0.0, self.deadline_s - monotonic())
 
 
 class Transport:
@@ -65,16 +59,16 @@ class Transport:
 
     def __init__(self, url: str | Sequence[str], config: ClientConfig, runtime: Runtime) -> None:
         self.config = config
-        self.metadata = checked_metadata(config.metadata)
-        if config.token is not None:
-            self.metadata += (("authorization", f"Bearer {config.token}"),)
+        self.metadata = call_metadata(config)
         self._io = runtime
-        self._targets = _addresses.parse(url)
+        self._targets = parse_url(url)
         self.url = ",".join(target.name for target in self._targets)
-        self._settings = _channel.Settings.of(config)
+        self._connector = Connector(config)
         self._endpoints = Endpoints(self._connect)
         self._budget = RetryBudget(config.retry_ratio, config.retry_reserve)
-        self._looked_up_s: float | None = None
+        self._has_names = any(target.literal() is None for target in self._targets)
+        self._known: dict[Target, list[Address]] = {}
+        self._look_up_at_s = 0.0
         self._closed = False
 
     async def close(self) -> None:
@@ -89,84 +83,76 @@ class Transport:
         self, rpc: str, request: Any, call: Call, *, rows: Sequence[int] | None = None, retry: bool = True
     ) -> Any:
         """Make one RPC: every call of this client goes through here, for its deadline, its retries and its errors."""
-        attempts = _Attempts(monotonic_s() + call.timeout_s)
-        fail = functools.partial(self._error, timeout_s=call.timeout_s, rows=rows)
+        nobody = f"cannot reach {self.url}: no server answers; check the address, and that the server is running"
+        attempts = _Attempts(call, rows, ServerUnavailableError(nobody))
         self._budget.add_request()
         try:
             while True:
                 endpoint = await self._choose(attempts)
-                attempts.sent += 1
                 attempts.tried.add(endpoint)
                 try:
-                    return await self._send_once(endpoint, rpc, request, attempts, call.metadata)
+                    return await self._send_once(endpoint, rpc, request, attempts)
                 except NoSignOfLifeError:
-                    attempts.error = fail(endpoint, grpc.StatusCode.UNAVAILABLE, "no sign of life", live=False)
+                    attempts.error = self._error(endpoint, grpc.StatusCode.UNAVAILABLE, "no sign of life", attempts)
                     self._put_aside(endpoint, "does not answer")
                 except grpc.RpcError as error:
-                    code = error.code()
-                    unavailable = code is grpc.StatusCode.UNAVAILABLE
-                    live = unavailable and await self.is_answering(endpoint)
-                    attempts.error = fail(endpoint, code, error.details() or "", live=live)
-                    attempts.error.__cause__ = error
-                    _log.debug("%s to %s: %s", rpc, endpoint.address.target, attempts.error)
-                    if not unavailable:
-                        self._endpoints.restore(endpoint)
-                        raise attempts.error from error
-                    if live:
+                    if await self._is_refused_by_a_live_server(endpoint, error, attempts):
                         await self._pause_after_refusal(attempts, retry)
-                    else:
-                        self._put_aside(endpoint, error.details() or "is not reachable")
                 if not retry and len(attempts.tried) >= len(self._endpoints):
                     raise attempts.error
         except ClosedError as error:
             raise self.gone(error) from error
 
-    async def _send_once(
-        self, endpoint: Endpoint, rpc: str, request: Any, attempts: _Attempts, metadata: Metadata
-    ) -> Any:
-        patience = _Patience(self, endpoint) if len(self._endpoints) > 1 else None
+    async def _send_once(self, endpoint: Endpoint, rpc: str, request: Any, attempts: _Attempts) -> Any:
+        patience = None
+        if len(self._endpoints) > 1:
+            patience = Patience(self.config.check_after_s, lambda: self._is_answering(endpoint))
         try:
             method = getattr(endpoint.stub, rpc)
-            answer = await self._io.call(method, request, max(0.0, attempts.left_s()), metadata, patience)
+            answer = await self._io.call(method, request, attempts.left_s(), attempts.call.metadata, patience)
         finally:
             if self._endpoints.give_back(endpoint):
                 self._io.start_background(self._close_retired(endpoint))
-        if self._endpoints.restore(endpoint):
-            _log.info("%s answers again", endpoint.address.target)
+        self._restore(endpoint)
         return answer
+
+    async def _is_refused_by_a_live_server(self, endpoint: Endpoint, error: grpc.RpcError, attempts: _Attempts) -> bool:
+        """Take note of a failure; False if the server is gone. Raises the error of what must not be sent again."""
+        code, details = error.code(), error.details() or ""
+        is_unavailable = code is grpc.StatusCode.UNAVAILABLE
+        is_live = is_unavailable and await self._is_answering(endpoint)
+        attempts.error = self._error(endpoint, code, details, attempts, is_live=is_live)
+        attempts.error.__cause__ = error
+        _log.debug("%s: %s", endpoint.address.target, attempts.error)
+        if not is_unavailable:
+            self._endpoints.restore(endpoint)
+            raise attempts.error
+        if not is_live:
+            self._put_aside(endpoint, details or "is not reachable")
+        return is_live
 
     async def _pause_after_refusal(self, attempts: _Attempts, retry: bool) -> None:
         """Wait before the refused request is sent again; raises its error if it must not be."""
-        assert attempts.error is not None
         attempts.refusals += 1
         pause_s = backoff_s(attempts.refusals, self.config.backoff_initial_s, self.config.backoff_max_s)
         may = retry and attempts.refusals < self.config.max_attempts and pause_s < attempts.left_s()
-        if not may or not self._budget.take_retry():
+        if not (may and self._budget.take_retry()):
             raise attempts.error
         await self._io.sleep(pause_s)
 
     def _error(
-        self,
-        endpoint: Endpoint,
-        code: grpc.StatusCode,
-        details: str,
-        *,
-        live: bool,
-        timeout_s: float,
-        rows: Sequence[int] | None,
+        self, endpoint: Endpoint, code: grpc.StatusCode, details: str, attempts: _Attempts, *, is_live: bool = False
     ) -> RejectionError:
         url = endpoint.address.authority if len(self._endpoints) == 1 else endpoint.address.target.partition(":")[2]
-        return _status.error_from_status(
-            code, details, url=url, model=self.config.model, timeout_s=timeout_s, live=live, rows=rows
-        )
+        asked = _status.Asked(url, self.config.model, attempts.call.timeout_s, attempts.rows)
+        return _status.error_from_status(code, details, asked, is_live=is_live)
 
     def gone(self, error: ClosedError) -> Exception:
         """What a call ends with because the client was closed."""
         if error.before_call:
             return RuntimeError("this client is closed; make a new one")
-        return _status.error_from_status(
-            grpc.StatusCode.CANCELLED, "", url=self.url, model=self.config.model, timeout_s=self.config.timeout_s
-        )
+        asked = _status.Asked(self.url, self.config.model, self.config.timeout_s)
+        return _status.error_from_status(grpc.StatusCode.CANCELLED, "", asked)
 
     # --- which server --------------------------------------------------------------------------------------------
 
@@ -174,104 +160,94 @@ class Transport:
         """A server to send to; waits for one that was there to come back, as long as the deadline allows."""
         while True:
             if self._closed:
-                raise ClosedError(before_call=not attempts.sent)
-            await self._look_up_names(attempts)
-            self._look_at_those_set_aside()
-            endpoint = self._endpoints.take(attempts.tried)
-            if endpoint is not None:
-                return endpoint
-            if attempts.error is not None and not self._endpoints.may_come_back():
+                raise ClosedError(before_call=not attempts.tried)
+            await self._look_up_when_due(attempts.left_s())
+            now_s = monotonic()
+            for endpoint in self._endpoints.due(now_s, now_s + 2 * LOOK_TIMEOUT_S):
+                self._io.start_background(self._look_whether_back(endpoint))
+            if (chosen := self._endpoints.take(attempts.tried)) is not None:
+                return chosen
+            if attempts.left_s() <= WAIT_STEP_S or (attempts.tried and not self._endpoints.may_come_back()):
                 raise attempts.error
-            if attempts.left_s() <= WAIT_STEP_S:
-                raise attempts.error or ServerUnavailableError(
-                    f"cannot reach {self.url}: no server answers; check the address, and that the server is running"
-                )
             await self._io.sleep(WAIT_STEP_S)
 
     def _put_aside(self, endpoint: Endpoint, why: str) -> None:
         pause_s = backoff_s(endpoint.failures + 1, self.config.backoff_initial_s, self.config.backoff_max_s)
-        if self._endpoints.put_aside(endpoint, monotonic_s() + pause_s):
+        if self._endpoints.put_aside(endpoint, monotonic() + pause_s):
             _log.warning("%s is set aside: %s", endpoint.address.target, why)
         # A server that was replaced has a new address.
-        self._looked_up_s = min(self._looked_up_s or 0.0, monotonic_s() - self.config.resolve_every_s + pause_s)
+        self._look_up_at_s = min(self._look_up_at_s, monotonic() + pause_s)
 
-    def _look_at_those_set_aside(self) -> None:
-        now_s = monotonic_s()
-        for endpoint in self._endpoints.due(now_s, now_s + 2 * LOOK_TIMEOUT_S):
-            self._io.start_background(self._look_whether_back(endpoint))
+    def _restore(self, endpoint: Endpoint) -> None:
+        if self._endpoints.restore(endpoint):
+            _log.info("%s answers again", endpoint.address.target)
 
     async def _look_whether_back(self, endpoint: Endpoint) -> None:
         try:
-            if await self.is_answering(endpoint):
-                if self._endpoints.restore(endpoint):
-                    _log.info("%s answers again", endpoint.address.target)
+            if await self._is_answering(endpoint):
+                self._restore(endpoint)
             else:
                 self._put_aside(endpoint, "still does not answer")
         except ClosedError:
             return
 
-    async def is_answering(self, endpoint: Endpoint) -> bool:
+    async def _is_answering(self, endpoint: Endpoint) -> bool:
         """Whether the server says, asked now or a moment ago, that it would take requests for the model.
 
         Triton answers this apart from its inference queues, however full they are. The state of the channel would
         say less (behind a proxy it is the proxy's), and gRPC's public way to ask for it can hang a process at exit.
         """
-        if monotonic_s() < endpoint.live_until_s:
+        if monotonic() < endpoint.live_until_s:
             return True
-        request = _protocol.ready_request(self.config.model)
+        request = protocol.ready_request(self.config.model)
         try:
             answer = await self._io.call(endpoint.stub.ModelReady, request, LOOK_TIMEOUT_S, self.metadata, None)
         except grpc.RpcError:
             return False
         if answer.ready:
-            endpoint.live_until_s = monotonic_s() + LOOK_COUNTS_S
+            endpoint.live_until_s = monotonic() + LOOK_COUNTS_S
         return bool(answer.ready)
 
-    async def _look_up_names(self, attempts: _Attempts) -> None:
-        now_s = monotonic_s()
-        if self._looked_up_s is None:
-            try:
-                await self._look_up()
-            except OSError as error:
-                raise ServerUnavailableError(
-                    f"cannot look up {self.url}: {error.strerror or error}; check the address"
-                ) from error
-        elif now_s - self._looked_up_s >= self.config.resolve_every_s and self._has_names():
-            self._looked_up_s = now_s
-            self._io.start_background(self._look_up_again())
+    # --- names ---------------------------------------------------------------------------------------------------
 
-    def _has_names(self) -> bool:
-        return any(_addresses.literal(target) is None for target in self._targets)
+    async def _look_up_when_due(self, timeout_s: float) -> None:
+        if not self._known:
+            await self._look_up(timeout_s)
+        elif self._has_names and monotonic() >= self._look_up_at_s:
+            self._look_up_at_s = monotonic() + self.config.resolve_every_s
+            self._io.start_background(self._look_up(self.config.resolve_every_s))
 
-    async def _look_up(self) -> None:
-        addresses: list[Address] = []
+    async def _look_up(self, timeout_s: float) -> None:
+        """Look every name up; keep what is known of one that cannot be. ServerUnavailableError if nothing is known."""
         failure: OSError | None = None
+        why = "no address"
+        known = dict(self._known)
+        deadline_s = monotonic() + timeout_s
         for target in self._targets:
-            address = _addresses.literal(target)
-            if address is not None:
-                addresses.append(address)
-                continue
+            literal = target.literal()
             try:
-                found = await self._io.look_up(str(target.host), target.port)
+                found = (
+                    []
+                    if literal
+                    else await self._io.look_up(str(target.host), target.port, max(0.0, deadline_s - monotonic()))
+                )
             except OSError as error:
                 failure = error
+                why = error.strerror or f"the name service gave no answer within {timeout_s:.3g} s"
+                _log.warning("cannot look up %s: %s", target.name, why)
             else:
-                addresses += [_addresses.numeric(target, ip) for ip in sorted(found)]
-        if not addresses and failure is not None:
-            raise failure
+                known[target] = [literal] if literal else [target.at(ip) for ip in found]
+        addresses = dict.fromkeys(address for target in self._targets for address in known.get(target, ()))
+        if not addresses:
+            raise ServerUnavailableError(f"cannot look up {self.url}: {why}; check the address") from failure
+        self._known = known
+        self._look_up_at_s = monotonic() + self.config.resolve_every_s
         before = len(self._endpoints)
-        idle = self._endpoints.update(dict.fromkeys(addresses))
-        self._looked_up_s = monotonic_s()
+        idle = self._endpoints.update(addresses)
         if before and (idle or len(self._endpoints) != before):
             _log.info("%s is now %s", self.url, ", ".join(address.target for address in addresses))
         for endpoint in idle:
             await self._close_retired(endpoint)
-
-    async def _look_up_again(self) -> None:
-        try:
-            await self._look_up()
-        except OSError as error:  # keep what is known
-            _log.warning("cannot look up %s: %s", self.url, error.strerror or error)
 
     async def _close_retired(self, endpoint: Endpoint) -> None:
         closing = endpoint.channel.close()
@@ -279,5 +255,5 @@ class Transport:
             await closing
 
     def _connect(self, address: Address) -> Endpoint:
-        channel = self._settings.connect(address, aio=self._io.aio)
+        channel = self._connector.connect(address, aio=self._io.aio)
         return Endpoint(address, channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))

@@ -5,16 +5,17 @@ or a server that dies midway leaves complete lines. Exit codes are in the help t
 """
 
 import argparse
+import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rejection_client import _commands
-from rejection_client._config import ClientConfig, Tls
+from rejection_client._config import DEFAULT_URL, ClientConfig, Tls
 from rejection_client._lines import InputError
+from rejection_client._version import __version__
 from rejection_client.errors import RejectionError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
@@ -41,8 +42,6 @@ examples:
 {EXIT_CODES}"""
 CLASSIFY_HELP = f"""\
 examples:
-  rejection classify "Sorry, but I can't assist with that."
-  rejection classify < answers.txt                              one text a line
   rejection classify "Sure, here it is." "I won't do that."      two texts
   rejection classify < answers.txt                              one text a line
   tail -f answers.log | rejection classify --output jsonl       results as lines arrive
@@ -65,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if sys.stdout is None or sys.stderr is None:
         return EXIT_ERROR  # Python's sign for a closed descriptor: nowhere to write
+    if "url" in options:
+        try:
+            options.config = _config(options)
+            _commands.client(options).close()  # a wrong address or certificate is a wrong command line
+        except ValueError as error:
+            parser.error(str(error))
     try:
-        connection = _commands.Connection(options.url, _config(options)) if "url" in options else None
-        if connection is not None:
-            connection.check()
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        return int(options.run(options, connection))
+        return int(options.run(options))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -86,18 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _config(options: argparse.Namespace) -> ClientConfig:
-    wants_tls = options.tls or any((options.ca, options.cert, options.key, options.server_name))
-    tls = Tls(
-        ca_path=options.ca,
-        certificate_path=options.cert,
-        private_key_path=options.key,
-        server_name=options.server_name,
-    )
+    tls = {"ca_path": options.ca, "certificate_path": options.cert, "private_key_path": options.key}
+    tls["server_name"] = options.server_name
     return ClientConfig(
         model=options.model,
         timeout_s=options.timeout,
         max_concurrent_requests=options.concurrency,
-        tls=tls if wants_tls else None,
+        tls=Tls(**tls) if options.tls or any(tls.values()) else None,
         token=os.environ.get("REJECTION_TOKEN") or None,
         compression=options.compression,
     )
@@ -108,82 +102,56 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without repeating the usage."""
+    """Has `--version`, takes no abbreviations, and says what is wrong in one sentence, without the usage."""
+
+    def __init__(self, *, epilog: str = EXIT_CODES, **settings: object) -> None:
+        plain = argparse.RawDescriptionHelpFormatter
+        super().__init__(epilog=epilog, formatter_class=plain, allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        self.add_argument("--version", action="version", version=f"rejection-client {__version__}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="rejection",
-        description=DESCRIPTION,
-        epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"rejection-client {_version()}")
+    parser = _Parser(prog="rejection", description=DESCRIPTION, epilog=HELP)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, summary: str, description: str, epilog: str = EXIT_CODES) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+    _add_classify(
+        commands.add_parser(
+            "classify",
+            help="classify texts: arguments, or lines of files or of standard input",
+            description="Classify texts given as arguments or, without any, each line of the files or standard input.",
+            epilog=CLASSIFY_HELP,
         )
-
-    classify = command(
-        "classify",
-        "classify texts: arguments, or lines of files or of standard input",
-        "Classify texts given as arguments or, without any, each line of the files or of standard input.",
-        CLASSIFY_HELP,
     )
-    classify.set_defaults(run=_commands.classify)
-    classify.add_argument("texts", nargs="*", metavar="TEXT", help="a text; put -- before texts that begin with a dash")
-    classify.add_argument(
-        "--file", dest="files", action="append", default=[], metavar="PATH", help="read this file; may be repeated"
+    _add_document(
+        commands.add_parser(
+            "document",
+            help="find the part of a long text that is most likely a rejection",
+            description="Classify one long text in overlapping windows or in sentences, and show the highest part with "
+            "its characters.",
+        )
     )
-    form = classify.add_mutually_exclusive_group()
-    form.add_argument("--jsonl", metavar="FIELD", help="the input is JSON lines; the text is in this field")
-    form.add_argument("--csv", metavar="COLUMN", help="the input is CSV with a header; the text is in this column")
-    _add_output(classify, ("table", "jsonl", "csv"))
-    _add_verdict(classify)
-    _add_connection(classify)
-
-    document = command(
-        "document",
-        "find the part of a long text that is most likely a rejection",
-        "Classify one long text in overlapping windows or in sentences, and show the highest part with its characters.",
-    )
-    document.set_defaults(run=_commands.document)
-    document.add_argument("path", nargs="?", default="-", metavar="FILE", help="the text (standard input)")
-    document.add_argument("--unit", choices=("windows", "sentences"), default="windows", help="the parts (windows)")
-    document.add_argument(
-        "--overlap", type=_overlap, default=0.25, metavar="SHARE", help="part of a window also in the next (0.25)"
-    )
-    document.add_argument("--all", action="store_true", help="show every part")
-    _add_output(document, ("table", "jsonl"))
-    _add_verdict(document)
-    _add_connection(document)
-
-    health = command("health", "tell whether each server takes requests", "Tell whether each server takes requests.")
+    summary = "tell whether each server takes requests"
+    health = commands.add_parser("health", help=summary, description=f"{summary.capitalize()}.")
     health.set_defaults(run=_commands.health)
     health.add_argument("--wait", type=_seconds, metavar="SECONDS", help="wait so long for them to be ready")
     _add_connection(health)
 
-    info = command("info", "show what the server tells of its model", "Show what the server tells of its model.")
+    summary = "show what the server tells of its model"
+    info = commands.add_parser("info", help=summary, description=f"{summary.capitalize()}.")
     info.set_defaults(run=_commands.info)
-    _add_output(info, ("table", "jsonl"))
+    _add_output(info, "table", "jsonl")
     _add_connection(info)
 
-    watch = command(
+    watch = commands.add_parser(
         "watch",
-        "show rates, latencies, queues and batch sizes, live",
-        "Show what each model of a server does, from its Prometheus metrics, until Ctrl-C.",
+        help="show rates, latencies, queues and batch sizes, live",
+        description="Show what each model of a server does, from its Prometheus metrics, until Ctrl-C.",
     )
     watch.set_defaults(run=_commands.watch)
     watch.add_argument(
@@ -193,11 +161,38 @@ def _parser() -> argparse.ArgumentParser:
         help="the server's metrics (REJECTION_METRICS, else http://127.0.0.1:8002/metrics)",
     )
     watch.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="time between readings (2)")
-    watch.add_argument("--count", type=_number, metavar="N", help="end after so many tables")
+    watch.add_argument("--count", type=_count, metavar="N", help="end after so many tables")
     return parser
 
 
-def _add_output(parser: argparse.ArgumentParser, choices: tuple[str, ...]) -> None:
+def _add_classify(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_commands.classify)
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; put -- before texts that begin with a dash")
+    parser.add_argument(
+        "--file", dest="files", action="append", default=[], metavar="PATH", help="read this file; may be repeated"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--jsonl", metavar="FIELD", help="the input is JSON lines; the text is in this field")
+    form.add_argument("--csv", metavar="COLUMN", help="the input is CSV with a header; the text is in this column")
+    _add_output(parser, "table", "jsonl", "csv")
+    _add_verdict(parser)
+    _add_connection(parser)
+
+
+def _add_document(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_commands.document)
+    parser.add_argument("path", nargs="?", default="-", metavar="FILE", help="the text (standard input)")
+    parser.add_argument("--unit", choices=("windows", "sentences"), default="windows", help="the parts (windows)")
+    parser.add_argument(
+        "--overlap", type=_overlap, default=0.25, metavar="SHARE", help="part of a window also in the next (0.25)"
+    )
+    parser.add_argument("--all", action="store_true", help="show every part")
+    _add_output(parser, "table", "jsonl")
+    _add_verdict(parser)
+    _add_connection(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser, *choices: str) -> None:
     parser.add_argument("--output", choices=choices, default=choices[0], help=f"form of the results ({choices[0]})")
 
 
@@ -208,7 +203,7 @@ def _add_verdict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exit-code", action="store_true", help="exit with 3 if anything is a rejection")
     parser.add_argument(
         "--max-length",
-        type=_number,
+        type=_count,
         metavar="TOKENS",
         help="truncate each text, or bound each window, to so many tokens (the model's maximum)",
     )
@@ -218,14 +213,14 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--url",
-        default=os.environ.get("REJECTION_URL") or "127.0.0.1:8001",
-        help="the server's gRPC address, HOST:PORT; several with commas between (REJECTION_URL, else 127.0.0.1:8001)",
+        default=os.environ.get("REJECTION_URL") or DEFAULT_URL,
+        help=f"the server's gRPC address, HOST:PORT; several with commas between (REJECTION_URL, else {DEFAULT_URL})",
     )
     group.add_argument("--model", default="rejection", help="the model's name on the server (rejection)")
     group.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="deadline of each request (10)"
     )
-    group.add_argument("--concurrency", type=_number, default=4, metavar="N", help="requests under way at once (4)")
+    group.add_argument("--concurrency", type=_count, default=4, metavar="N", help="requests under way at once (4)")
     group.add_argument(
         "--compression", choices=("none", "deflate", "gzip"), default="none", help="of what is sent (none)"
     )
@@ -237,19 +232,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     group.description = "The environment variable REJECTION_TOKEN is sent as a bearer token."
 
 
-def _seconds(value: str) -> float:
-    return _bounded(value, "a number of seconds above 0", lambda seconds: seconds > 0)
-
-
-def _share(value: str) -> float:
-    return _bounded(value, "a number from 0 to 1", lambda share: 0 <= share <= 1)
-
-
-def _overlap(value: str) -> float:
-    return _bounded(value, "a share from 0 to 0.9", lambda share: 0 <= share <= 0.9)
-
-
-def _bounded(value: str, wanted: str, fits: "_commands.Check") -> float:
+def _number(wanted: str, fits: Callable[[float], bool], value: str) -> float:
     try:
         number = float(value)
     except ValueError:
@@ -259,14 +242,12 @@ def _bounded(value: str, wanted: str, fits: "_commands.Check") -> float:
     return number
 
 
-def _number(value: str) -> int:
+_seconds = functools.partial(_number, "a number of seconds above 0", lambda seconds: seconds > 0)
+_share = functools.partial(_number, "a number from 0 to 1", lambda share: 0 <= share <= 1)
+_overlap = functools.partial(_number, "a share from 0 to 0.9", lambda share: 0 <= share <= 0.9)
+
+
+def _count(value: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 2**31:
         raise argparse.ArgumentTypeError(f"'{value}' is not a number from 1 up")
     return int(value)
-
-
-def _version() -> str:
-    try:
-        return version("rejection-client")
-    except PackageNotFoundError:
-        return "(run from a checkout)"

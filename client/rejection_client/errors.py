@@ -16,6 +16,8 @@ Mistakes in using the client itself (a text that is not a `str`, a timeout of ze
 Python's own `TypeError`, `ValueError` and `RuntimeError`.
 """
 
+import re
+
 __all__ = [
     "AccessDeniedError",
     "DeadlineExceededError",
@@ -28,6 +30,10 @@ __all__ = [
     "ServerUnavailableError",
     "UnexpectedAnswerError",
 ]
+
+
+ROW = re.compile(r"\brow (\d+)\b")
+"""How the server names a row, as in `text row 3: not valid UTF-8`; the first match counts."""
 
 
 class RejectionError(Exception):

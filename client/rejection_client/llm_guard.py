@@ -45,7 +45,7 @@ class NoRefusal:
         self._threshold = threshold
         self._by_sentence = kind == "sentence"
 
-    def scan(self, prompt: str, output: str) -> tuple[str, bool, float]:
+    def scan(self, prompt: str, output: str) -> tuple[str, bool, float]:  # noqa: ARG002  # LLM Guard's signature
         """Scan an output; the prompt is not looked at.
 
         Returns the output unchanged, whether it is free of refusals, and the risk: -1 to 1, above 0 for a refusal.

@@ -4,14 +4,21 @@ import asyncio
 import contextlib
 import inspect
 import socket
+import struct
 import subprocess
 import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
 
 import grpc
 
-from rejection_client import AsyncRejectionClient
+from rejection_client import AsyncRejectionClient, RejectionClient
 from rejection_server.host import ServeOptions, Server
+
+MakeClient = Callable[..., RejectionClient]
+"""`RejectionClient`, or `Blocking` with its manners."""
 
 CONFIG = """
 backend: "python"
@@ -38,7 +45,8 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     # The score of a text with "sorry" is 0.9, of any other 0.1; a token is a word, and two are special.
-    # "sleep S" takes S seconds; "wait PATH" takes ten, and writes to PATH that it started and that its caller went.
+    # "sleep S PATH" writes to PATH, if there is one, that it started, and takes S seconds; "wait PATH" takes ten, and
+    # writes to PATH that it started and that its caller went.
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
@@ -48,7 +56,10 @@ class TritonPythonModel:
         texts = [row[0].decode() for row in rows]
         for text in texts:
             if text.startswith("sleep "):
-                time.sleep(float(text.split()[1]))
+                _, seconds, *paths = text.split()
+                for path in paths:
+                    Path(path).write_text("started")
+                time.sleep(float(seconds))
             elif text.startswith("wait "):
                 self.wait(request, Path(text.split()[1]))
             elif text == "bad":
@@ -71,7 +82,7 @@ class TritonPythonModel:
 """
 
 
-def make_repository(folder, queue=100):
+def make_repository(folder: Path, queue: int = 100) -> Path:
     """A model repository with that model; `queue` requests may wait."""
     model = folder / "rejection"
     (model / "1").mkdir(parents=True)
@@ -81,10 +92,10 @@ def make_repository(folder, queue=100):
     return folder
 
 
-def start_servers(repository, hosts=("127.0.0.1",), port=0):
+def start_servers(repository: Path, hosts: tuple[str, ...] = ("127.0.0.1",), port: int = 0) -> list[Server]:
     """Ready servers, started at once, one for each address of this machine."""
 
-    def start(host):
+    def start(host: str) -> Server:
         server = Server(ServeOptions(repository=repository, host=host, grpc_port=port, metrics_port=None))
         server.start()
         return server
@@ -93,7 +104,7 @@ def start_servers(repository, hosts=("127.0.0.1",), port=0):
         return list(pool.map(start, hosts))
 
 
-def stop_servers(servers) -> None:
+def stop_servers(servers: Sequence[Server]) -> None:
     """Stop them at once."""
     with ThreadPoolExecutor(len(servers)) as pool:
         list(pool.map(Server.kill, servers))
@@ -103,11 +114,11 @@ def stop_servers(servers) -> None:
 class Cable:
     """A TCP connection between client and server that can be silenced and cut."""
 
-    def __init__(self, address) -> None:
+    def __init__(self, address: str) -> None:
         host, port = address.rsplit(":", 1)
         self._upstream = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends = []
+        self._ends: list[socket.socket] = []
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.connections = 0
         self.hold_answers = threading.Event()
@@ -124,7 +135,7 @@ class Cable:
                 threading.Thread(target=self._carry, args=(near, far, False), daemon=True).start()
                 threading.Thread(target=self._carry, args=(far, near, True), daemon=True).start()
 
-    def _carry(self, source, sink, answers) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError, ValueError):
             while data := source.recv(65536):
                 if answers and self.hold_answers.is_set():
@@ -149,12 +160,46 @@ class Cable:
         self.cut_connections()
 
 
-class Gateway(grpc.GenericRpcHandler):
+class NameServer:
+    """A DNS server that knows one thing: the IPv4 addresses of every name."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.hosts = hosts
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self._closing = False
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while True:
+            query, sender = self._socket.recvfrom(512)
+            if self._closing:
+                return
+            end = query.index(b"\0", 12) + 5  # of the question: a name, its type and its class
+            hosts = self.hosts if query[end - 4 : end - 2] == b"\0\1" else ()
+            head = query[:2] + b"\x81\x80" + struct.pack("!4H", 1, len(hosts), 0, 0)
+            # Each: the name of the question, type A, class IN, a life of 1 s, 4 bytes.
+            found = [struct.pack("!3HIH", 0xC00C, 1, 1, 1, 4) + socket.inet_aton(host) for host in hosts]
+            self._socket.sendto(head + query[12:end] + b"".join(found), sender)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing = True
+        self._socket.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+
+class Gateway(grpc.GenericRpcHandler):  # type: ignore[misc]  # untyped
     """A gRPC server that passes every call on to another, and remembers what metadata came with each."""
 
-    def __init__(self, address, credentials=None, workers=4) -> None:
+    def __init__(self, address: str, credentials: Any = None, workers: int = 4) -> None:
         self._channel = grpc.insecure_channel(address)
-        self.metadata = []
+        self.metadata: list[tuple[str, dict[str, str]]] = []
         self._server = grpc.server(ThreadPoolExecutor(workers), handlers=[self])
         port = "127.0.0.1:0"
         bound = self._server.add_secure_port(port, credentials) if credentials else self._server.add_insecure_port(port)
@@ -162,10 +207,10 @@ class Gateway(grpc.GenericRpcHandler):
         self.port = bound
         self.address = f"127.0.0.1:{bound}"
 
-    def service(self, call):
+    def service(self, call: Any) -> Any:
         forward = self._channel.unary_unary(call.method)
 
-        def handle(request, context):
+        def handle(request: bytes, context: Any) -> Any:
             self.metadata.append((call.method.rpartition("/")[2], dict(context.invocation_metadata())))
             try:
                 return forward(request, timeout=30)
@@ -182,28 +227,28 @@ class Gateway(grpc.GenericRpcHandler):
 class Blocking:
     """`AsyncRejectionClient` with the manners of the other, so that one test can be of both; its loop has a thread."""
 
-    def __init__(self, *arguments) -> None:
+    def __init__(self, *arguments: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._client = AsyncRejectionClient(*arguments)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
-        def call(*arguments, **options):
+        def call(*arguments: Any, **options: Any) -> Any:
             made = method(*arguments, **options)
             return self._iterate(made) if inspect.isasyncgen(made) else self._run(made)
 
         return call
 
-    def _run(self, coroutine):
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    async def _next(self, results):
+    async def _next(self, results: AsyncIterator[Any]) -> list[Any]:
         return [result async for result in _first(results)]
 
-    def _iterate(self, results):
+    def _iterate(self, results: Any) -> Iterator[Any]:
         try:
             while found := self._run(self._next(results)):
                 yield found[0]
@@ -211,25 +256,25 @@ class Blocking:
             if self._loop.is_running():
                 self._run(results.aclose())
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._run(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _first(results):
+async def _first(results: AsyncIterator[Any]) -> AsyncIterator[Any]:
     with contextlib.suppress(StopAsyncIteration):
         yield await anext(results)
 
 
-def make_certificates(folder):
+def make_certificates(folder: Path) -> Path:
     """An authority, and certificates of it for the name `triton.test` and for a client, by the command openssl."""
 
-    def openssl(*arguments) -> None:
+    def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     openssl(

@@ -1,21 +1,21 @@
 """One embedded Triton with the model repository as checked out, for the whole session."""
 
 import signal
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from rejection_server.host import ServeOptions, Server
+from support.kserve import Wire
+from support.repository import REPOSITORY
 
 # A shell's background job ignores Ctrl-C, and so would every command that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
-
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ready `Server` on free ports; the last lines of Triton's log are shown if it will not start."""
     log_path = tmp_path_factory.mktemp("triton") / "triton.log"
     # No cache: tests ask for the same texts again and again, and mean the models, not what is remembered of them.
@@ -34,3 +34,9 @@ def server(tmp_path_factory):
     # the wrong moment (triton-inference-server/server#7368), and some tests cancel calls; it would wait 30 s in vain.
     server.kill()
     server.wait()
+
+
+@pytest.fixture(scope="session")
+def wire(server: Server) -> Wire:
+    """A channel to that server, with nothing of ours between."""
+    return Wire(server.grpc_address)

@@ -1,8 +1,10 @@
 """Tiny ONNX models for the tests of the stand-in `onnxruntime` backend."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 Tensor = tuple[str, int, list[int | str | None]]
@@ -18,8 +20,8 @@ def make_model(
     nodes: Sequence[object],
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    constants: dict[str, np.ndarray] | None = None,
-    overridable: dict[str, np.ndarray] | None = None,
+    constants: dict[str, NDArray[Any]] | None = None,
+    overridable: dict[str, NDArray[Any]] | None = None,
 ) -> ModelProto:
     """Build and check a model; `overridable` are initialisers that are inputs too."""
     initializers = {**(constants or {}), **(overridable or {})}

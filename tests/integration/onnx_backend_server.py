@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 import tritonclient.grpc as grpcclient
+from numpy.typing import NDArray
 
 from rejection_server.host import ServeOptions, Server
 
@@ -21,8 +22,9 @@ _LOG_TIMEOUT_S = 10.0
 _STATISTICS_DELAY_S = 0.3
 """Triton counts an execution only after its answers are on their way."""
 
-Arrays = dict[str, np.ndarray]
-Outcome = grpcclient.InferResult | Exception
+Arrays = dict[str, NDArray[Any]]
+Outcome = Any
+"""An `InferResult`, or the exception in its place."""
 
 
 class BackendServer:
@@ -111,3 +113,4 @@ def running_server(folder: Path, *options: str) -> Iterator[BackendServer]:
         server = BackendServer(repository, folder / "triton.log", triton.grpc_address)
         yield server
         server.client.close()
+        triton.kill()  # after a call that was cancelled Triton 2.51 may wait for its whole exit timeout

@@ -1,7 +1,6 @@
 """A benchmark that is told to end (SIGTERM, as by `timeout`) stops what it started and keeps what it measured."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,21 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
 START_S = 240.0
 STOP_S = 90.0
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-def test_sigterm_leaves_no_process_and_a_result(tmp_path, times) -> None:
+def test_sigterm_leaves_no_process_and_a_result(tmp_path: Path, times: int) -> None:
     log = tmp_path / "log"
     options = ["--models", "bundled", "--precision", "int8", "--workloads", "short", "--peers", "none", "--rounds", "1"]
     options += ["--concurrency", "2", "--seconds", "0.3", "--warm-seconds", "0.1", "--offered", "none"]
-    paths = os.pathsep.join(str(ROOT / name) for name in ("server", "client", "tests"))
     with log.open("wb") as output:
         bench = subprocess.Popen(
             [sys.executable, "-m", "bench", *options, "--minutes", "1", "--output", tmp_path / "result"],
-            env={**os.environ, "PYTHONPATH": paths},
             cwd=tmp_path,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -47,18 +43,18 @@ def test_sigterm_leaves_no_process_and_a_result(tmp_path, times) -> None:
     assert {row["system"] for row in result["points"]} == {"raw-onnxruntime"}
 
 
-def _processes_with_triton(bench, log):
+def _processes_with_triton(bench: "subprocess.Popen[bytes]", log: Path) -> list[psutil.Process]:
     """The benchmark's descendants as soon as tritonserver is among them."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and bench.poll() is None:
-        found = psutil.Process(bench.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(bench.pid).children(recursive=True)
         if "this server: starting" in log.read_text() and any(_runs_triton(process) for process in found):
             return found
         time.sleep(0.1)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 
-def _runs_triton(process):
+def _runs_triton(process: psutil.Process) -> bool:
     """Whether the process is Triton itself, not the guardian that is told how to start it."""
     try:
         return Path((process.cmdline() or [""])[0]).name == "tritonserver"

@@ -2,7 +2,8 @@
 
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,18 @@ def cached() -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(cached):
+def client(cached: Server) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(cached.grpc_address) as client:
         yield client
 
 
-def ask(client, texts, outputs=OUTPUTS, max_length=None, class_count=0):
+def ask(
+    client: triton.InferenceServerClient,
+    texts: Sequence[str],
+    outputs: Sequence[str] = OUTPUTS,
+    max_length: int | None = None,
+    class_count: int = 0,
+) -> dict[str, Any]:
     text = triton.InferInput("text", [len(texts), 1], "BYTES")
     text.set_data_from_numpy(np.array([[t.encode()] for t in texts], dtype=object))
     inputs = [text]
@@ -39,20 +46,21 @@ def ask(client, texts, outputs=OUTPUTS, max_length=None, class_count=0):
     return {output.name: answer.as_numpy(output.name).tolist() for output in answer.get_response().outputs}
 
 
-def counts(server, client):
+def counts(server: Server, client: triton.InferenceServerClient) -> tuple[int, int, int]:
     """The classifier's executions, and the hits and misses of the cache, so far.
 
     Once they stand still: Triton books an execution just after it has answered.
     """
-    readings = []
+    readings: list[tuple[int, int, int]] = []
     while len(readings) < 3 or not readings[-3] == readings[-2] == readings[-1]:
         time.sleep(0.1)
         readings.append(counts_now(server, client))
     return readings[-1]
 
 
-def counts_now(server, client):
+def counts_now(server: Server, client: triton.InferenceServerClient) -> tuple[int, int, int]:
     stats = client.get_inference_statistics("classifier").model_stats[0]
+    assert server.metrics_address is not None
     text = urllib.request.urlopen(server.metrics_address, timeout=10).read().decode()
     metric = {
         kind: int(line.split()[-1])
@@ -63,7 +71,7 @@ def counts_now(server, client):
     return stats.execution_count, metric["hits"], metric["misses"]
 
 
-def test_repeat_is_a_hit_and_runs_nothing(cached, client) -> None:
+def test_repeat_is_a_hit_and_runs_nothing(cached: Server, client: triton.InferenceServerClient) -> None:
     texts = ["The cache has not seen this one.", "Nor has it seen this one, which is longer."]
     first = ask(client, texts)
     before = counts(cached, client)
@@ -73,7 +81,7 @@ def test_repeat_is_a_hit_and_runs_nothing(cached, client) -> None:
 
 
 @pytest.mark.parametrize("earlier", OUTPUTS)
-def test_each_caller_gets_the_outputs_it_asks_for(client, earlier) -> None:
+def test_each_caller_gets_the_outputs_it_asks_for(client: triton.InferenceServerClient, earlier: str) -> None:
     text = f"First asked for {earlier} alone."
     assert set(ask(client, [text], (earlier,))) == {earlier}
     whole = ask(client, [text])
@@ -84,14 +92,14 @@ def test_each_caller_gets_the_outputs_it_asks_for(client, earlier) -> None:
     assert labels[0].split(b":")[2] in (b"NORMAL", b"REJECTION")
 
 
-def test_options_are_part_of_the_key(client) -> None:
+def test_options_are_part_of_the_key(client: triton.InferenceServerClient) -> None:
     text = "A text of more than four tokens, asked for with several lengths."
     answers = [ask(client, [text], max_length=length) for length in (None, 4, 5, 4, None, 512)]
     assert answers[1] == answers[3] != answers[2]
     assert answers[0] == answers[4] == answers[5] != answers[1]
 
 
-def test_errors_are_not_remembered(client) -> None:
+def test_errors_are_not_remembered(client: triton.InferenceServerClient) -> None:
     for _ in range(2):
         with pytest.raises(triton.InferenceServerException, match="max_length in row 0 is 0"):
             ask(client, ["Refused for its option."], max_length=0)
@@ -102,9 +110,10 @@ def test_memory_is_bounded() -> None:
     options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=2**16)
     with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
         first = ask(client, ["text number 0"])
-        # An answer of 64 rows is 1,280 bytes of figures: together more than the 64 KiB that there are.
+        # An answer of 64 rows is 1,280 bytes of figures: together more than the 64 KiB that there are. They are of two
+        # tokens, so that they cost little.
         for number in range(60):
-            ask(client, [f"{number} {row}" for row in range(64)])
+            ask(client, [f"{number} {row}" for row in range(64)], max_length=2)
         executions, hits, _ = counts(server, client)
         assert ask(client, ["text number 0"]) == first
         assert counts(server, client)[:2] == (executions + 1, hits), "the oldest entry should have made room"
@@ -112,9 +121,9 @@ def test_memory_is_bounded() -> None:
         assert counts(server, client)[:2] == (executions + 1, hits + 1)
 
 
-def test_cache_that_is_off_finds_nothing() -> None:
-    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, cache_bytes=0)
-    with Server(options) as server, triton.InferenceServerClient(server.grpc_address) as client:
+def test_cache_that_is_off_finds_nothing(server: Server) -> None:
+    assert server.options.cache_size == 0
+    with triton.InferenceServerClient(server.grpc_address) as client:
         before = counts(server, client)
         answers = [ask(client, ["Asked twice."]) for _ in range(2)]
         assert answers[0] == answers[1]

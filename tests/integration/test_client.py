@@ -4,12 +4,13 @@ import asyncio
 import doctest
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from integration.client_servers import Blocking
+from integration.client_servers import Blocking, MakeClient
 from rejection_client import (
     AsyncRejectionClient,
     ClientConfig,
@@ -21,9 +22,8 @@ from rejection_client import (
 )
 from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire
-from support.repository import REPOSITORY
+from support.repository import REPOSITORY, ROOT
 
-ROOT = Path(__file__).parents[2]
 REFUSAL = "Sorry, but I can't assist with that."
 ANSWER = "The capital of France is Paris, a city of two million people on the river Seine."
 MAX_BATCH_SIZE = 64
@@ -33,17 +33,18 @@ PATIENT = ClientConfig(timeout_s=30)
 
 
 @pytest.fixture(params=[RejectionClient, Blocking], ids=["threads", "asyncio"], scope="module")
-def make_client(request):
-    return request.param
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    made: MakeClient = request.param
+    return made
 
 
 @pytest.fixture(scope="module")
-def client(server, make_client):
+def client(server: Server, make_client: MakeClient) -> Iterator[RejectionClient]:
     with make_client(server.grpc_address, PATIENT) as client:
         yield client
 
 
-def test_one_text_gives_one_prediction(client) -> None:
+def test_one_text_gives_one_prediction(client: RejectionClient) -> None:
     prediction = client.classify(REFUSAL)
     assert prediction.label == "REJECTION"
     assert list(prediction.probabilities) == ["NORMAL", "REJECTION"]
@@ -54,7 +55,7 @@ def test_one_text_gives_one_prediction(client) -> None:
     assert prediction.truncated is False
 
 
-def test_several_texts_give_predictions_in_order(client) -> None:
+def test_several_texts_give_predictions_in_order(client: RejectionClient) -> None:
     predictions = client.classify_many([ANSWER, REFUSAL, ANSWER])
     assert [prediction.label for prediction in predictions] == ["NORMAL", "REJECTION", "NORMAL"]
     assert predictions[0] == predictions[2]
@@ -62,18 +63,20 @@ def test_several_texts_give_predictions_in_order(client) -> None:
 
 
 @pytest.fixture(scope="module")
-def quiet_server():
+def quiet_server() -> Iterator[Server]:
     """A server that no other test has requests under way at."""
     with Server(ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=None, cache_bytes=0)) as server:
         yield server
 
 
 @pytest.mark.parametrize(("texts", "requests"), [(8, 1), (9, 2), (32, 4), (40, 4), (300, 5)])
-def test_many_texts_are_divided_among_the_instances(quiet_server, make_client, texts, requests) -> None:
-    wire = Wire(quiet_server.grpc_address)
+def test_many_texts_are_divided_among_the_instances(
+    quiet_server: Server, make_client: MakeClient, texts: int, requests: int
+) -> None:
+    wire: Any = Wire(quiet_server.grpc_address)
 
-    def answered():
-        return wire.settled_statistics("rejection").inference_stats.success.count
+    def answered() -> int:
+        return int(wire.settled_statistics("rejection").inference_stats.success.count)
 
     with make_client(quiet_server.grpc_address, PATIENT) as client:
         client.model_info()  # what that asks is not counted below
@@ -83,7 +86,7 @@ def test_many_texts_are_divided_among_the_instances(quiet_server, make_client, t
     assert answered() - before == requests
 
 
-def test_more_texts_than_a_batch_holds(client) -> None:
+def test_more_texts_than_a_batch_holds(client: RejectionClient) -> None:
     texts = [f"{n} is a number." for n in range(7 * MAX_BATCH_SIZE + 3)]
     predictions = client.classify_many(tuple(texts))
     assert len(predictions) == len(texts)
@@ -92,11 +95,11 @@ def test_more_texts_than_a_batch_holds(client) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\0", "🤷🏽‍♀️ désolé", "\x1b[31mno\x07"])
-def test_any_unicode_text_is_classified(client, text) -> None:
+def test_any_unicode_text_is_classified(client: RejectionClient, text: str) -> None:
     assert client.classify(text).token_count >= 2
 
 
-def test_max_length_truncates_what_is_scored_not_what_is_counted(client) -> None:
+def test_max_length_truncates_what_is_scored_not_what_is_counted(client: RejectionClient) -> None:
     text = f"{REFUSAL} {ANSWER}"
     whole, cut = client.classify(text), client.classify(text, max_length=4)
     assert whole.token_count == cut.token_count
@@ -104,7 +107,7 @@ def test_max_length_truncates_what_is_scored_not_what_is_counted(client) -> None
     assert (whole.truncated, cut.truncated) == (False, True)
 
 
-def test_a_max_length_beyond_the_models_is_the_models(client) -> None:
+def test_a_max_length_beyond_the_models_is_the_models(client: RejectionClient) -> None:
     long = client.classify(f"{REFUSAL} " * 100, max_length=10_000)
     assert long.token_count > MAX_LENGTH
     assert long.truncated
@@ -112,12 +115,12 @@ def test_a_max_length_beyond_the_models_is_the_models(client) -> None:
 
 
 @pytest.mark.parametrize("max_length", [0, -1])
-def test_a_max_length_below_one(client, max_length) -> None:
+def test_a_max_length_below_one(client: RejectionClient, max_length: int | None) -> None:
     with pytest.raises(InvalidInputError, match="max_length"):
         client.classify(REFUSAL, max_length=max_length)
 
 
-def test_the_row_counts_across_requests(client) -> None:
+def test_the_row_counts_across_requests(client: RejectionClient) -> None:
     texts = ["short"] * (MAX_BATCH_SIZE + 10)
     texts[MAX_BATCH_SIZE + 5] = TOO_LONG
     with pytest.raises(InvalidInputError, match=f"row {MAX_BATCH_SIZE + 5}\\b") as caught:
@@ -125,24 +128,24 @@ def test_the_row_counts_across_requests(client) -> None:
     assert caught.value.row == MAX_BATCH_SIZE + 5
 
 
-def test_a_lone_surrogate_never_leaves(client) -> None:
+def test_a_lone_surrogate_never_leaves(client: RejectionClient) -> None:
     with pytest.raises(InvalidInputError, match="lone surrogate") as caught:
         client.classify_many(["fine", "half a \ud83e"])
     assert caught.value.row == 1
 
 
-def test_one_text_and_many_are_not_mixed_up(client) -> None:
+def test_one_text_and_many_are_not_mixed_up(client: RejectionClient) -> None:
     with pytest.raises(TypeError, match="classify_many"):
-        client.classify([REFUSAL])
+        client.classify([REFUSAL])  # type: ignore[arg-type]  # the mistake
     with pytest.raises(TypeError, match="classify takes one"):
         client.classify_many(REFUSAL)
     with pytest.raises(TypeError, match="classify takes one"):
         next(client.stream(REFUSAL))
     with pytest.raises(TypeError, match="row 1 is of type bytes"):
-        client.classify_many(["a", b"b"])
+        client.classify_many(["a", b"b"])  # type: ignore[list-item]  # the mistake
 
 
-def test_what_the_server_tells_of_its_model(client) -> None:
+def test_what_the_server_tells_of_its_model(client: RejectionClient) -> None:
     info = client.model_info()
     assert info.name == "rejection"
     assert info.versions == ("1",)
@@ -151,7 +154,7 @@ def test_what_the_server_tells_of_its_model(client) -> None:
     assert info.server.startswith("triton 2.")
 
 
-def test_a_model_that_is_not_there(server, make_client) -> None:
+def test_a_model_that_is_not_there(server: Server, make_client: MakeClient) -> None:
     with make_client(server.grpc_address, ClientConfig(model="nope")) as client:
         with pytest.raises(ModelNotFoundError, match="nope"):
             client.classify(REFUSAL)
@@ -160,7 +163,7 @@ def test_a_model_that_is_not_there(server, make_client) -> None:
             client.wait_until_ready(0.3)
 
 
-def test_ready(client) -> None:
+def test_ready(client: RejectionClient) -> None:
     assert client.is_ready()
     client.wait_until_ready(5)
 
@@ -168,7 +171,7 @@ def test_ready(client) -> None:
 # --- streams -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_gives_results_in_order(client) -> None:
+def test_a_stream_gives_results_in_order(client: RejectionClient) -> None:
     texts = [f"{n} is a number." for n in range(3 * MAX_BATCH_SIZE + 3)]
     results = list(client.stream(text for text in texts))
     assert [(result.index, result.text) for result in results] == list(enumerate(texts))
@@ -176,23 +179,25 @@ def test_a_stream_gives_results_in_order(client) -> None:
     assert list(client.stream([])) == []
 
 
-def test_a_text_that_fails_in_a_stream_leaves_the_rest(client) -> None:
+def test_a_text_that_fails_in_a_stream_leaves_the_rest(client: RejectionClient) -> None:
     texts = [f"{n} is a number." for n in range(2 * MAX_BATCH_SIZE)]
     texts[70], texts[71], texts[100] = TOO_LONG, "half a \ud83e", TOO_LONG
     results = list(client.stream(texts))
     assert [result.index for result in results] == list(range(len(texts)))
     assert [result.index for result in results if result.prediction is None] == [70, 71, 100]
     for index in (70, 71, 100):
-        assert results[index].error.row == index
+        error = results[index].error
+        assert isinstance(error, InvalidInputError)
+        assert error.row == index
         assert f"row {index}" in str(results[index].error)
         with pytest.raises(InvalidInputError):
             results[index].unwrap()
 
 
-def test_a_stream_reads_no_further_ahead_than_it_must(server, make_client) -> None:
+def test_a_stream_reads_no_further_ahead_than_it_must(server: Server, make_client: MakeClient) -> None:
     read = 0
 
-    def endless():
+    def endless() -> Iterator[str]:
         nonlocal read
         while True:
             read += 1
@@ -212,11 +217,11 @@ def test_a_stream_reads_no_further_ahead_than_it_must(server, make_client) -> No
         assert read <= before + 1
 
 
-def test_a_stream_holds_no_result_back_for_the_next_text(server) -> None:
+def test_a_stream_holds_no_result_back_for_the_next_text(server: Server) -> None:
     """The one thing that differs between the clients: where the texts are read."""
     more = threading.Event()
 
-    def slow():
+    def slow() -> Iterator[str]:
         yield REFUSAL
         assert more.wait(30)
         yield ANSWER
@@ -228,11 +233,11 @@ def test_a_stream_holds_no_result_back_for_the_next_text(server) -> None:
         assert [result.index for result in stream] == [1]
 
 
-def test_a_stream_of_an_asynchronous_iterable(server) -> None:
-    async def run():
+def test_a_stream_of_an_asynchronous_iterable(server: Server) -> None:
+    async def run() -> list[str]:
         more = asyncio.Event()
 
-        async def slow():
+        async def slow() -> AsyncIterator[str]:
             yield REFUSAL
             await more.wait()
             yield ANSWER
@@ -247,8 +252,8 @@ def test_a_stream_of_an_asynchronous_iterable(server) -> None:
     assert asyncio.run(asyncio.wait_for(run(), 30)) == ["REJECTION", "NORMAL"]
 
 
-def test_what_the_iterable_raises_comes_after_the_results_before(client) -> None:
-    def broken():
+def test_what_the_iterable_raises_comes_after_the_results_before(client: RejectionClient) -> None:
+    def broken() -> Iterator[str]:
         yield from ["one", "two"]
         raise OSError("disk on fire")
 
@@ -261,7 +266,7 @@ def test_what_the_iterable_raises_comes_after_the_results_before(client) -> None
 # --- long texts --------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_in_a_long_text_is_found(client) -> None:
+def test_a_refusal_in_a_long_text_is_found(client: RejectionClient) -> None:
     text = f"{ANSWER} " * 50 + REFUSAL + f" {ANSWER}" * 50
     answer = client.classify_document(text, "sentences", all_units=True)
     assert text[answer.highest.start : answer.highest.end] == REFUSAL
@@ -272,7 +277,7 @@ def test_a_refusal_in_a_long_text_is_found(client) -> None:
 
 
 @pytest.mark.parametrize("max_length", [None, 32])
-def test_windows_are_read_whole_and_cover_the_text(client, max_length) -> None:
+def test_windows_are_read_whole_and_cover_the_text(client: RejectionClient, max_length: int | None) -> None:
     text = f"{ANSWER} " * 60
     answer = client.classify_document(text, all_units=True, max_length=max_length)
     assert all(unit.prediction.token_count <= (max_length or MAX_LENGTH) for unit in answer.units)
@@ -284,7 +289,7 @@ def test_windows_are_read_whole_and_cover_the_text(client, max_length) -> None:
     assert answer.highest.prediction == client.classify(alone, max_length=max_length)
 
 
-def test_a_text_that_fits_is_classified_once(client) -> None:
+def test_a_text_that_fits_is_classified_once(client: RejectionClient) -> None:
     answer = client.classify_document(REFUSAL)
     assert (answer.highest.start, answer.highest.end, answer.unit_count) == (0, len(REFUSAL), 1)
     assert answer.highest.prediction == client.classify(REFUSAL)
@@ -294,13 +299,13 @@ def test_a_text_that_fits_is_classified_once(client) -> None:
 # --- manners -----------------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_too_short(client) -> None:
+def test_a_deadline_too_short(client: RejectionClient) -> None:
     with pytest.raises(DeadlineExceededError, match=r"0\.0001 s"):
         client.classify_many([ANSWER * 20] * MAX_BATCH_SIZE, timeout_s=0.0001)
     assert client.classify(REFUSAL).label == "REJECTION"
 
 
-def test_threads_share_a_client(server) -> None:
+def test_threads_share_a_client(server: Server) -> None:
     texts = [REFUSAL, ANSWER] * 20
     with RejectionClient(server.grpc_address, PATIENT) as client, ThreadPoolExecutor(8) as pool:
         labels = [prediction.label for prediction in pool.map(client.classify, texts)]
@@ -309,7 +314,7 @@ def test_threads_share_a_client(server) -> None:
     assert {tuple(prediction.label for prediction in predictions) for predictions in many} == {tuple(labels * 2)}
 
 
-def test_a_closed_client_says_so(server, make_client) -> None:
+def test_a_closed_client_says_so(server: Server, make_client: MakeClient) -> None:
     client = make_client(server.grpc_address)
     with client:
         client.classify(REFUSAL)
@@ -323,7 +328,7 @@ def test_a_closed_client_says_so(server, make_client) -> None:
             list(client.stream([REFUSAL]))
 
 
-def test_the_readme_is_true(server) -> None:
+def test_the_readme_is_true(server: Server) -> None:
     readme = (ROOT / "client" / "README.md").read_text()
     sessions = [part.split("```")[0] for part in readme.split("```pycon\n")[1:]]
     session = "".join(sessions).replace("127.0.0.1:8001", server.grpc_address)

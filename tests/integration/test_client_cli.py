@@ -11,13 +11,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, AnyStr
 
 import pytest
 
 from integration.client_servers import Cable
+from rejection_server.host import Server
+from support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 REFUSAL = "Sorry, but I can't assist with that."
 VERBS = ("classify", "document", "health", "info", "watch")
 ANSWER = "The capital of France is Paris, a city of two million people on the river Seine."
@@ -30,24 +33,24 @@ def closed_port() -> str:
 
 
 @pytest.fixture
-def cable(server):
+def cable(server: Server) -> Iterator[Cable]:
     cable = Cable(server.grpc_address)
     yield cable
     cable.cut()
 
 
-def command(*arguments):
+def command(*arguments: str) -> list[str]:
     verb = () if arguments[:1] and arguments[0] in VERBS else ("classify",)
     return [sys.executable, "-m", "rejection_client", *verb, *arguments]
 
 
-def environment(address, **more):
+def environment(address: str, **more: str) -> dict[str, str]:
     # Without PYTHONUNBUFFERED and its like, which change what is tested here.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return {**plain, "PYTHONPATH": str(ROOT / "client"), "REJECTION_URL": address, **more}
+    return {**plain, "REJECTION_URL": address, **more}
 
 
-def run(address, *arguments, given="", **more):
+def run(address: str, *arguments: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments, *(() if arguments[:1] == ("watch",) else ("--timeout", "30"))),
         input=given,
@@ -59,10 +62,15 @@ def run(address, *arguments, given="", **more):
 
 
 @contextlib.contextmanager
-def started(address, *arguments):
+def started(address: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """The command with pipes for its streams, killed at the end."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(*arguments), env=environment(address), **pipes)
+    process = subprocess.Popen(
+        command(*arguments),
+        env=environment(address),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         yield process
     finally:
@@ -70,27 +78,33 @@ def started(address, *arguments):
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(BrokenPipeError):
-                stream.close()
+                pipe(stream).close()
 
 
-def give(process, raw) -> None:
-    process.stdin.write(raw)
-    process.stdin.flush()
+def pipe(stream: IO[AnyStr] | None) -> IO[AnyStr]:
+    """What the process was started with a pipe for."""
+    assert stream is not None
+    return stream
 
 
-def take_line(process, timeout_s=30):
+def give(process: subprocess.Popen[bytes], raw: bytes) -> None:
+    pipe(process.stdin).write(raw)
+    pipe(process.stdin).flush()
+
+
+def take_line(process: subprocess.Popen[bytes], timeout_s: float = 30) -> bytes:
     """The next line of output; unlike readline(), does not wait forever."""
     deadline = time.monotonic() + timeout_s
     line = b""
     while not line.endswith(b"\n"):
-        assert select.select([process.stdout], [], [], deadline - time.monotonic())[0], f"no line, only {line!r}"
-        byte = os.read(process.stdout.fileno(), 1)
+        assert select.select([pipe(process.stdout)], [], [], deadline - time.monotonic())[0], f"no line, only {line!r}"
+        byte = os.read(pipe(process.stdout).fileno(), 1)
         assert byte, f"output ended after {line!r}"
         line += byte
     return line
 
 
-def test_command_prints_a_table(server) -> None:
+def test_command_prints_a_table(server: Server) -> None:
     done = run(server.grpc_address, REFUSAL, ANSWER)
     assert (done.returncode, done.stderr) == (0, "")
     header, refusal, answer = done.stdout.splitlines()
@@ -101,7 +115,7 @@ def test_command_prints_a_table(server) -> None:
     assert answer.split()[0] == "NORMAL"
 
 
-def test_command_prints_json_lines_in_any_locale(server) -> None:
+def test_command_prints_json_lines_in_any_locale(server: Server) -> None:
     done = run(server.grpc_address, "--output", "jsonl", given="désolé 🤷\n\n", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -110,16 +124,16 @@ def test_command_prints_json_lines_in_any_locale(server) -> None:
     assert set(lines[0]) == fields
 
 
-def test_command_streams_its_input(server) -> None:
+def test_command_streams_its_input(server: Server) -> None:
     with started(server.grpc_address, "--output", "jsonl") as process:
         for text in (REFUSAL, ANSWER):
             give(process, f"{text}\n".encode())
             assert json.loads(take_line(process))["text"] == text
-        process.stdin.close()
+        pipe(process.stdin).close()
         assert process.wait(30) == 0
 
 
-def test_command_leaves_out_what_cannot_be_classified(server) -> None:
+def test_command_leaves_out_what_cannot_be_classified(server: Server) -> None:
     with started(server.grpc_address, "--output", "jsonl") as process:
         out, err = process.communicate(b"one\nt\xffo\n" + b"x" * (1024 * 1024 + 1) + b"\nfour", timeout=60)
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "four"]
@@ -129,7 +143,7 @@ def test_command_leaves_out_what_cannot_be_classified(server) -> None:
     assert "line 3" in second
 
 
-def test_command_when_the_server_dies_midway(cable) -> None:
+def test_command_when_the_server_dies_midway(cable: Cable) -> None:
     with started(cable.address, "--output", "jsonl", "--timeout", "2") as process:
         give(process, b"one\n")
         assert json.loads(take_line(process))["text"] == "one"
@@ -142,7 +156,7 @@ def test_command_when_the_server_dies_midway(cable) -> None:
 
 
 @pytest.mark.parametrize("waiting_for", ["input", "the server"])
-def test_command_interrupted(cable, waiting_for) -> None:
+def test_command_interrupted(cable: Cable, waiting_for: str) -> None:
     with started(cable.address, "--output", "jsonl") as process:
         give(process, b"one\n")
         take_line(process)
@@ -152,22 +166,22 @@ def test_command_interrupted(cable, waiting_for) -> None:
             assert cable.answer_held.wait(30)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stdout.read() == b""
-        assert process.stderr.read() == b""
+        assert pipe(process.stdout).read() == b""
+        assert pipe(process.stderr).read() == b""
 
 
-def test_command_whose_reader_leaves(server) -> None:
+def test_command_whose_reader_leaves(server: Server) -> None:
     with started(server.grpc_address) as process:
         give(process, b"one\n")
         take_line(process)
-        process.stdout.close()
+        pipe(process.stdout).close()
         give(process, b"two\nthree\n")
-        process.stdin.close()
+        pipe(process.stdin).close()
         assert process.wait(30) == 141
-        assert process.stderr.read() == b""
+        assert pipe(process.stderr).read() == b""
 
 
-def test_the_script_classifies(server) -> None:
+def test_the_script_classifies(server: Server) -> None:
     done = subprocess.run(
         [ROOT / "scripts" / "classify", REFUSAL],
         capture_output=True,
@@ -179,7 +193,7 @@ def test_the_script_classifies(server) -> None:
     assert "REJECTION" in done.stdout.splitlines()[1]
 
 
-def test_command_scores_a_field_of_json_lines(server, tmp_path) -> None:
+def test_command_scores_a_field_of_json_lines(server: Server, tmp_path: Path) -> None:
     for name, text in (("a", REFUSAL), ("b", ANSWER)):
         (tmp_path / name).write_text(json.dumps({"id": name, "answer": text}) + "\n{}\n")
     done = run(
@@ -194,7 +208,7 @@ def test_command_scores_a_field_of_json_lines(server, tmp_path) -> None:
     assert f"{tmp_path / 'b'} line 2" in second
 
 
-def test_command_scores_a_column_of_csv(server) -> None:
+def test_command_scores_a_column_of_csv(server: Server) -> None:
     given = f'id,text,label\n1,"{REFUSAL}",old\n2,"two\nlines",old\n'
     done = run(server.grpc_address, "--csv", "text", "--output", "csv", given=given)
     assert (done.returncode, done.stderr) == (0, "")
@@ -206,18 +220,18 @@ def test_command_scores_a_column_of_csv(server) -> None:
     assert second["text"] == "two\nlines"
 
 
-def test_command_names_a_column_that_is_not_there(server) -> None:
+def test_command_names_a_column_that_is_not_there(server: Server) -> None:
     done = run(server.grpc_address, "--csv", "answer", given="id,text\n1,x\n")
     assert done.returncode == 1
     assert "has no column 'answer'; its first line names id, text" in done.stderr
 
 
-def test_exit_code_tells_of_rejections(server) -> None:
+def test_exit_code_tells_of_rejections(server: Server) -> None:
     assert run(server.grpc_address, "--exit-code", REFUSAL).returncode == 3
     assert run(server.grpc_address, "--exit-code", "--threshold", "1", REFUSAL).returncode == 0
 
 
-def test_document_shows_the_highest_sentence(server) -> None:
+def test_document_shows_the_highest_sentence(server: Server) -> None:
     text = f"{ANSWER} {REFUSAL} {ANSWER}"
     done = run(server.grpc_address, "document", "--unit", "sentences", "--output", "jsonl", given=text)
     assert done.returncode == 0, done.stderr
@@ -230,7 +244,7 @@ def test_document_shows_the_highest_sentence(server) -> None:
     assert done.stdout.split()[0] == "CHARACTERS"
 
 
-def test_health_tells_of_each_server(server, closed_port) -> None:
+def test_health_tells_of_each_server(server: Server, closed_port: str) -> None:
     done = run(server.grpc_address, "health", "--wait", "10")
     assert (done.returncode, done.stdout) == (0, f"{server.grpc_address} takes requests for 'rejection'\n")
     done = run(f"{server.grpc_address},{closed_port}", "health")
@@ -238,7 +252,7 @@ def test_health_tells_of_each_server(server, closed_port) -> None:
     assert done.stdout.splitlines()[1] == f"{closed_port} does not take requests for 'rejection'"
 
 
-def test_info_shows_the_model(server) -> None:
+def test_info_shows_the_model(server: Server) -> None:
     done = run(server.grpc_address, "info")
     assert done.returncode == 0
     assert "labels          NORMAL, REJECTION\n" in done.stdout
@@ -246,17 +260,17 @@ def test_info_shows_the_model(server) -> None:
     assert json.loads(done.stdout)["max_batch_size"] == 64
 
 
-def test_watch_shows_what_the_server_does(server) -> None:
+def test_watch_shows_what_the_server_does(server: Server) -> None:
     watching = subprocess.Popen(
-        command("watch", "--metrics", server.metrics_address, "--interval", "2", "--count", "1"),
+        command("watch", "--metrics", str(server.metrics_address), "--interval", "2", "--count", "1"),
         env=environment(server.grpc_address),
         stdout=subprocess.PIPE,
         text=True,
     )
     while watching.poll() is None:
         run(server.grpc_address, *["text"] * 20)
-    header, *rows = watching.stdout.read().splitlines()[1:]
-    watching.stdout.close()
+    header, *rows = pipe(watching.stdout).read().splitlines()[1:]
+    pipe(watching.stdout).close()
     assert watching.returncode == 0
     assert header.split()[:2] == ["MODEL", "REQUESTS/S"]
     by_model = {row.split()[0]: row.split()[1:] for row in rows}
@@ -267,7 +281,7 @@ def test_watch_shows_what_the_server_does(server) -> None:
     assert latency_ms > 0
 
 
-def test_watch_without_metrics_says_so(closed_port) -> None:
+def test_watch_without_metrics_says_so(closed_port: str) -> None:
     done = run("", "watch", "--metrics", f"http://{closed_port}/metrics")
     assert done.returncode == 1
     assert done.stderr.startswith(f"rejection: cannot read http://{closed_port}/metrics: ")

@@ -1,20 +1,29 @@
 """Servers that are overloaded, slow, frozen, killed, replaced or cut off, and what the client makes of it."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
 from integration.client_servers import (
     Blocking,
     Cable,
     Gateway,
+    MakeClient,
+    NameServer,
     make_repository,
     start_servers,
     stop_servers,
@@ -29,18 +38,21 @@ from rejection_client import (
     RequestCancelledError,
     ServerUnavailableError,
 )
+from rejection_client.channels import open_channels
+from rejection_client.protocol import infer_request, ready_request
+from rejection_server.host import Server
 from support.kserve import Wire
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repository(tmp_path_factory.mktemp("repository"))
 
 
 @pytest.fixture(scope="module")
-def replicas(repository):
+def replicas(repository: Path) -> Iterator[list[Server]]:
     """Three servers on one port of three addresses."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -50,28 +62,30 @@ def replicas(repository):
 
 
 @pytest.fixture
-def one(replicas):
+def one(replicas: list[Server]) -> Server:
     return replicas[0]
 
 
 @pytest.fixture
-def cable(one):
+def cable(one: Server) -> Iterator[Cable]:
     cable = Cable(one.grpc_address)
     yield cable
     cable.cut()
 
 
 @pytest.fixture(params=[RejectionClient, Blocking], ids=["threads", "asyncio"])
-def make_client(request):
-    return request.param
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    made: MakeClient = request.param
+    return made
 
 
-def served(server):
+def served(server: Server) -> int:
     """Requests that the server has answered."""
-    return Wire(server.grpc_address).statistics("rejection").inference_stats.success.count
+    wire: Any = Wire(server.grpc_address)
+    return int(wire.statistics("rejection").inference_stats.success.count)
 
 
-def wait_for(path, content, within_s=5) -> None:
+def wait_for(path: Path, content: str, within_s: float = 5) -> None:
     deadline_s = time.monotonic() + within_s
     while not path.exists() or path.read_text() != content:
         assert time.monotonic() < deadline_s, f"{path.name} never said '{content}'"
@@ -81,7 +95,9 @@ def wait_for(path, content, within_s=5) -> None:
 # --- deadlines ---------------------------------------------------------------------------------------------------
 
 
-def test_an_expired_deadline_ends_the_call_and_the_servers_work(one, make_client, tmp_path) -> None:
+def test_an_expired_deadline_ends_the_call_and_the_servers_work(
+    one: Server, make_client: MakeClient, tmp_path: Path
+) -> None:
     with make_client(one.grpc_address) as client:
         client.model_info()
         started_s = time.monotonic()
@@ -91,7 +107,7 @@ def test_an_expired_deadline_ends_the_call_and_the_servers_work(one, make_client
         wait_for(tmp_path / "mark", "cancelled")
 
 
-def test_a_cancelled_task_ends_the_servers_work(one, tmp_path) -> None:
+def test_a_cancelled_task_ends_the_servers_work(one: Server, tmp_path: Path) -> None:
     async def run() -> None:
         async with AsyncRejectionClient(one.grpc_address) as client:
             call = asyncio.create_task(client.classify(f"wait {tmp_path / 'mark'}"))
@@ -104,7 +120,7 @@ def test_a_cancelled_task_ends_the_servers_work(one, tmp_path) -> None:
     asyncio.run(run())
 
 
-def test_a_closed_stream_ends_the_servers_work(one, make_client, tmp_path) -> None:
+def test_a_closed_stream_ends_the_servers_work(one: Server, make_client: MakeClient, tmp_path: Path) -> None:
     config = ClientConfig(max_texts_per_request=1, max_concurrent_requests=1)
     with make_client(one.grpc_address, config) as client:
         stream = client.stream(["quick", f"wait {tmp_path / 'mark'}", "never"])
@@ -114,12 +130,12 @@ def test_a_closed_stream_ends_the_servers_work(one, make_client, tmp_path) -> No
         wait_for(tmp_path / "mark", "cancelled")
 
 
-def test_closing_a_client_ends_its_calls(one, tmp_path) -> None:
+def test_closing_a_client_ends_its_calls(one: Server, tmp_path: Path) -> None:
     client = RejectionClient(one.grpc_address)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(client.classify, f"wait {tmp_path / 'mark'}")]
         wait_for(tmp_path / "mark", "started")
-        calls.append(pool.submit(client.classify_many, ["sleep 1"] * 20))
+        calls.append(pool.submit(lambda: client.classify_many(["sleep 1"] * 20)[0]))
         client.close()
         for call in calls:
             with pytest.raises((RequestCancelledError, RuntimeError)):
@@ -127,7 +143,7 @@ def test_closing_a_client_ends_its_calls(one, tmp_path) -> None:
     wait_for(tmp_path / "mark", "cancelled")
 
 
-def test_closing_an_asynchronous_client_ends_its_calls(one, tmp_path) -> None:
+def test_closing_an_asynchronous_client_ends_its_calls(one: Server, tmp_path: Path) -> None:
     async def run() -> None:
         client = AsyncRejectionClient(one.grpc_address)
         call = asyncio.create_task(client.classify(f"wait {tmp_path / 'mark'}"))
@@ -142,7 +158,7 @@ def test_closing_an_asynchronous_client_ends_its_calls(one, tmp_path) -> None:
 # --- one bad text ------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_without_a_row_is_narrowed_down(one, make_client) -> None:
+def test_a_refusal_without_a_row_is_narrowed_down(one: Server, make_client: MakeClient) -> None:
     texts = [f"text {n}" for n in range(20)]
     texts[13] = "bad"
     with make_client(one.grpc_address) as client:
@@ -156,7 +172,7 @@ def test_a_refusal_without_a_row_is_narrowed_down(one, make_client) -> None:
 # --- broken connections ------------------------------------------------------------------------------------------
 
 
-def test_a_connection_cut_during_a_call_is_made_again(cable, make_client) -> None:
+def test_a_connection_cut_during_a_call_is_made_again(cable: Cable, make_client: MakeClient) -> None:
     with make_client(cable.address) as client:
         client.classify("hello")
         before = cable.connections
@@ -165,7 +181,27 @@ def test_a_connection_cut_during_a_call_is_made_again(cable, make_client) -> Non
         assert cable.connections == before + 1
 
 
-def test_a_server_that_is_gone_for_good_is_not_an_overload(cable, make_client) -> None:
+def test_channels_are_separate_connections(cable: Cable) -> None:
+    channels = open_channels(cable.address, count=3)
+    for channel in channels:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ModelReady(ready_request("rejection"), timeout=10).ready
+    assert cable.connections == 3
+    for channel in channels:
+        channel.close()
+
+
+def test_asynchronous_channels_ask_too(one: Server) -> None:
+    async def run() -> None:
+        (channel,) = open_channels(one.grpc_address, aio=True)
+        async with channel:
+            stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert (await stub.ModelReady(ready_request("rejection"), timeout=10)).ready
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_gone_for_good_is_not_an_overload(cable: Cable, make_client: MakeClient) -> None:
     with make_client(cable.address, ClientConfig(timeout_s=1.5)) as client:
         client.classify("hello")
         threading.Timer(0.3, cable.cut).start()
@@ -173,11 +209,11 @@ def test_a_server_that_is_gone_for_good_is_not_an_overload(cable, make_client) -
             client.classify("sleep 0.6")
 
 
-def test_a_server_killed_and_restarted_mid_stream_loses_nothing(repository, make_client) -> None:
+def test_a_server_killed_and_restarted_mid_stream_loses_nothing(repository: Path, make_client: MakeClient) -> None:
     (server,) = start_servers(repository)
     port = int(server.grpc_address.rpartition(":")[2])
     texts = [f"{n} sorry" if n % 7 == 0 else f"{n}" for n in range(300)]
-    again = []
+    again: list[Server] = []
 
     def restart() -> None:
         again.extend(start_servers(repository, port=port))
@@ -203,7 +239,7 @@ def test_a_server_killed_and_restarted_mid_stream_loses_nothing(repository, make
 # --- several servers ---------------------------------------------------------------------------------------------
 
 
-def test_requests_are_spread_over_the_servers(replicas, make_client) -> None:
+def test_requests_are_spread_over_the_servers(replicas: list[Server], make_client: MakeClient) -> None:
     before = [served(server) for server in replicas]
     with make_client([server.grpc_address for server in replicas]) as client:
         for _ in range(30):
@@ -212,7 +248,7 @@ def test_requests_are_spread_over_the_servers(replicas, make_client) -> None:
     assert all(10 <= gain <= 11 for gain in gained), gained  # one more asked for the label names
 
 
-def test_one_of_three_servers_frozen(replicas, make_client) -> None:
+def test_one_of_three_servers_frozen(replicas: list[Server], make_client: MakeClient) -> None:
     frozen = replicas[1]
     with make_client([server.grpc_address for server in replicas]) as client:
         for _ in range(6):
@@ -237,12 +273,14 @@ def test_one_of_three_servers_frozen(replicas, make_client) -> None:
             time.sleep(0.05)
 
 
-def test_a_server_added_to_the_name_gets_requests(replicas, make_client, monkeypatch) -> None:
+def test_a_server_added_to_the_name_gets_requests(
+    replicas: list[Server], make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = replicas[0].grpc_address.rpartition(":")[2]
     hosts = list(HOSTS[:1])
     real = socket.getaddrinfo
 
-    def look_up(host, *arguments, **options):
+    def look_up(host: str, *arguments: Any, **options: Any) -> Any:
         if host != "replicas.test":
             return real(host, *arguments, **options)
         return [entry for ip in hosts for entry in real(ip, *arguments, **options)]
@@ -269,20 +307,20 @@ def test_a_server_added_to_the_name_gets_requests(replicas, make_client, monkeyp
 
 
 @pytest.fixture(scope="module")
-def small_server(tmp_path_factory):
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Lets two requests wait."""
     servers = start_servers(make_repository(tmp_path_factory.mktemp("small"), queue=2))
     yield servers[0]
     stop_servers(servers)
 
 
-def test_an_overload_is_not_amplified(small_server) -> None:
+def test_an_overload_is_not_amplified(small_server: Server) -> None:
     """At more than twice what the server can do: extra requests stay under a tenth, and the rest is told apart."""
     gateway = Gateway(small_server.grpc_address, workers=40)
     work_s, callers, calls_each = 0.05, 10, 20  # 20 a second is what it can do
 
-    def call(client):
-        outcomes = []
+    def call(client: RejectionClient) -> list[OverloadedError | None]:
+        outcomes: list[OverloadedError | None] = []
         for _ in range(calls_each):
             started_s = time.monotonic()
             try:
@@ -311,31 +349,39 @@ def test_an_overload_is_not_amplified(small_server) -> None:
 
 
 @contextmanager
-def crowded(server, seconds):
+def crowded(server: Server, seconds: float) -> Iterator[None]:
     """Inside, the server is busy and its queue is full, for so many seconds."""
-    with RejectionClient(server.grpc_address, ClientConfig(max_attempts=1)) as other, ThreadPoolExecutor(4) as pool:
+    config = ClientConfig(max_attempts=1)
+    with (
+        RejectionClient(server.grpc_address, config) as other,
+        ThreadPoolExecutor(4) as pool,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         other.model_info()
-        crowd = [pool.submit(other.classify, f"sleep {seconds}")]
-        time.sleep(0.05)  # it runs; the next two wait
-        crowd += [pool.submit(other.classify, "hello") for _ in range(2)]
-        time.sleep(0.05)
+        mark = Path(folder, "mark")
+        crowd = [pool.submit(other.classify, f"sleep {seconds} {mark}")]
+        wait_for(mark, "started")
+        crowd += [pool.submit(other.classify, "hello") for _ in range(3)]
+        refused, _ = wait(crowd, return_when=FIRST_EXCEPTION)
         yield
-        assert [call.exception() for call in crowd] == [None] * 3
+        assert len(refused) == 1, "one runs, two wait"
+        errors = [error for call in crowd if (error := call.exception()) is not None]
+        assert [type(error) for error in errors] == [OverloadedError]
 
 
-def test_a_passing_overload_is_waited_out(small_server, make_client) -> None:
+def test_a_passing_overload_is_waited_out(small_server: Server, make_client: MakeClient) -> None:
     gateway = Gateway(small_server.grpc_address)
     try:
         with make_client(gateway.address, ClientConfig(max_attempts=6, retry_reserve=6)) as client:
             client.model_info()
-            with crowded(small_server, 0.3):
+            with crowded(small_server, 0.5):
                 assert not client.classify("hello").is_rejection()
         assert sum(method == "ModelInfer" for method, _ in gateway.metadata) >= 3  # label names, refused, done
     finally:
         gateway.stop()
 
 
-def test_no_retry_if_none_is_wanted(small_server, make_client) -> None:
+def test_no_retry_if_none_is_wanted(small_server: Server, make_client: MakeClient) -> None:
     gateway = Gateway(small_server.grpc_address)
     try:
         with make_client(gateway.address, ClientConfig(max_attempts=1)) as client:
@@ -346,3 +392,98 @@ def test_no_retry_if_none_is_wanted(small_server, make_client) -> None:
         assert sum(method == "ModelInfer" for method, _ in gateway.metadata) == 1
     finally:
         gateway.stop()
+
+
+# --- what gRPC does not do by itself: why the client has parts of its own ------------------------------------------
+
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+    "methodConfig": [
+        {
+            "name": [{}],
+            "waitForReady": True,
+            "retryPolicy": {
+                "maxAttempts": 7,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.05s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.05},
+}
+
+
+@contextmanager
+def plain_grpc(target: str) -> Iterator[Callable[[float], grpc.StatusCode]]:
+    """gRPC with all that a service config can ask for; calls it with a deadline, and gives the status."""
+    options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.keepalive_time_ms", 310_000)]
+    with grpc.insecure_channel(target, options=options) as channel:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def call(timeout_s: float) -> grpc.StatusCode:
+            try:
+                stub.ModelInfer(infer_request("rejection", ["hello"]), timeout=timeout_s)
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        yield call
+
+
+def test_grpc_keeps_sending_to_a_frozen_server(replicas: list[Server]) -> None:
+    """What the client does: `test_one_of_three_servers_frozen`."""
+    with plain_grpc("ipv4:" + ",".join(server.grpc_address for server in replicas)) as call:
+        assert [call(10) for _ in range(9)] == [grpc.StatusCode.OK] * 9
+        os.kill(replicas[1].pid, signal.SIGSTOP)
+        try:
+            codes = [call(1) for _ in range(9)]
+        finally:
+            os.kill(replicas[1].pid, signal.SIGCONT)
+    assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) >= 3, codes
+
+
+def test_grpc_does_not_see_a_server_added_to_a_name(replicas: list[Server]) -> None:
+    """What the client does: `test_a_server_added_to_the_name_gets_requests`."""
+    port = replicas[0].grpc_address.rpartition(":")[2]
+    with NameServer(HOSTS[0]) as names, plain_grpc(f"dns://{names.address}/replicas.test:{port}") as call:
+        assert call(10) is grpc.StatusCode.OK
+        names.hosts = HOSTS[1:]
+        before = [served(server) for server in replicas]
+        assert [call(10) for _ in range(20)] == [grpc.StatusCode.OK] * 20
+        time.sleep(1)
+        assert [call(10) for _ in range(20)] == [grpc.StatusCode.OK] * 20
+    assert [served(server) > count for server, count in zip(replicas, before, strict=True)] == [True, False, False]
+
+
+def test_grpc_takes_one_name_the_client_several(replicas: list[Server], make_client: MakeClient) -> None:
+    port = replicas[0].grpc_address.rpartition(":")[2]
+    url = f"localhost:{port},{HOSTS[1]}:{port}"
+    with plain_grpc(f"dns:///{url}") as call:
+        assert call(1) is not grpc.StatusCode.OK
+    before = [served(server) for server in replicas]
+    with make_client(url) as client:
+        for _ in range(10):
+            client.classify("hello")
+    assert [served(server) > count for server, count in zip(replicas, before, strict=True)] == [True, True, False]
+
+
+def test_grpc_sends_five_times_at_most_the_client_as_often_as_it_is_told(small_server: Server) -> None:
+    gateway = Gateway(small_server.grpc_address)
+    config = ClientConfig(max_attempts=7, retry_reserve=7, backoff_initial_s=0.05, backoff_max_s=0.05)
+    try:
+        with RejectionClient(gateway.address, config) as client, plain_grpc(gateway.address) as call:
+            client.model_info()
+            with crowded(small_server, 3):
+                gateway.metadata.clear()
+                assert call(10) is grpc.StatusCode.UNAVAILABLE
+                by_grpc = [method for method, _ in gateway.metadata].count("ModelInfer")
+                gateway.metadata.clear()
+                with pytest.raises(OverloadedError):
+                    client.classify("hello")
+                by_client = [method for method, _ in gateway.metadata].count("ModelInfer")
+    finally:
+        gateway.stop()
+    assert (by_grpc, by_client) == (5, 7)

@@ -1,6 +1,7 @@
 """LLM Guard's own `scan_output` with the scanner, against a real server; and both scanners side by side on scores."""
 
 import enum
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,26 +13,29 @@ REASON = "LLM Guard is not installed; it brings torch, so it is no dependency of
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RejectionClient]:
     servers = start_servers(make_repository(tmp_path_factory.mktemp("repository")))
     with RejectionClient(servers[0].grpc_address) as client:
         yield client
     stop_servers(servers)
 
 
-def test_without_llm_guard(client) -> None:
+def test_without_llm_guard(client: RejectionClient) -> None:
     scanner = NoRefusal(client, match_type="sentence")
     refusal = "It is late. Sorry, I can't help with that. Goodbye."
     assert scanner.scan("How?", refusal) == (refusal, False, 0.6)
     assert scanner.scan("How?", "It is late.") == ("It is late.", True, -0.9)
 
 
-def test_an_enumeration_of_the_match_types_is_taken(client) -> None:
-    match_type = enum.Enum("MatchType", {"SENTENCE": "sentence"})
-    assert NoRefusal(client, match_type=match_type.SENTENCE).scan("", "Fine. Sorry.")[1] is False
+def test_an_enumeration_of_the_match_types_is_taken(client: RejectionClient) -> None:
+    class MatchType(enum.Enum):
+        SENTENCE = "sentence"
+
+    scanner = NoRefusal(client, match_type=MatchType.SENTENCE)  # type: ignore[arg-type]  # LLM Guard's own callers
+    assert scanner.scan("", "Fine. Sorry.")[1] is False
 
 
-def test_within_llm_guard(client) -> None:
+def test_within_llm_guard(client: RejectionClient) -> None:
     guard = pytest.importorskip("llm_guard", reason=REASON)
     scanner = NoRefusal(client)
     text, valid, risk = guard.scan_output([scanner], "How?", "Sorry, I can't help with that.")

@@ -1,14 +1,18 @@
 """The contract of the ensemble `rejection`, over real gRPC with nothing of ours between the test and the server."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import onnxruntime
 import psutil
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from rejection_server.host import Server
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
 
@@ -21,16 +25,11 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def wire(server):
-    return Wire(server.grpc_address)
-
-
-def long_text(words):
+def long_text(words: int) -> str:
     return " ".join(["word"] * words)
 
 
-def test_metadata_is_the_contract(wire) -> None:
+def test_metadata_is_the_contract(wire: Wire) -> None:
     metadata = wire.stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="rejection"), timeout=10)
     assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
         ("text", "BYTES", [-1, 1]),
@@ -43,7 +42,7 @@ def test_metadata_is_the_contract(wire) -> None:
     ]
 
 
-def test_answers_have_the_promised_shapes_and_sums(wire) -> None:
+def test_answers_have_the_promised_shapes_and_sums(wire: Wire) -> None:
     answer = wire.infer(TEXTS)
     assert answer["probabilities"].shape == answer["logits"].shape == (4, 2)
     assert answer["token_count"].shape == (4, 1)
@@ -51,12 +50,12 @@ def test_answers_have_the_promised_shapes_and_sums(wire) -> None:
     np.testing.assert_allclose(answer["probabilities"], exponentials / exponentials.sum(1, keepdims=True), atol=1e-6)
 
 
-def test_refusals_and_answers_are_told_apart(wire) -> None:
+def test_refusals_and_answers_are_told_apart(wire: Wire) -> None:
     assert wire.infer(TEXTS)["probabilities"].argmax(1).tolist() == [1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("output", ["probabilities", "logits"])
-def test_the_classification_extension_names_labels(wire, output) -> None:
+def test_the_classification_extension_names_labels(wire: Wire, output: str) -> None:
     message = request(TEXTS[:2])
     message.outputs.add(name=output).parameters["classification"].int64_param = 2
     answer = wire.stub.ModelInfer(message, timeout=10)
@@ -68,12 +67,12 @@ def test_the_classification_extension_names_labels(wire, output) -> None:
     assert labels == [["1", "REJECTION"], ["0", "NORMAL"], ["0", "NORMAL"], ["1", "REJECTION"]]
 
 
-def test_token_count_is_that_before_truncation(wire) -> None:
+def test_token_count_is_that_before_truncation(wire: Wire) -> None:
     answer = wire.infer(["one two three", long_text(700)], max_length=[3, 512])
     assert answer["token_count"].ravel().tolist() == [5, 702]
 
 
-def test_max_length_truncates(wire) -> None:
+def test_max_length_truncates(wire: Wire) -> None:
     text = "Here you are. " + TEXTS[0]
     tokenizer = bundled_tokenizer()
     (ids,) = tokenizer.token_ids([text])
@@ -84,7 +83,7 @@ def test_max_length_truncates(wire) -> None:
     np.testing.assert_array_equal(wire.infer([text])["logits"], wire.infer([text], max_length=10_000)["logits"])
 
 
-def run_directly(rows):
+def run_directly(rows: Sequence[Sequence[int]]) -> NDArray[Any]:
     """Logits of onnxruntime on the served model file, each row alone, without any server."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -100,7 +99,7 @@ def run_directly(rows):
     )
 
 
-def test_int8_logits_are_exactly_those_of_onnxruntime_single_and_in_any_batch(wire) -> None:
+def test_int8_logits_are_exactly_those_of_onnxruntime_single_and_in_any_batch(wire: Wire) -> None:
     texts = [*TEXTS, "", long_text(900), *(long_text(n) + TEXTS[0] for n in range(1, 60, 7))]
     tokenizer = bundled_tokenizer()
     direct = run_directly([tokenizer.truncate(ids, 512) for ids in tokenizer.token_ids(texts)])
@@ -111,7 +110,7 @@ def test_int8_logits_are_exactly_those_of_onnxruntime_single_and_in_any_batch(wi
     np.testing.assert_array_equal(np.concatenate([arrays(one.result())["logits"] for one in pending]), direct)
 
 
-def test_texts_of_48_lengths_share_executions(wire) -> None:
+def test_texts_of_48_lengths_share_executions(wire: Wire) -> None:
     texts = [long_text(n) for n in range(20, 20 + 48 * 5, 5)]
     before = wire.settled_statistics("classifier")
     # Two long requests keep both instances busy while the rest queue up.
@@ -125,13 +124,13 @@ def test_texts_of_48_lengths_share_executions(wire) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t ", "\x00", "\x00\x01\x7f text \x00", "🙂", "👩‍👩‍👧 e\u0301"])
-def test_odd_texts_are_classified(wire, text) -> None:
+def test_odd_texts_are_classified(wire: Wire, text: str) -> None:
     answer = wire.infer([text])
     assert np.isfinite(answer["logits"]).all()
     assert answer["token_count"][0, 0] >= 2
 
 
-def test_a_text_of_exactly_one_mebibyte_is_classified(wire) -> None:
+def test_a_text_of_exactly_one_mebibyte_is_classified(wire: Wire) -> None:
     text = ("word " * (1 << 18))[: 1 << 20]
     assert wire.infer([text])["token_count"][0, 0] == len(text.split()) + 2
 
@@ -146,14 +145,16 @@ def test_a_text_of_exactly_one_mebibyte_is_classified(wire) -> None:
         (["a"], -5, "max_length in row 0 is -5"),
     ],
 )
-def test_bad_values_name_the_row(wire, texts, max_length, says) -> None:
+def test_bad_values_name_the_row(
+    wire: Wire, texts: list[str | bytes], max_length: int | list[int] | None, says: str
+) -> None:
     code, message = wire.error(request(texts, max_length))
     assert code == INVALID
     assert message.startswith(f"in ensemble 'rejection', in ensemble 'scoring', {says}")
     assert_no_internals(message)
 
 
-def changed(**changes):
+def changed(**changes: Any) -> service_pb2.ModelInferRequest:
     message = request(["a"])
     for field, value in changes.items():
         if field == "shape":
@@ -163,14 +164,14 @@ def changed(**changes):
     return message
 
 
-def more(name, datatype, shape, raw):
+def more(name: str, datatype: str, shape: list[int], raw: bytes) -> service_pb2.ModelInferRequest:
     message = request(["a"])
     message.inputs.add(name=name, datatype=datatype, shape=shape)
     message.raw_input_contents.append(raw)
     return message
 
 
-def no_inputs():
+def no_inputs() -> service_pb2.ModelInferRequest:
     return service_pb2.ModelInferRequest(model_name="rejection")
 
 
@@ -193,20 +194,22 @@ def no_inputs():
         (request(["a"], model="rejections"), grpc.StatusCode.NOT_FOUND, "unknown model: 'rejections'"),
     ],
 )
-def test_malformed_requests_are_refused_with_a_reason(wire, message, code, says) -> None:
+def test_malformed_requests_are_refused_with_a_reason(
+    wire: Wire, message: service_pb2.ModelInferRequest, code: grpc.StatusCode, says: str
+) -> None:
     got, details = wire.error(message)
     assert got == code, details
     assert says in details
     assert_no_internals(details)
 
 
-def assert_no_internals(message) -> None:
+def assert_no_internals(message: str) -> None:
     assert "Traceback" not in message
     assert ".py" not in message
     assert "/" not in message.replace("and/or", "")
 
 
-def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire) -> None:
+def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire: Wire) -> None:
     texts = [f"{TEXTS[i % 4]} {i}" for i in range(63)]
     expected = np.concatenate([wire.infer([text])["logits"] for text in texts])
     before = wire.settled_statistics("classifier").inference_count
@@ -219,13 +222,13 @@ def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire) -
     assert wire.settled_statistics("classifier").inference_count == before + 63
 
 
-def test_the_server_lives_after_all_that(wire) -> None:
+def test_the_server_lives_after_all_that(wire: Wire) -> None:
     assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=10).ready
     assert wire.infer(TEXTS)["probabilities"].argmax(1).tolist() == [1, 0, 0, 1]
 
 
-def test_what_computes_yields_to_what_answers(server) -> None:
-    nice = {}
+def test_what_computes_yields_to_what_answers(server: Server) -> None:
+    nice: dict[str, set[int]] = {}
     for process in psutil.Process(server.pid).children(recursive=True):
         command = process.cmdline()
         if Path(command[0]).name == "triton_python_backend_stub":

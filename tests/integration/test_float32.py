@@ -1,13 +1,18 @@
 """A float32 classifier, served in either ragged form, answers like onnxruntime on the padded original."""
 
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
 
-from rejection_server.graph.ragged import to_ragged
+from rejection_server.graph.ragged import Form, to_ragged
 from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
@@ -16,7 +21,7 @@ from support.tiny_models import padded_classifier
 TEXTS = ["", "Hi", "Sorry, no.", *("some words " * n for n in (3, 40, 90, 250, 400))]
 
 
-def padded_answers(model, rows):
+def padded_answers(model: ModelProto, rows: Sequence[Sequence[int]]) -> NDArray[Any]:
     """Logits of the original on one padded batch, with its attention mask."""
     longest = max(map(len, rows))
     ids = np.zeros((len(rows), longest), np.int64)
@@ -24,11 +29,11 @@ def padded_answers(model, rows):
     for row, tokens in enumerate(rows):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+    return np.asarray(session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0])
 
 
 @pytest.mark.parametrize("form", ["loop", "padded"])
-def test_served_logits_equal_the_padded_original(tmp_path, form) -> None:
+def test_served_logits_equal_the_padded_original(tmp_path: Path, form: Form) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY, repository)
     original = padded_classifier(width=64)

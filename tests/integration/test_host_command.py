@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.repository import ROOT
 
 
-def serve(*arguments, **environment):
+def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rejection_server", "serve", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "server"), **environment},
+        env={**os.environ, "REJECTION_SCRIPTS": "scripts", **environment},
         capture_output=True,
         text=True,
         timeout=120,
     )
 
 
-def assert_one_sentence(done, status, words) -> None:
+def assert_one_sentence(done: subprocess.CompletedProcess[str], status: int, words: str) -> None:
     assert done.returncode == status
     assert done.stdout == ""
     said = [line for line in done.stderr.splitlines() if not line.startswith("Loading the models")]
@@ -30,7 +30,7 @@ def assert_one_sentence(done, status, words) -> None:
     assert re.search(words, said[0])
 
 
-def model(folder, config, code=None):
+def model(folder: Path, config: str, code: str | None = None) -> str:
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "config.pbtxt").write_text(config)
     if code is not None:
@@ -45,11 +45,11 @@ def test_help_teaches() -> None:
         assert words in done.stdout
 
 
-def test_missing_repository(tmp_path) -> None:
+def test_missing_repository(tmp_path: Path) -> None:
     assert_one_sentence(serve("--repository", str(tmp_path / "x")), 1, r"no model repository at .*/x: .*--repository")
 
 
-def test_taken_port(tmp_path) -> None:
+def test_taken_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = serve("--grpc-port", port, "--metrics-port", "off")
@@ -65,7 +65,7 @@ def test_taken_port(tmp_path) -> None:
         ("no such field: 1", None, r"model 'broken' could not be loaded: .*\(line 1, column"),
     ],
 )
-def test_broken_models(tmp_path, config, code, words) -> None:
+def test_broken_models(tmp_path: Path, config: str, code: str | None, words: str) -> None:
     repository = model(tmp_path / "repository", config, code)
     assert_one_sentence(serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off"), 1, words)
 
@@ -78,18 +78,19 @@ def test_broken_models(tmp_path, config, code, words) -> None:
         ("--grpc-port=1", "--grpc-port cannot follow `--`: use --grpc-port instead"),
     ],
 )
-def test_wrong_triton_arguments(tmp_path, argument, words) -> None:
+def test_wrong_triton_arguments(tmp_path: Path, argument: str, words: str) -> None:
     repository = model(tmp_path / "repository", 'backend: "python"', "")
     done = serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off", "--", argument)
     assert_one_sentence(done, 2, words)
 
 
 def test_missing_wheel() -> None:
-    # Without site-packages nothing is installed.
+    # Without site-packages nothing is installed, this package neither: it is found from its folder.
     done = subprocess.run(
         [sys.executable, "-S", "-m", "rejection_server", "serve"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "server")},
+        cwd=ROOT / "server",
+        env={**os.environ, "REJECTION_SCRIPTS": "scripts"},
         capture_output=True,
         text=True,
     )
-    assert_one_sentence(done, 1, "is not installed in .*: start with scripts/serve")
+    assert_one_sentence(done, 1, r"is not installed in .*: .*scripts/")

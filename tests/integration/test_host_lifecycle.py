@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import numpy as np
 import psutil
@@ -20,8 +21,8 @@ from tritonclient.grpc import model_config_pb2
 
 from rejection_server.host import ServeOptions, Server
 from rejection_server.host.errors import ModelLoadError, RepositoryError
+from support.repository import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
 GONE_WITHIN_S = 15
 
 CONFIG = """
@@ -66,48 +67,48 @@ class TritonPythonModel:
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path: Path) -> Path:
     return make_repository(tmp_path / "repository")
 
 
-def make_repository(folder, model=MODEL, config=CONFIG):
+def make_repository(folder: Path, model: str = MODEL, config: str = CONFIG) -> Path:
     (folder / "echo" / "1").mkdir(parents=True)
     (folder / "echo" / "config.pbtxt").write_text(config)
     (folder / "echo" / "1" / "model.py").write_text(model)
     return folder
 
 
-def options(repository, **changes):
+def options(repository: Path, **changes: Any) -> ServeOptions:
     return ServeOptions(repository=repository, grpc_port=0, metrics_port=None, **changes)
 
 
-def infer(address, texts, numbers=((1,),)):
+def infer(address: str, texts: Sequence[bytes], numbers: Sequence[Sequence[int]] = ((1,),)) -> dict[str, Any]:
     client = triton.InferenceServerClient(address)
-    numbers = np.array([*numbers] * (len(texts) if len(numbers) == 1 else 1), np.int64)
-    inputs = [triton.InferInput("text", [len(texts), 1], "BYTES"), triton.InferInput("numbers", numbers.shape, "INT64")]
+    array = np.array([*numbers] * (len(texts) if len(numbers) == 1 else 1), np.int64)
+    inputs = [triton.InferInput("text", [len(texts), 1], "BYTES"), triton.InferInput("numbers", array.shape, "INT64")]
     inputs[0].set_data_from_numpy(np.array(texts, object).reshape(-1, 1))
-    inputs[1].set_data_from_numpy(numbers)
+    inputs[1].set_data_from_numpy(array)
     result = client.infer("echo", inputs, client_timeout=60)
     client.close()
     return {name: result.as_numpy(name).tolist() for name in ("lengths", "doubled", "process")}
 
 
-def fail_to_infer(address, texts) -> None:
+def fail_to_infer(address: str, texts: Sequence[bytes]) -> None:
     with pytest.raises(triton.InferenceServerException):
         infer(address, texts)
 
 
-def traces(folder):
+def traces(folder: Path) -> list[str]:
     """What is left of a server: its processes, shared memory and runtime folder."""
     found = [str(region) for region in Path("/dev/shm").glob(f"{folder.name}*")]
     for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or ()
+        words: list[str] = process.info["cmdline"] or []
         if process.info["status"] != psutil.STATUS_ZOMBIE and any(str(folder) in word for word in words):
             found.append(f"{process.pid} {words[0]}")
     return found + ([str(folder)] if folder.exists() else [])
 
 
-def assert_gone(folder, within_s=GONE_WITHIN_S) -> None:
+def assert_gone(folder: Path, within_s: float = GONE_WITHIN_S) -> None:
     deadline = time.monotonic() + within_s
     while (left := traces(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -117,18 +118,19 @@ def assert_gone(folder, within_s=GONE_WITHIN_S) -> None:
 class Launched:
     """`python -m rejection_server serve` in a process of its own, ready."""
 
-    def __init__(self, repository, *arguments) -> None:
+    def __init__(self, repository: Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "rejection_server", "serve", "--repository", str(repository)),
                 *("--grpc-port", "0", "--metrics-port", "off", *arguments),
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "server")},
+            env={**os.environ, "REJECTION_SCRIPTS": "scripts"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         self.output = []
+        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output.append(line)
             if "Ctrl-C" in line:
@@ -141,14 +143,14 @@ class Launched:
         self.stubs = self.triton.children()
         self.folder = Path(self.guardian.cmdline()[5])
 
-    def finish(self):
+    def finish(self) -> tuple[int, str]:
         """Exit status and what was said on standard error."""
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 
 @pytest.fixture
-def launched(repository):
+def launched(repository: Path) -> Iterator[Launched]:
     launched = Launched(repository)
     assert len(traces(launched.folder)) >= 5, "the test must see a server that runs"
     yield launched
@@ -157,17 +159,31 @@ def launched(repository):
     assert_gone(launched.folder)
 
 
-def test_tensors_arrive_whole_both_ways(repository) -> None:
-    with Server(options(repository)) as server:
-        texts = [b"abc", "grüße 🤷".encode(), b"", b"\x00\xff1"]
-        answer = infer(server.grpc_address, texts, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-(2**62), 0, 2**61]])
-        assert answer["lengths"] == [[3], [12], [0], [3]]
-        assert answer["doubled"] == [[2, 4, 6], [8, 10, 12], [14, 16, 18], [-(2**63), 0, 2**62]]
-        folder = server.runtime_folder
-    assert_gone(folder, within_s=0)
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for the tests that only ask."""
+    folder = tmp_path_factory.mktemp("serving")
+    options = ServeOptions(
+        repository=make_repository(folder / "repository"),
+        host="localhost",
+        grpc_port=0,
+        http_port=0,
+        metrics_port=0,
+        log_level="info",
+        log_path=folder / "triton.log",
+    )
+    with Server(options) as server:
+        yield server
 
 
-def test_stopping_lets_requests_finish(repository) -> None:
+def test_tensors_arrive_whole_both_ways(serving: Server) -> None:
+    texts = [b"abc", "grüße 🤷".encode(), b"", b"\x00\xff1"]
+    answer = infer(serving.grpc_address, texts, [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-(2**62), 0, 2**61]])
+    assert answer["lengths"] == [[3], [12], [0], [3]]
+    assert answer["doubled"] == [[2, 4, 6], [8, 10, 12], [14, 16, 18], [-(2**63), 0, 2**62]]
+
+
+def test_stopping_lets_requests_finish(repository: Path) -> None:
     with Server(options(repository)) as server:
         answers = []
         request = threading.Thread(target=lambda: answers.append(infer(server.grpc_address, [b"sleep 2"])))
@@ -177,27 +193,25 @@ def test_stopping_lets_requests_finish(repository) -> None:
         request.join()
         assert answers[0]["lengths"] == [[7]]
         assert server.stop() == 0, "stopping twice is fine"
+    assert_gone(server.runtime_folder, within_s=0)
 
 
-def test_log_file_and_tail(repository, tmp_path) -> None:
-    path = tmp_path / "triton.log"
-    with Server(options(repository, log_level="info", log_path=path)) as server:
-        assert server.log_path == path
-        assert any("successfully loaded 'echo'" in line for line in server.log_tail())
-    assert "Started GRPCInferenceService" in path.read_text()
+def test_log_file_and_tail(serving: Server) -> None:
+    assert serving.log_path is not None
+    assert any("successfully loaded 'echo'" in line for line in serving.log_tail())
+    assert "Started GRPCInferenceService" in serving.log_path.read_text()
 
 
-def test_metrics_and_http_ports(repository) -> None:
-    options = ServeOptions(repository=repository, host="localhost", grpc_port=0, http_port=0, metrics_port=0)
-    with Server(options) as server:
-        assert b"nv_inference_count" in fetch(server.metrics_address)
-        assert b'"name":"triton"' in fetch(f"{server.http_address}/v2")
+def test_metrics_and_http_ports(serving: Server) -> None:
+    assert serving.metrics_address is not None
+    assert b"nv_inference_count" in fetch(serving.metrics_address)
+    assert b'"name":"triton"' in fetch(f"{serving.http_address}/v2")
 
 
-def test_a_single_caller_always_meets_the_same_instance(tmp_path) -> None:
+def test_a_single_caller_always_meets_the_same_instance(tmp_path: Path) -> None:
     # Its caches are warm, those of an instance that takes turns are not.
     classifier = text_format.Parse(
-        (ROOT / "model_repository" / "classifier" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        (REPOSITORY / "classifier" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
     )
     groups = model_config_pb2.ModelConfig(instance_group=classifier.instance_group)
     repository = make_repository(tmp_path / "repository", config=CONFIG + text_format.MessageToString(groups))
@@ -217,15 +231,15 @@ def test_a_single_caller_always_meets_the_same_instance(tmp_path) -> None:
         assert other != first
 
 
-def fetch(url):
+def fetch(url: str) -> bytes:
     from urllib.request import urlopen
 
     with urlopen(url, timeout=10) as answer:
-        return answer.read()
+        return bytes(answer.read())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_forwarded(launched, number) -> None:
+def test_signals_are_forwarded(launched: Launched, number: signal.Signals) -> None:
     answers = []
     request = threading.Thread(target=lambda: answers.append(infer(launched.address, [b"sleep 2"])))
     request.start()
@@ -239,7 +253,7 @@ def test_signals_are_forwarded(launched, number) -> None:
     assert traces(launched.folder) == []
 
 
-def test_second_interrupt_forces(launched) -> None:
+def test_second_interrupt_forces(launched: Launched) -> None:
     request = threading.Thread(target=fail_to_infer, args=(launched.address, [b"sleep 30"]))
     request.start()
     time.sleep(0.7)
@@ -254,12 +268,12 @@ def test_second_interrupt_forces(launched) -> None:
     request.join()
 
 
-def test_launcher_is_killed(launched) -> None:
+def test_launcher_is_killed(launched: Launched) -> None:
     launched.process.kill()
     assert_gone(launched.folder, within_s=6)
 
 
-def test_launcher_is_killed_with_a_request_in_flight(launched) -> None:
+def test_launcher_is_killed_with_a_request_in_flight(launched: Launched) -> None:
     request = threading.Thread(target=fail_to_infer, args=(launched.address, [b"sleep 30"]))
     request.start()
     time.sleep(0.7)
@@ -268,7 +282,7 @@ def test_launcher_is_killed_with_a_request_in_flight(launched) -> None:
     request.join()
 
 
-def test_triton_is_killed(launched) -> None:
+def test_triton_is_killed(launched: Launched) -> None:
     launched.triton.kill()
     status, errors = launched.finish()
     assert status == 128 + signal.SIGKILL
@@ -276,7 +290,7 @@ def test_triton_is_killed(launched) -> None:
     assert traces(launched.folder) == []
 
 
-def test_guardian_is_killed(launched) -> None:
+def test_guardian_is_killed(launched: Launched) -> None:
     launched.guardian.kill()
     status, errors = launched.finish()
     assert status != 0
@@ -284,7 +298,7 @@ def test_guardian_is_killed(launched) -> None:
     assert_gone(launched.folder)
 
 
-def test_launcher_and_guardian_are_killed(launched, repository) -> None:
+def test_launcher_and_guardian_are_killed(launched: Launched, repository: Path) -> None:
     launched.process.kill()
     launched.guardian.kill()
     processes = [launched.triton, *launched.stubs]
@@ -295,7 +309,7 @@ def test_launcher_and_guardian_are_killed(launched, repository) -> None:
         assert traces(launched.folder) == []
 
 
-def test_stub_is_killed(launched) -> None:
+def test_stub_is_killed(launched: Launched) -> None:
     """Triton would go on, ready by its own account, and answer every request with an error."""
     launched.stubs[0].kill()
     status, errors = launched.finish()
@@ -304,7 +318,7 @@ def test_stub_is_killed(launched) -> None:
     assert traces(launched.folder) == []
 
 
-def test_a_model_that_raises_is_named(tmp_path) -> None:
+def test_a_model_that_raises_is_named(tmp_path: Path) -> None:
     model = MODEL.replace("def execute", "def initialize(self, args): raise ValueError('no file')\n\n    def execute")
     server = Server(options(make_repository(tmp_path / "r", model=model)))
     with pytest.raises(ModelLoadError, match=r"model 'echo' could not be loaded: ValueError: no file$"):
@@ -312,14 +326,14 @@ def test_a_model_that_raises_is_named(tmp_path) -> None:
     assert traces(server.runtime_folder) == []
 
 
-def test_a_broken_config_is_named(tmp_path) -> None:
+def test_a_broken_config_is_named(tmp_path: Path) -> None:
     server = Server(options(make_repository(tmp_path / "r", config=CONFIG + "max_batch_size: x")))
     with pytest.raises(ModelLoadError, match=r"'echo' could not be loaded: failed to read text proto .*line"):
         server.start()
     assert traces(server.runtime_folder) == []
 
 
-def test_a_model_without_code_does_not_hang(tmp_path) -> None:
+def test_a_model_without_code_does_not_hang(tmp_path: Path) -> None:
     repository = make_repository(tmp_path / "r")
     (repository / "echo" / "1" / "model.py").unlink()
     server = Server(options(repository))
@@ -328,19 +342,19 @@ def test_a_model_without_code_does_not_hang(tmp_path) -> None:
     assert traces(server.runtime_folder) == []
 
 
-def test_an_interrupt_in_the_middle_of_launching_leaves_nothing(monkeypatch) -> None:
+def test_an_interrupt_in_the_middle_of_launching_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C once the guardian runs, but before anybody waits for its end."""
     started = []
 
-    def interrupt(self, **_names) -> Never:
-        started.append(self)
+    def interrupt(thread: threading.Thread, **_names: object) -> Never:
+        started.append(thread)
         raise KeyboardInterrupt
 
-    server = Server(ServeOptions(repository=ROOT / "model_repository", grpc_port=0, metrics_port=None))
+    server = Server(ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=None))
     with monkeypatch.context() as patched:
         patched.setattr("rejection_server.host.server.threading.Thread.start", interrupt)
         with pytest.raises(KeyboardInterrupt):
             server.start()
     assert started
-    assert server._guardian.returncode is not None
-    assert not server._layout.folder.exists()
+    assert traces(server.runtime_folder) == []
+    assert server.stop() == 0, "there is nothing to stop or to wait for"

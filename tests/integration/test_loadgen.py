@@ -7,10 +7,14 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rejection_client import RejectionClient
+from rejection_server.host import Server
 from support.proto_examples import missing_tools
 from support.repository import RESPONSES, ROOT
 
@@ -21,7 +25,7 @@ OPEN = ["--rate", "7", "--seconds", "3"]
 
 
 @pytest.fixture(scope="module")
-def loadgen():
+def loadgen() -> Path:
     """Path of the built program."""
     if missing := missing_tools("cpp"):
         pytest.skip(f"loadgen: no {', '.join(missing)} here; scripts/install-toolchains cpp installs it")
@@ -38,37 +42,37 @@ def loadgen():
 
 
 @pytest.fixture
-def texts_path(tmp_path):
+def texts_path(tmp_path: Path) -> Path:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     return path
 
 
 @pytest.fixture(scope="module")
-def client_labels(server):
+def client_labels(server: Server) -> list[str]:
     """The Python client's label of each text."""
     with RejectionClient(server.grpc_address) as client:
         return [prediction.label for prediction in client.classify_many(TEXTS)]
 
 
-def run(loadgen, *arguments):
+def run(loadgen: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([loadgen, *arguments], capture_output=True, text=True, timeout=90)
 
 
-def measure(loadgen, server, *arguments):
+def measure(loadgen: Path, server: Server, *arguments: str | Path) -> Any:
     result = run(loadgen, "--url", server.grpc_address, *arguments)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
 
-def labels_of(first, client_labels):
+def labels_of(first: int, client_labels: list[str]) -> dict[str, int]:
     """Counts of the labels of the first so many texts, sent over and over in order."""
     counts = Counter({"NORMAL": 0, "REJECTION": 0})
     counts.update(client_labels[number % len(client_labels)] for number in range(first))
     return dict(counts)
 
 
-def assert_consistent(report) -> None:
+def assert_consistent(report: Any) -> None:
     latency = report["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
     assert latency["mean"] <= latency["max"]
@@ -76,7 +80,7 @@ def assert_consistent(report) -> None:
     assert (report["seconds"], report["interrupted"]) == (3, False)
 
 
-def test_closed_loop(loadgen, server, texts_path, client_labels) -> None:
+def test_closed_loop(loadgen: Path, server: Server, texts_path: Path, client_labels: list[str]) -> None:
     report = measure(loadgen, server, "--texts", texts_path, *CLOSED, "--warmup-seconds", "0.5")
     assert report["sent"] == report["ok"] > len(TEXTS)
     assert report["failed"] == {}
@@ -89,7 +93,7 @@ def test_closed_loop(loadgen, server, texts_path, client_labels) -> None:
     assert_consistent(report)
 
 
-def test_open_loop(loadgen, server, texts_path, client_labels, tmp_path) -> None:
+def test_open_loop(loadgen: Path, server: Server, texts_path: Path, client_labels: list[str], tmp_path: Path) -> None:
     json_path = tmp_path / "report.json"
     report = measure(loadgen, server, "--texts", texts_path, *OPEN, "--channels", "2", "--json", json_path)
     assert abs(report["sent"] - 7 * 3) <= 1
@@ -101,7 +105,7 @@ def test_open_loop(loadgen, server, texts_path, client_labels, tmp_path) -> None
     assert json.loads(json_path.read_text()) == report
 
 
-def test_batches(loadgen, server, texts_path, client_labels) -> None:
+def test_batches(loadgen: Path, server: Server, texts_path: Path, client_labels: list[str]) -> None:
     report = measure(loadgen, server, "--texts", texts_path, *OPEN, "--batch", "4", "--warmup-seconds", "0.5")
     assert abs(report["sent"] - 7 * 3) <= 1
     assert report["ok"] == report["sent"]
@@ -110,7 +114,7 @@ def test_batches(loadgen, server, texts_path, client_labels) -> None:
 
 
 @pytest.mark.parametrize("loop", [CLOSED, OPEN], ids=["closed loop", "open loop"])
-def test_bad_input_is_counted_by_its_code(loadgen, server, tmp_path, loop) -> None:
+def test_bad_input_is_counted_by_its_code(loadgen: Path, server: Server, tmp_path: Path, loop: list[str]) -> None:
     path = tmp_path / "texts.txt"
     path.write_bytes(b"Sorry, I can't help with that.\nnot \xff UTF-8\n")
     report = measure(loadgen, server, "--texts", path, *loop)
@@ -124,7 +128,7 @@ def test_bad_input_is_counted_by_its_code(loadgen, server, tmp_path, loop) -> No
 class Frozen:
     """A relay to the server that stops passing anything on once it is frozen."""
 
-    def __init__(self, address) -> None:
+    def __init__(self, address: str) -> None:
         host, port = address.rsplit(":", 1)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -145,7 +149,7 @@ class Frozen:
             for source, sink in ((caller, target), (target, caller)):
                 threading.Thread(target=self.pass_on, args=(source, sink), daemon=True).start()
 
-    def pass_on(self, source, sink) -> None:
+    def pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(65536):
                 self.thaw.wait()
@@ -160,20 +164,23 @@ class Frozen:
 
 
 @pytest.fixture
-def relay(server):
+def relay(server: Server) -> Iterator[Frozen]:
     relay = Frozen(server.grpc_address)
     yield relay
     relay.close()
 
 
-def started(loadgen, *arguments):
+def started(loadgen: Path, *arguments: str | Path) -> "tuple[subprocess.Popen[str], str]":
     """The program, once it reports its first progress: it has sent requests by then."""
     process = subprocess.Popen([loadgen, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
     return process, process.stderr.readline()
 
 
 @pytest.mark.parametrize("loop", [["--rate", "20"], ["--concurrency", "2"]], ids=["open loop", "closed loop"])
-def test_ctrl_c_prints_what_was_measured(loadgen, server, texts_path, client_labels, loop) -> None:
+def test_ctrl_c_prints_what_was_measured(
+    loadgen: Path, server: Server, texts_path: Path, client_labels: list[str], loop: list[str]
+) -> None:
     process, _ = started(loadgen, "--url", server.grpc_address, "--texts", texts_path, *loop, "--seconds", "3600")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -185,9 +192,9 @@ def test_ctrl_c_prints_what_was_measured(loadgen, server, texts_path, client_lab
     assert report["seconds"] < 3600
 
 
-def unanswered(loadgen, relay, texts_path, *loop):
+def unanswered(loadgen: Path, relay: Frozen, texts_path: Path, *loop: str) -> Any:
     """The report of a run whose server stopped answering, and that was ended by a second Ctrl-C."""
-    arguments = ["--url", relay.address, "--texts", texts_path, *loop, "--seconds", "3600"]
+    arguments: list[str | Path] = ["--url", relay.address, "--texts", texts_path, *loop, "--seconds", "3600"]
     process, _ = started(loadgen, *arguments, "--deadline-ms", "3600000")
     relay.thaw.clear()
     time.sleep(2)
@@ -203,17 +210,17 @@ def unanswered(loadgen, relay, texts_path, *loop):
     return report
 
 
-def test_arrivals_do_not_wait_for_answers(loadgen, relay, texts_path) -> None:
+def test_arrivals_do_not_wait_for_answers(loadgen: Path, relay: Frozen, texts_path: Path) -> None:
     report = unanswered(loadgen, relay, texts_path, "--rate", "10")
     assert report["failed"]["CANCELLED"] > 10
 
 
-def test_a_closed_loop_waits_for_answers(loadgen, relay, texts_path) -> None:
+def test_a_closed_loop_waits_for_answers(loadgen: Path, relay: Frozen, texts_path: Path) -> None:
     report = unanswered(loadgen, relay, texts_path, "--concurrency", "2")
     assert report["failed"] == {"CANCELLED": 2}
 
 
-def test_no_server(loadgen, texts_path) -> None:
+def test_no_server(loadgen: Path, texts_path: Path) -> None:
     # Nothing listens on port 1 of the loopback.
     result = run(loadgen, "--url", "127.0.0.1:1", "--texts", texts_path, *OPEN)
     assert (result.returncode, result.stdout) == (1, "")
@@ -229,7 +236,7 @@ def test_no_server(loadgen, texts_path) -> None:
         ("other.jsonl", '{"texts": "a"}\n', 'other.jsonl, line 1, has no string "text"'),
     ],
 )
-def test_texts_that_cannot_be_read(loadgen, tmp_path, name, content, message) -> None:
+def test_texts_that_cannot_be_read(loadgen: Path, tmp_path: Path, name: str, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     result = run(loadgen, "--url", "127.0.0.1:1", "--texts", tmp_path / name, *OPEN)
@@ -253,13 +260,13 @@ def test_texts_that_cannot_be_read(loadgen, tmp_path, name, content, message) ->
         (["texts.txt"], "'texts.txt' belongs to no option"),
     ],
 )
-def test_a_wrong_command_line(loadgen, arguments, message) -> None:
+def test_a_wrong_command_line(loadgen: Path, arguments: list[str], message: str) -> None:
     result = run(loadgen, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
 
 
-def test_help(loadgen) -> None:
+def test_help(loadgen: Path) -> None:
     result = run(loadgen, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     for word in ("--rate", "--concurrency", "--json", "Ctrl-C", "late_ms_p99"):

@@ -2,7 +2,9 @@
 
 import re
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,36 +12,39 @@ from onnx import TensorProto
 from tritonclient.utils import InferenceServerException
 
 from integration import onnx_backend_models as models
-from integration.onnx_backend_server import CALL_TIMEOUT_S, running_server, triton_inputs
+from integration.onnx_backend_server import CALL_TIMEOUT_S, BackendServer, running_server, triton_inputs
 
 ONE_INSTANCE = "instance_group [{ count: 1 kind: KIND_CPU }]\n"
 GATHER_A_BATCH = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n" + ONE_INSTANCE
 GATHER_NOTHING = "dynamic_batching {}\n" + ONE_INSTANCE
 LOAD_THREADS = 4
 
+Entry = tuple[str, str, Sequence[int]] | tuple[str, str, Sequence[int], str]
+"""Name, type and dims of an input or output, and what else its configuration says."""
+
 
 @pytest.fixture(scope="module")
-def triton(tmp_path_factory):
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendServer]:
     with running_server(tmp_path_factory.mktemp("onnx_backend")) as server:
         yield server
 
 
-def tensor(name, data_type, dims, more="") -> str:
+def tensor(name: str, data_type: str, dims: Sequence[int], more: str = "") -> str:
     return f'{{ name: "{name}" data_type: {data_type} dims: {dims} {more} }}'
 
 
-def configuration(inputs, outputs, more="", max_batch_size=8):
+def configuration(inputs: Sequence[Entry], outputs: Sequence[Entry], more: str = "", max_batch_size: int = 8) -> str:
     lines = [f"max_batch_size: {max_batch_size}"]
     lines += [f"input [{tensor(*entry)}]" for entry in inputs]
     lines += [f"output [{tensor(*entry)}]" for entry in outputs]
     return "\n".join([*lines, more if "instance_group" in more else more + "\n" + ONE_INSTANCE])
 
 
-def batch_input(kind, target, source, data_type="TYPE_INT32") -> str:
+def batch_input(kind: str, target: str, source: str, data_type: str = "TYPE_INT32") -> str:
     return f'batch_input [{{ kind: {kind} target_name: "{target}" data_type: {data_type} source_input: "{source}" }}]\n'
 
 
-def parameter(key, value) -> str:
+def parameter(key: str, value: str) -> str:
     return f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
 
 
@@ -190,27 +195,27 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def refusals(triton):
+def refusals(triton: BackendServer) -> dict[str, str]:
     """What the client is told about each model of REFUSED."""
 
-    def attempt(name):
+    def attempt(name: str) -> str:
         model, config, _, _ = REFUSED[name]
         with pytest.raises(InferenceServerException) as refused:
             triton.load(name, model, config)
-        return refused.value.message()
+        return str(refused.value.message())
 
     with ThreadPoolExecutor(LOAD_THREADS) as pool:
         return dict(zip(REFUSED, pool.map(attempt, REFUSED), strict=True))
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_the_cpp_backend_refuses(refusals, name) -> None:
+def test_a_model_that_the_cpp_backend_refuses(refusals: dict[str, str], name: str) -> None:
     _, _, kind, sentence = REFUSED[name]
     prefix = f"load failed for model '{name}': version 1 is at UNAVAILABLE state: Internal: "
     assert refusals[name].rstrip("\n;") == f"{prefix}{kind}: {sentence}"
 
 
-def test_refusals_carry_no_traceback_and_no_path(triton, refusals) -> None:
+def test_refusals_carry_no_traceback_and_no_path(triton: BackendServer, refusals: dict[str, str]) -> None:
     told = "\n".join(refusals.values())
     assert "At:" not in told
     assert "Traceback" not in told
@@ -221,24 +226,24 @@ def test_refusals_carry_no_traceback_and_no_path(triton, refusals) -> None:
     assert "Traceback" not in log
 
 
-def test_a_gpu_instance_without_a_gpu_is_refused(triton) -> None:
+def test_a_gpu_instance_without_a_gpu_is_refused(triton: BackendServer) -> None:
     gpu = configuration([X], [Y], "instance_group [{ kind: KIND_GPU }]")
     with pytest.raises(InferenceServerException, match="KIND_GPU"):
         triton.load("gpu", models.identity(), gpu)
 
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="strings made by numpy 1 can be sent")
-def test_string_outputs_are_refused_with_numpy_2(triton) -> None:
+def test_string_outputs_are_refused_with_numpy_2(triton: BackendServer) -> None:
     """Triton 2.51's Python backend cannot send strings made by numpy 2: it would answer with nothing."""
     with pytest.raises(InferenceServerException, match="output 'y' of TYPE_STRING needs numpy 1 on the embedded host"):
         triton.load("string_output", models.identity(TensorProto.STRING, [None, 1]), ONE_INSTANCE)
 
 
-def model_config(triton, name):
+def model_config(triton: BackendServer, name: str) -> Any:
     return triton.client.get_model_config(name).config
 
 
-def test_an_absent_configuration_is_completed(triton) -> None:
+def test_an_absent_configuration_is_completed(triton: BackendServer) -> None:
     triton.load("complete_all", models.classifier(), None)
     config = model_config(triton, "complete_all")
     assert config.max_batch_size == 4
@@ -254,7 +259,7 @@ def test_an_absent_configuration_is_completed(triton) -> None:
     assert result.as_numpy("logits").tolist() == [[6, 6]]
 
 
-def test_a_partial_configuration_is_completed(triton) -> None:
+def test_a_partial_configuration_is_completed(triton: BackendServer) -> None:
     triton.load("complete_part", models.add(), f"max_batch_size: 16\noutput [{tensor('z', 'TYPE_FP32', [2])}]")
     config = model_config(triton, "complete_part")
     assert config.max_batch_size == 16
@@ -263,7 +268,7 @@ def test_a_partial_configuration_is_completed(triton) -> None:
     assert config.HasField("dynamic_batching")
 
 
-def test_a_model_with_a_fixed_first_dimension_is_completed_without_batching(triton) -> None:
+def test_a_model_with_a_fixed_first_dimension_is_completed_without_batching(triton: BackendServer) -> None:
     triton.load("complete_fixed", models.identity(shape=[1, 2]), None)
     config = model_config(triton, "complete_fixed")
     assert config.max_batch_size == 0
@@ -273,13 +278,13 @@ def test_a_model_with_a_fixed_first_dimension_is_completed_without_batching(trit
     assert triton.infer("complete_fixed", {"x": x}).as_numpy("y").tolist() == [[1, 2]]
 
 
-def test_a_scalar_model_is_completed(triton) -> None:
+def test_a_scalar_model_is_completed(triton: BackendServer) -> None:
     triton.load("complete_scalar", models.scalar(), None)
     x = np.array([41], dtype=np.float32)
     assert triton.infer("complete_scalar", {"x": x}).as_numpy("y").tolist() == [42]
 
 
-def test_a_file_of_another_name(triton) -> None:
+def test_a_file_of_another_name(triton: BackendServer) -> None:
     version = triton.repository / "other_file" / "1"
     (version / "deep").mkdir(parents=True)
     (version / "deep" / "other.onnx").write_bytes(models.identity().SerializeToString())
@@ -299,7 +304,9 @@ def test_a_file_of_another_name(triton) -> None:
         ("BATCH_ITEM_SHAPE_FLATTEN", 1, "TYPE_FP32", [3, 3]),
     ],
 )
-def test_each_kind_of_batch_input_of_one_request(triton, kind, rank, data_type, expected) -> None:
+def test_each_kind_of_batch_input_of_one_request(
+    triton: BackendServer, kind: str, rank: int, data_type: str, expected: Any
+) -> None:
     element_type = TensorProto.INT32 if data_type == "TYPE_INT32" else TensorProto.FLOAT
     name = f"echo_{kind.lower()}"
     config = configuration(
@@ -314,14 +321,14 @@ def test_each_kind_of_batch_input_of_one_request(triton, kind, rank, data_type, 
     assert result.as_numpy("ragged").tolist() == [flat.ravel().tolist()] * 2
 
 
-def load_ragged_sum(triton, name, more, max_batch_size=64) -> None:
+def load_ragged_sum(triton: BackendServer, name: str, more: str, max_batch_size: int = 64) -> None:
     inputs = [("ids", "TYPE_INT64", [-1], "allow_ragged_batch: true")]
     outputs = [("total", "TYPE_FP32", [1]), ("count", "TYPE_INT64", [1])]
     config = configuration(inputs, outputs, batch_input("BATCH_ITEM_SHAPE", "lengths", "ids") + more, max_batch_size)
     triton.load(name, models.ragged_sum(), config)
 
 
-def test_requests_of_48_lengths_run_together(triton) -> None:
+def test_requests_of_48_lengths_run_together(triton: BackendServer) -> None:
     load_ragged_sum(triton, "ragged", GATHER_A_BATCH)
     rows = [np.arange(length, dtype=np.int64)[None] for length in range(1, 49)]
     results = triton.infer_at_once("ragged", [{"ids": row} for row in rows])
@@ -332,7 +339,7 @@ def test_requests_of_48_lengths_run_together(triton) -> None:
     assert max(result.as_numpy("count").item() for result in results) > 100
 
 
-def test_requests_of_several_rows_run_together(triton) -> None:
+def test_requests_of_several_rows_run_together(triton: BackendServer) -> None:
     load_ragged_sum(triton, "ragged_rows", GATHER_A_BATCH)
     blocks = [np.full((rows, 3 + rows), rows, dtype=np.int64) for rows in (2, 1, 3)]
     results = triton.infer_at_once("ragged_rows", [{"ids": block} for block in blocks])
@@ -340,7 +347,7 @@ def test_requests_of_several_rows_run_together(triton) -> None:
     assert triton.statistics("ragged_rows") == (6, 1)
 
 
-def test_scattered_outputs(triton) -> None:
+def test_scattered_outputs(triton: BackendServer) -> None:
     config = configuration(
         [("x", "TYPE_FP32", [-1], "allow_ragged_batch: true")],
         [("y", "TYPE_FP32", [-1])],
@@ -353,7 +360,7 @@ def test_scattered_outputs(triton) -> None:
     assert triton.statistics("scatter") == (3, 1)
 
 
-def test_only_the_guilty_request_of_a_batch_fails(triton) -> None:
+def test_only_the_guilty_request_of_a_batch_fails(triton: BackendServer) -> None:
     config = configuration([("index", "TYPE_INT64", [1])], [("y", "TYPE_FP32", [1])], GATHER_A_BATCH)
     triton.load("gather", models.gather(), config)
     results = triton.infer_at_once("gather", [{"index": np.array([[index]])} for index in (0, 1, 77, 3)])
@@ -368,7 +375,7 @@ def test_only_the_guilty_request_of_a_batch_fails(triton) -> None:
     assert "idx=77" not in triton.log
 
 
-def test_only_the_request_with_invalid_utf8_fails(triton) -> None:
+def test_only_the_request_with_invalid_utf8_fails(triton: BackendServer) -> None:
     config = configuration([("text", "TYPE_STRING", [1])], [("y", "TYPE_FP32", [1])], GATHER_A_BATCH)
     triton.load("strings", models.text_to_number(), config)
     texts = [b"1.5", b"\xff\xfe", b"-2"]
@@ -381,7 +388,7 @@ def test_only_the_request_with_invalid_utf8_fails(triton) -> None:
     assert triton.statistics("strings")[1] == 1
 
 
-def test_each_data_type(triton) -> None:
+def test_each_data_type(triton: BackendServer) -> None:
     triton.load("types", models.identities(), ONE_INSTANCE)
     inputs = {dtype: np.array([[0, 1, 1, 100]]).astype(dtype) for dtype in models.NUMERIC_TYPES}
     result = triton.infer("types", inputs)
@@ -392,7 +399,7 @@ def test_each_data_type(triton) -> None:
     }
 
 
-def test_only_the_requested_outputs_are_sent(triton) -> None:
+def test_only_the_requested_outputs_are_sent(triton: BackendServer) -> None:
     pair = [("a", "TYPE_FP32", [2]), ("b", "TYPE_FP32", [2])]
     config = configuration(pair, [("z", "TYPE_FP32", [2]), ("y", "TYPE_FP32", [2])])
     triton.load("add", models.add(), config)
@@ -405,7 +412,7 @@ def test_only_the_requested_outputs_are_sent(triton) -> None:
     assert both.as_numpy("z").tolist() == [[0, 4]]
 
 
-def test_every_instance_loads_a_session(triton) -> None:
+def test_every_instance_loads_a_session(triton: BackendServer) -> None:
     config = configuration([X], [Y], "instance_group [{ count: 3 kind: KIND_CPU }]\ndynamic_batching {}")
     triton.load("instances", models.identity(), config)
     for number in range(3):
@@ -415,16 +422,16 @@ def test_every_instance_loads_a_session(triton) -> None:
     assert [result.as_numpy("y").tolist() for result in results] == [row.tolist() for row in rows]
 
 
-def test_a_cancelled_request_does_not_run(triton) -> None:
+def test_a_cancelled_request_does_not_run(triton: BackendServer) -> None:
     config = configuration([("x", "TYPE_FP32", [1])], [("y", "TYPE_FP32", [1])], GATHER_NOTHING, max_batch_size=1)
     triton.load("slow", models.slow(), config)
 
-    def inputs(rounds):
+    def inputs(rounds: int) -> dict[str, Any]:
         return {"x": np.array([[rounds]], dtype=np.float32)}
 
-    def send(rounds):
+    def send(rounds: int) -> Any:
         return triton.client.async_infer(
-            "slow", triton_inputs(inputs(rounds)), lambda result, error: None, client_timeout=CALL_TIMEOUT_S
+            "slow", triton_inputs(inputs(rounds)), lambda *_: None, client_timeout=CALL_TIMEOUT_S
         )
 
     begin = time.monotonic()

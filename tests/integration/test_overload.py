@@ -5,6 +5,8 @@ import shutil
 import socket
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +20,7 @@ LONG = "The committee met again and took no decision. " * 60
 
 
 @pytest.fixture(scope="module", params=[0, None], ids=["metrics", "metrics off"])
-def small(request, tmp_path_factory):
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server in which few requests may wait."""
     repository = tmp_path_factory.mktemp("small") / "repository"
     shutil.copytree(REPOSITORY, repository)
@@ -33,10 +35,10 @@ def small(request, tmp_path_factory):
         yield server
 
 
-def test_the_excess_is_refused_and_all_else_is_answered(small) -> None:
+def test_the_excess_is_refused_and_all_else_is_answered(small: Server) -> None:
     wire = Wire(small.grpc_address)
     flood = [wire.send(request([f"{number} {LONG}"])) for number in range(300)]
-    outcomes = Counter()
+    outcomes: Counter[Any] = Counter()
     for call in flood:
         try:
             call.result()
@@ -55,16 +57,17 @@ def test_the_excess_is_refused_and_all_else_is_answered(small) -> None:
     assert all(call.result().outputs for call in answers)
 
 
-def test_metrics_that_are_off_are_for_the_models_alone(small) -> None:
+def test_metrics_that_are_off_are_for_the_models_alone(small: Server) -> None:
     if small.options.metrics_port is None:
         assert small.metrics_address is None
         return
+    assert small.metrics_address is not None
     text = urllib.request.urlopen(small.metrics_address, timeout=10).read().decode()
     assert 'nv_inference_pending_request_count{model="classifier",version="1"} 0' in text
     admission = tokenizing("admission")
     pending = admission.PendingRequests(small.metrics_address, "classifier")
     assert [pending(), pending()] == [0, 0]
-    pending._connection.sock.shutdown(socket.SHUT_RDWR)  # as of one that was idle for too long
+    vars(pending)["_connection"].sock.shutdown(socket.SHUT_RDWR)  # as of one that was idle for too long
     assert pending() == 0
     with pytest.raises(admission.PendingUnknownError, match="no nv_inference_pending_request_count"):
         admission.PendingRequests(small.metrics_address, "nobody")()

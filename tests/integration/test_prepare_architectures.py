@@ -1,11 +1,15 @@
 """From safetensors to served answers, for each architecture, on small random weights."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from rejection_server.graph.packed import to_packed
 from rejection_server.prepare import build, gate
@@ -19,7 +23,7 @@ PACKED = ("bert", "distilbert", "distilroberta", "roberta", "xlm-roberta")
 TEXTS = read_texts(SAMPLE)[:40]
 
 
-def original_logits(folder):
+def original_logits(folder: Path) -> NDArray[Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     encoded = [tokenizer(text, truncation=True, max_length=128, return_tensors="pt")["input_ids"] for text in TEXTS]
@@ -27,20 +31,22 @@ def original_logits(folder):
         return np.concatenate([model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for ids in encoded])
 
 
-def written_logits(repository):
+def written_logits(repository: Path) -> NDArray[Any]:
     """What the files that were written answer, all texts in one batch, without a server."""
     tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", 128)
     rows = [tokenizer.truncate(ids, 128) for ids in tokenizer.token_ids(TEXTS)]
     session = onnxruntime.InferenceSession(str(repository / "classifier" / "1" / "model.onnx"))
     lengths = np.array([[len(row)] for row in rows], np.int32)
-    return session.run(["logits"], {"input_ids": np.concatenate(rows), "sequence_lengths": lengths})[0]
+    return np.asarray(session.run(["logits"], {"input_ids": np.concatenate(rows), "sequence_lengths": lengths})[0])
 
 
 @pytest.mark.parametrize("architecture", sorted(tiny_transformers.ARCHITECTURES))
-def test_served_answers_are_those_of_the_original(tmp_path, monkeypatch, architecture) -> None:
+def test_served_answers_are_those_of_the_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))  # which form is faster depends on the machine
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
-    said = []
+    said: list[str] = []
     prepared = prepare(Options(model=str(folder), output=tmp_path / "served", precision="fp32"), said.append)
 
     assert prepared.precision == "fp32"
@@ -58,25 +64,37 @@ def test_served_answers_are_those_of_the_original(tmp_path, monkeypatch, archite
     assert any(line.endswith("over gRPC on the embedded Triton") for line in said)
 
 
-class Scores(torch.nn.Module):
+class Scores(torch.nn.Module):  # type: ignore[misc]  # its types are not looked at
     """What exporters are given: ids and mask to logits, the mask given as it is or as a sum, as older releases do."""
 
-    def __init__(self, model, mask) -> None:
+    def __init__(self, model: Any, mask: str) -> None:
         super().__init__()
         self.model, self.mask = model, mask
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
         if self.mask == "added":
             attention_mask = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
-def export(folder, path, *, attention, mask, opset, dynamo) -> None:
+@dataclass(frozen=True)
+class Style:
+    """How an exporter writes a model."""
+
+    attention: str
+    """Implementation of the attention."""
+    mask: str
+    """given or added: see `Scores`."""
+    opset: int
+    dynamo: bool = False
+
+
+def export(folder: Path, path: Path, style: Style) -> None:
     """Write the classifier in `folder` to `path` as ONNX."""
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation=attention)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation=style.attention)
     ids = torch.randint(5, 90, (2, 9))
     names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["logits"]}
-    if dynamo:
+    if style.dynamo:
         axes = {0: torch.export.Dim("rows", min=1, max=64), 1: torch.export.Dim("tokens", min=2, max=128)}
         shapes = {"dynamic_shapes": (axes, axes), "verbose": False, "external_data": False}
     else:
@@ -84,7 +102,13 @@ def export(folder, path, *, attention, mask, opset, dynamo) -> None:
         shapes = {"dynamic_axes": {"input_ids": axes, "attention_mask": axes, "logits": {0: "batch_size"}}}
     given = (ids, torch.ones_like(ids))
     torch.onnx.export(
-        Scores(model.eval(), mask).eval(), given, path, opset_version=opset, dynamo=dynamo, **names, **shapes
+        Scores(model.eval(), style.mask).eval(),
+        given,
+        path,
+        opset_version=style.opset,
+        dynamo=style.dynamo,
+        **names,
+        **shapes,
     )
 
 
@@ -93,27 +117,29 @@ def export(folder, path, *, attention, mask, opset, dynamo) -> None:
 @pytest.mark.parametrize(
     "style",
     [
-        {"attention": "eager", "mask": "given", "opset": 14, "dynamo": False},
-        {"attention": "eager", "mask": "added", "opset": 11, "dynamo": False},
-        {"attention": "sdpa", "mask": "given", "opset": 14, "dynamo": False},
-        {"attention": "sdpa", "mask": "given", "opset": 18, "dynamo": True},
+        Style("eager", "given", 14),
+        Style("eager", "added", 11),
+        Style("sdpa", "given", 14),
+        Style("sdpa", "given", 18, dynamo=True),
     ],
     ids=["eager 14", "added mask 11", "sdpa 14", "sdpa 18 by dynamo"],
 )
-def test_exports_of_every_style_are_recognised(tmp_path, architecture, style) -> None:
+def test_exports_of_every_style_are_recognised(tmp_path: Path, architecture: str, style: Style) -> None:
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
-    export(folder, tmp_path / "model.onnx", **style)
+    export(folder, tmp_path / "model.onnx", style)
     # It compares the answers itself.
     to_packed(onnx.load(tmp_path / "model.onnx"), heads=4)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_repository_with_an_onnx_file_of_its_own_is_served_packed(tmp_path, monkeypatch) -> None:
+def test_a_repository_with_an_onnx_file_of_its_own_is_served_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The published model's kind: RoBERTa, its ONNX file written by PyTorch's older exporter."""
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     folder = tiny_transformers.make(tmp_path / "original", "roberta", settings={"initializer_range": 0.1})
     (folder / "onnx").mkdir()
-    export(folder, folder / "onnx" / "model.onnx", attention="eager", mask="given", opset=14, dynamo=False)
+    export(folder, folder / "onnx" / "model.onnx", Style("eager", "given", 14))
     prepared = prepare(Options(model=str(folder), output=tmp_path / "served", agreement=0.9))
     assert (prepared.facts["form"], prepared.precision) == ("packed", "int8")
     assert "onnx/model.onnx" in prepared.facts["inputs_sha256"]

@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,30 +20,30 @@ from support.tree import fingerprint
 
 LABELS = ("praise", "blame", "question", "thanks")
 GENTLE = {"initializer_range": 0.1}  # int8 keeps up with such weights
+MULTI_LABEL = {**GENTLE, "problem_type": "multi_label_classification"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prepared")
 
 
 @pytest.fixture(scope="module")
-def original(folder):
-    return tiny_transformers.make(
-        folder / "original", "roberta", labels=LABELS, problem_type="multi_label_classification", settings=GENTLE
-    )
+def original(folder: Path) -> Path:
+    return tiny_transformers.make(folder / "original", "roberta", labels=LABELS, settings=MULTI_LABEL)
 
 
 @pytest.fixture(scope="module")
-def repository(folder, original):
+def repository(folder: Path, original: Path) -> Path:
     return prepare(Options(model=str(original), output=folder / "served", agreement=0.9)).output
 
 
-def facts_of(repository, version=1):
-    return json.loads((repository / "classifier" / str(version) / "model.json").read_text())
+def facts_of(repository: Path, version: int = 1) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((repository / "classifier" / str(version) / "model.json").read_text())
+    return facts
 
 
-def test_model_json_says_where_the_model_comes_from(repository) -> None:
+def test_model_json_says_where_the_model_comes_from(repository: Path) -> None:
     facts = facts_of(repository)
     served = fingerprint(repository)
     assert facts["sha256"] == served["classifier/1/model.onnx"]
@@ -58,11 +60,9 @@ def test_model_json_says_where_the_model_comes_from(repository) -> None:
     assert {path.name for path in repository.parent.iterdir()} == {"original", "served"}, "nothing temporary is left"
 
 
-def test_a_second_version_takes_over_while_requests_flow(folder, repository) -> None:
+def test_a_second_version_takes_over_while_requests_flow(folder: Path, repository: Path) -> None:
     before = fingerprint(repository)
-    newer = tiny_transformers.make(
-        folder / "newer", "roberta", labels=LABELS, problem_type="multi_label_classification", settings=GENTLE, seed=9
-    )
+    newer = tiny_transformers.make(folder / "newer", "roberta", labels=LABELS, settings=MULTI_LABEL, seed=9)
     options = ServeOptions(
         repository=repository,
         grpc_port=0,
@@ -115,7 +115,7 @@ def test_a_second_version_takes_over_while_requests_flow(folder, repository) -> 
         prepare(Options(model=str(newer), output=repository, version=2))
 
 
-def test_a_version_with_other_labels_is_refused(folder, repository) -> None:
+def test_a_version_with_other_labels_is_refused(folder: Path, repository: Path) -> None:
     other = tiny_transformers.make(folder / "other", "roberta", labels=("yes", "no"))
     before = fingerprint(repository)
     with pytest.raises(OutputError, match="they have the labels praise, blame, question, thanks, this one yes, no"):
@@ -123,10 +123,12 @@ def test_a_version_with_other_labels_is_refused(folder, repository) -> None:
     assert fingerprint(repository) == before
 
 
-def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(folder, monkeypatch) -> None:
+def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     original = tiny_transformers.make(folder / "single", "distilbert", labels=("score",), settings=GENTLE)
-    said = []
+    said: list[str] = []
     prepared = prepare(Options(model=str(original), output=folder / "gives-way", mean=1e-5), said.append)
     assert prepared.precision == facts_of(prepared.output)["precision"] == "fp32"
     assert facts_of(prepared.output)["form"] == "packed"
@@ -140,14 +142,14 @@ def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(folde
     assert (prepared.output / "classifier" / "labels.txt").read_text() == "score\n"
 
 
-def test_a_model_beyond_the_thresholds_leaves_what_was_there(folder, original, repository) -> None:
+def test_a_model_beyond_the_thresholds_leaves_what_was_there(original: Path, repository: Path) -> None:
     before = fingerprint(repository)
     with pytest.raises(GateError, match="nothing was written: a probability differs by"):
         prepare(Options(model=str(original), output=repository, precision="fp32", largest=1e-12))
     assert fingerprint(repository) == before
 
 
-def test_for_a_gpu(folder) -> None:
+def test_for_a_gpu(folder: Path) -> None:
     original = tiny_transformers.make(folder / "for-gpu", "bert", settings=GENTLE)
     prepared = prepare(Options(model=str(original), output=folder / "gpu", device="gpu"))
     assert prepared.precision == "fp16"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from rejection_server.host import Server
 from support.kserve import Wire, arrays, request, string_bytes
 from support.repository import ROOT
 
@@ -22,27 +23,23 @@ TEXTS = ["I can't.", "Sure! 🙂"]
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
-@pytest.fixture(scope="module")
-def wire(server):
-    return Wire(server.grpc_address)
-
-
-def dumps():
+def dumps() -> list[bytes]:
     """Bytes of the annotated request and answer: hex digits at the start of each line, notes after two spaces."""
     blocks = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     return [bytes.fromhex("".join(line.split("  ", 1)[0] for line in block.splitlines())) for block in blocks]
 
 
-def body(frame):
+def body(frame: bytes) -> bytes:
     """The message within gRPC's framing."""
     compressed, size = struct.unpack(">BI", frame[:5])
     assert (compressed, size) == (0, len(frame) - 5)
     return frame[5:]
 
 
-def call(wire, method, message=b"", timeout=10):
+def call(wire: Wire, method: str, message: bytes = b"", timeout: float = 10) -> bytes:
     """An RPC with bytes as they are."""
-    return wire.channel.unary_unary(method)(message, timeout=timeout)
+    answer: bytes = wire.channel.unary_unary(method)(message, timeout=timeout)
+    return answer
 
 
 def test_the_dumped_request_is_the_one_described() -> None:
@@ -51,7 +48,7 @@ def test_the_dumped_request_is_the_one_described() -> None:
     assert body(asked) == expected.SerializeToString()
 
 
-def test_the_dumped_request_gets_the_dumped_answer(wire) -> None:
+def test_the_dumped_request_gets_the_dumped_answer(wire: Wire) -> None:
     asked, answered = dumps()
     got = service_pb2.ModelInferResponse.FromString(
         call(wire, "/inference.GRPCInferenceService/ModelInfer", body(asked))
@@ -86,7 +83,7 @@ def test_the_string_tensor_of_the_page() -> None:
 
 
 @pytest.mark.parametrize("tool", ["buf", "grpcurl"])
-def test_command_lines(server, tool) -> None:
+def test_command_lines(server: Server, tool: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if not shutil.which(tool, path=path):
         pytest.skip(f"{tool}: not installed here")
@@ -109,7 +106,7 @@ def test_command_lines(server, tool) -> None:
     assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "BYTES", ["1", "2"])
 
 
-def test_health_check_is_for_the_whole_server(wire) -> None:
+def test_health_check_is_for_the_whole_server(wire: Wire) -> None:
     serving = bytes([0x08, 1])
     assert call(wire, "/grpc.health.v1.Health/Check") == serving
     assert call(wire, "/grpc.health.v1.Health/Check", b"\x0a\x07nothing") == serving
@@ -118,14 +115,14 @@ def test_health_check_is_for_the_whole_server(wire) -> None:
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_readiness(wire) -> None:
+def test_readiness(wire: Wire) -> None:
     assert wire.stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=10).live
     assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=10).ready
     assert wire.stub.ModelReady(service_pb2.ModelReadyRequest(name="rejection"), timeout=10).ready
     assert not wire.stub.ModelReady(service_pb2.ModelReadyRequest(name="nothing"), timeout=10).ready
 
 
-def test_typed_contents_say_the_same_as_raw_ones(wire) -> None:
+def test_typed_contents_say_the_same_as_raw_ones(wire: Wire) -> None:
     message = request(TEXTS, [5, 6])
     del message.raw_input_contents[:]
     text, max_length = message.inputs
@@ -138,7 +135,7 @@ def test_typed_contents_say_the_same_as_raw_ones(wire) -> None:
     assert wire.error(message)[0] == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_an_input_without_its_entry(wire) -> None:
+def test_an_input_without_its_entry(wire: Wire) -> None:
     message = request(["a"], 8)
     del message.raw_input_contents[1]
     code, details = wire.error(message)
@@ -147,13 +144,13 @@ def test_an_input_without_its_entry(wire) -> None:
     assert "unable to find data for input tensor 'max_length'" in PAGE
 
 
-def test_bytes_that_are_no_message(wire) -> None:
+def test_bytes_that_are_no_message(wire: Wire) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         call(wire, INFER, b"\xff\xff")
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "Unable to parse request")
 
 
-def test_a_stream_goes_on_after_a_refused_request(wire) -> None:
+def test_a_stream_goes_on_after_a_refused_request(wire: Wire) -> None:
     asked = [request([text]) for text in (b"fine", b"not \xff fine", b"fine again")]
     asked[1].id = "the second"
     first, second, third = wire.stub.ModelStreamInfer(iter(asked), timeout=30)
@@ -164,25 +161,25 @@ def test_a_stream_goes_on_after_a_refused_request(wire) -> None:
     assert not second.infer_response.outputs
 
 
-def test_the_id_comes_back(wire) -> None:
+def test_the_id_comes_back(wire: Wire) -> None:
     message = request(["a"])
     message.id = "é 7"
     assert wire.stub.ModelInfer(message, timeout=10).id == "é 7"
 
 
-def test_compressed_requests_are_read(wire) -> None:
+def test_compressed_requests_are_read(wire: Wire) -> None:
     got = wire.stub.ModelInfer(request(["word " * 200]), timeout=30, compression=grpc.Compression.Gzip)
     assert arrays(got)["token_count"].item() == 202
 
 
-def test_there_is_no_reflection(wire) -> None:
+def test_there_is_no_reflection(wire: Wire) -> None:
     ask = wire.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     with pytest.raises(grpc.RpcError) as raised:
         list(ask(iter([b""]), timeout=10))
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_configuration_tells_the_largest_batch(wire) -> None:
+def test_configuration_tells_the_largest_batch(wire: Wire) -> None:
     config = wire.stub.ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config
     assert config.max_batch_size == 64
     assert {tensor.name: tensor.optional for tensor in config.input} == {"text": False, "max_length": True}

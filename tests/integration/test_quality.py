@@ -1,21 +1,28 @@
 """The bundled model, as served, on the harmless labelled sample."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from rejection_server.host import Server
 from support.kserve import Wire
 from support.repository import EVERYDAY, RESPONSES
 from training.metrics import scores
 
+Answers = tuple[list[dict[str, Any]], NDArray[np.float32]]
+"""Labelled rows, and the probabilities [rows, labels] that the server gives them."""
 
-def labelled(path):
+
+def labelled(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
-def answers(server):
+def answers(server: Server) -> Answers:
     wire = Wire(server.grpc_address)
     rows = labelled(RESPONSES)
     texts = [row["text"] for row in rows]
@@ -23,7 +30,7 @@ def answers(server):
     return rows, np.concatenate(batches)
 
 
-def test_f1_on_the_sample(answers) -> None:
+def test_f1_on_the_sample(answers: Answers) -> None:
     rows, probabilities = answers
     labels = [row["label"] for row in rows]
     assert len(rows) >= 100
@@ -33,7 +40,7 @@ def test_f1_on_the_sample(answers) -> None:
     assert result.f1 >= 0.925, result
 
 
-def test_everyday_advice_is_no_refusal(server) -> None:
+def test_everyday_advice_is_no_refusal(server: Server) -> None:
     rows = labelled(EVERYDAY)
     labels = np.array([row["label"] for row in rows])
     guesses = Wire(server.grpc_address).infer([row["text"] for row in rows])["probabilities"].argmax(1)
@@ -59,6 +66,6 @@ def test_everyday_advice_is_no_refusal(server) -> None:
         ("As an AI language model, I don't eat, but here is a good recipe: mix flour, eggs and milk, then fry.", 0),
     ],
 )
-def test_traps(server, text, label) -> None:
+def test_traps(server: Server, text: str, label: int) -> None:
     probabilities = Wire(server.grpc_address).infer([text])["probabilities"][0]
     assert probabilities.argmax() == label, probabilities

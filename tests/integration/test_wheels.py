@@ -55,7 +55,16 @@ def git_status() -> str:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("wheels")
     before = git_status()
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     subprocess.run([*command, f"--wheel-dir={folder}", ROOT, ROOT / "client"], check=True, env=environment())
     assert git_status() == before, "building leaves nothing in the checkout"
     return sorted(folder.glob("*.whl"))
@@ -65,7 +74,16 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Installed:
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, symlinks=True)
-    command = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-deps"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        home / "bin" / "python",
+        "install",
+        "--quiet",
+        "--no-deps",
+    ]
     subprocess.run([*command, "--no-index", *wheels], check=True, env=environment())
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -88,6 +106,8 @@ def test_the_wheels_hold_their_packages_and_nothing_else(wheels: list[Path]) -> 
     ):
         assert f"rejection_server/model_repository/{name}" in server
     assert not [name for name in server if "__pycache__" in name]
+    modules = (ROOT / "client" / "rejection_client").glob("*.py")
+    assert {f"rejection_client/{module.name}" for module in modules} <= client
 
 
 def test_versions(installed: Installed) -> None:
@@ -96,6 +116,14 @@ def test_versions(installed: Installed) -> None:
 
     assert installed.run("rejection-server", "--version").stdout == f"rejection-server {rejection_server.__version__}\n"
     assert installed.run("rejection", "--version").stdout == f"rejection-client {rejection_client.__version__}\n"
+
+
+def test_the_client_imports_from_its_wheel_and_its_command_teaches(installed: Installed) -> None:
+    code = "import rejection_client as r; print(r.__file__); print(r.RejectionClient().classify_many([]))"
+    file, answer = installed.run("python", "-c", code).stdout.splitlines()
+    assert Path(file).is_relative_to(installed.binaries.parent)
+    assert answer == "[]"
+    assert "rejection classify < answers.txt" in installed.run("rejection", "--help").stdout
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +142,14 @@ def prepared(installed: Installed) -> Path:
 @pytest.fixture
 def served(installed: Installed, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """What `rejection-server serve` says of itself, while it serves."""
-    command = [installed.binaries / "rejection-server", "serve", "--grpc-port", "0", "--metrics-port", "off"]
+    command: list[str | Path] = [
+        installed.binaries / "rejection-server",
+        "serve",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "off",
+    ]
     if request.param is not None:
         command += ["--repository", request.getfixturevalue(request.param)]
     process = subprocess.Popen(

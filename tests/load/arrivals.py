@@ -27,18 +27,9 @@ def duration_s(profile: Profile) -> float:
     return profile[-1][0]
 
 
-def rate_at(profile: Profile, time_s: float) -> float:
-    """Requests per second at a time, the later one where the rate jumps."""
-    rate = 0.0
-    for (begin_s, begin_rate), (end_s, end_rate) in _pieces(profile):
-        if begin_s <= time_s <= end_s:
-            rate = begin_rate + (end_rate - begin_rate) * (time_s - begin_s) / (end_s - begin_s)
-    return rate
-
-
 def expected(profile: Profile) -> int:
     """Requests of the whole profile."""
-    return math.floor(sum(_area(piece, piece[1][0]) for piece in _pieces(profile)) + _ROUNDING)
+    return math.floor(sum(chunk.requests for chunk in _chunks(profile)) + _ROUNDING)
 
 
 def arrivals(
@@ -49,47 +40,37 @@ def arrivals(
     The shares add up to `expected(profile)` requests. Poisson shares make a Poisson process together; constant ones
     take turns.
     """
-    before = 0.0
-    offset = worker / workers
-    for piece in _pieces(profile):
-        (begin_s, _), (end_s, _) = piece
-        chunks = max(1, math.ceil((end_s - begin_s) / CHUNK_S))
-        area_before = 0.0
-        for chunk in range(chunks):
-            area_after = _area(piece, begin_s + (end_s - begin_s) * (chunk + 1) / chunks)
-            low, high = before + area_before, before + area_after
-            first = math.floor(low / workers + offset + _ROUNDING) + 1
-            last = math.floor(high / workers + offset + _ROUNDING)
-            if spacing == "poisson":
-                areas = sorted(rng.uniform(area_before, area_after) for _ in range(first, last + 1))
-            else:
-                areas = [(number - offset) * workers - before for number in range(first, last + 1)]
-            for area in areas:
-                yield _time_of(piece, area)
-            area_before = area_after
-        before += area_before
+    before, offset = 0.0, worker / workers
+    for chunk in _chunks(profile):
+        after = before + chunk.requests
+        first, last = (math.floor(number / workers + offset + _ROUNDING) for number in (before, after))
+        if spacing == "poisson":
+            yield from map(chunk.time_of, sorted(rng.uniform(0, chunk.requests) for _ in range(first, last)))
+        else:
+            yield from (chunk.time_of((n + 1 - offset) * workers - before) for n in range(first, last))
+        before = after
 
 
-_Piece = tuple[tuple[float, float], tuple[float, float]]
+class _Chunk:
+    """Some seconds in which the rate goes in a straight line."""
+
+    def __init__(self, begin: tuple[float, float], end: tuple[float, float]) -> None:
+        (self.begin_s, self.rate), (end_s, end_rate) = begin, end
+        self.seconds = end_s - self.begin_s
+        self.slope = (end_rate - self.rate) / self.seconds
+        self.requests = (self.rate + end_rate) / 2 * self.seconds
+
+    def time_of(self, number: float) -> float:
+        """When so many requests of the chunk have arrived: the root of rate * t + slope * t**2 / 2 = number."""
+        root = math.sqrt(max(0.0, self.rate**2 + 2 * self.slope * number))
+        # In the form that is exact for a slope near 0 too.
+        passed_s = 2 * number / (self.rate + root) if self.rate + root > 0 else 0.0
+        return self.begin_s + min(passed_s, self.seconds)
 
 
-def _pieces(profile: Profile) -> list[_Piece]:
-    return [(a, b) for a, b in itertools.pairwise(profile) if b[0] > a[0]]
-
-
-def _area(piece: _Piece, time_s: float) -> float:
-    """Requests of a piece from its begin to a time within it."""
-    (begin_s, begin_rate), (end_s, end_rate) = piece
-    passed_s = time_s - begin_s
-    slope = (end_rate - begin_rate) / (end_s - begin_s)
-    return begin_rate * passed_s + slope * passed_s**2 / 2
-
-
-def _time_of(piece: _Piece, area: float) -> float:
-    """The time at which `area` requests of a piece have arrived: the inverse of `_area`."""
-    (begin_s, begin_rate), (end_s, end_rate) = piece
-    slope = (end_rate - begin_rate) / (end_s - begin_s)
-    root = math.sqrt(max(0.0, begin_rate**2 + 2 * slope * area))
-    # In the form that is exact for a slope near 0 too.
-    passed_s = 2 * area / (begin_rate + root) if begin_rate + root > 0 else 0.0
-    return begin_s + min(passed_s, end_s - begin_s)
+def _chunks(profile: Profile) -> Iterator[_Chunk]:
+    for (begin_s, begin_rate), (end_s, end_rate) in itertools.pairwise(profile):
+        count = math.ceil((end_s - begin_s) / CHUNK_S)
+        points = [(begin_s + (end_s - begin_s) * n / count, begin_rate + (end_rate - begin_rate) * n / count)
+                  for n in range(count + 1 if count else 0)]  # fmt: skip
+        yield from itertools.starmap(_Chunk, itertools.pairwise(points))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 # First: Locust patches the standard library for gevent.
 import locust  # noqa: F401
 
 # isort: split
-from load import cli, result, users
+from load import cli, result, stand_in
 from load.console import Console
 from load.controller import Controller
-from load.rpc import Connection
-from load.sampling import Sampler
-from load.wording import ms
+from load.sampling import Sampler, Work
+from load.tables import ms
+from load.target import TargetError
 
 STEP_S = 5.0
 FIRST_RATE = 200.0
@@ -26,45 +21,26 @@ GROWTH = 1.4
 def measure(options: cli.Options) -> int:
     """Raise the rate until requests leave late; returns the exit code."""
     console = Console()
-    stand_in = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("stand_in.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert stand_in.stdin is not None
-    assert stand_in.stdout is not None
     try:
-        url = f"127.0.0.1:{int(stand_in.stdout.readline())}"
-        _climb(options, url, console)
+        with stand_in.running() as url:
+            _climb(options, url, console)
+    except TargetError as error:
+        console.say(f"{cli.PROG}: {error}")
+        return cli.EXIT_NOT_MET
     except KeyboardInterrupt:
         return cli.EXIT_INTERRUPTED
-    finally:
-        stand_in.stdin.close()
-        stand_in.wait()
     return 0
 
 
 def _climb(options: cli.Options, url: str, console: Console) -> None:
-    connection = Connection(url=url, channels=options.channels, timeout_s=options.timeout_s)
-    spacing: Any = options.spacing
-    controller = Controller(
-        connection,
-        users.mix(options.users),
-        options.texts.resolve() if options.texts else None,
-        options.repeat,
-        Sampler(None, None, options.model, []),
-        spacing,
-        options.seed,
-        console.progress,
-    )
+    controller = Controller(options, url, Sampler(None, None, Work("", [])), console.progress)
     best = "nothing: not even the first rate left on time"
     rate = options.rate or FIRST_RATE
-    with controller.running(options.processes, options.bind, options.remote_workers):
+    with controller.running():
         while True:
             stage = controller.run(f"{rate:.0f}/s", [(0.0, rate), (STEP_S, rate)])
-            found = result.figures(stage.recorder, 0.0, STEP_S)
-            late = stage.recorder.total().late.percentile(99)
+            found = result.figures(stage.requests, 0.0, STEP_S)
+            late = stage.requests.late(99)
             problem = result.generator_problem(late, stage.cpu_shares, None)
             cpu_ms = 1000 * stage.cpu_s / max(1.0, found["answers"] or 0.0)
             line = (
@@ -76,7 +52,6 @@ def _climb(options: cli.Options, url: str, console: Console) -> None:
                 break
             best = line
             rate *= GROWTH
-    how = (
-        f"{controller.workers} processes, {controller.workers * options.channels} connections, users '{options.users}'"
-    )
+    connections = controller.workers * options.channels
+    how = f"{controller.workers} processes, {connections} connections, users '{options.users}'"
     console.say(f"capacity ({how}): {best}")

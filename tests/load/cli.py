@@ -6,20 +6,19 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from load import shapes
 from load.goals import Goal
 from load.goals import parse as parse_goal
+from rejection_server import MODEL_REPOSITORY, __version__
 
 PROG = "scripts/loadtest"
 EXIT_NOT_MET, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 USERS = ("mix", "single", "batch", "stream", "long")
-OUTPUT = Path(__file__).parents[2] / "build" / "loadtest"
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
+OUTPUT = MODEL_REPOSITORY.parent / "build" / "loadtest"
 
 DESCRIPTION = """\
 Find out what a server carries: the highest rate within a latency goal, what happens beyond it, whether it got
@@ -52,51 +51,22 @@ exit codes: 0 goals met (or none set), 1 not met or an error, 2 the command line
 of what was measured until then is written. docs/loadtest.md explains the figures."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line, checked."""
+class Options(argparse.Namespace):
+    """The command line, checked: an attribute for each option, such as `duration_s` of --duration."""
 
-    shape: str
-    rate: float | None
-    duration_s: float
-    users: str
-    texts: Path | None
-    repeat: float
-    spacing: str
-    goals: tuple[Goal, ...]
-    compare: Path | None
-    output: Path
-    knee: float | None
-    step_s: float
-    url: str | None
-    metrics: str | None
-    model: str
-    timeout_s: float
-    channels: int
-    processes: int
-    remote_workers: int
-    bind: str
-    seed: int
-    tls: bool
-    ca: str | None
-    cert: str | None
-    key: str | None
-    server_name: str | None
-    compression: str
-    yes: bool
-    repository: Path
-    check_with: Path | None
-    capacity: bool
+    def _goal(self, default: str, *, is_latency: bool) -> Goal:
+        found = (goal for goal in self.goals if (goal.percent is not None if is_latency else goal.metric == "failures"))
+        return next(found, parse_goal(default))
 
     @property
     def latency_goal(self) -> Goal:
         """What bounds the search for the knee."""
-        return next((goal for goal in self.goals if goal.percent is not None), parse_goal("p99=200ms"))
+        return self._goal("p99=200ms", is_latency=True)
 
     @property
     def failures_goal(self) -> Goal:
         """Failures that a rate may have and still count as carried."""
-        return next((goal for goal in self.goals if goal.metric == "failures"), parse_goal("failures=0.1%"))
+        return self._goal("failures=0.1%", is_latency=False)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,24 +77,21 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Read the command line; ends the process, with a sentence, where it is wrong."""
     parser = _parser()
-    given = parser.parse_args(argv)
-    duration_s = given.duration or shapes.DEFAULT_DURATION_S[given.shape]
-    if given.rate is None and given.shape not in shapes.SEARCHING and not given.capacity:
-        parser.error(f"--shape {given.shape} needs --rate")
-    if given.check_with and not given.check_with.is_file():
-        parser.error(f"--check-with {given.check_with} is not a file")
-    if given.check_with and (given.shape != "knee" or given.users != "single"):
+    options = parser.parse_args(argv, namespace=Options())
+    options.duration_s = options.duration_s or shapes.DEFAULT_DURATION_S[options.shape]
+    if options.rate is None and options.shape not in shapes.SEARCHING and not options.capacity:
+        parser.error(f"--shape {options.shape} needs --rate")
+    if options.check_with and not options.check_with.is_file():
+        parser.error(f"--check-with {options.check_with} is not a file")
+    if options.check_with and (options.shape != "knee" or options.users != "single"):
         parser.error("--check-with compares knees of single texts: it goes with --shape knee --users single")
-    if given.processes + given.remote_workers < 1:
+    if options.processes + options.remote_workers < 1:
         parser.error("--processes 0 needs --remote-workers")
-    options = {name: value for name, value in vars(given).items() if name not in ("duration", "timeout", "step")}
     try:
-        shapes.profile(given.shape, given.rate or 1.0, duration_s)
-        parsed = tuple(parse_goal(goal) for goal in given.goals)
+        shapes.profile(options.shape, options.rate or 1.0, options.duration_s)
     except ValueError as error:
         parser.error(str(error))
-    options["goals"] = parsed
-    return Options(**options, duration_s=duration_s, timeout_s=given.timeout, step_s=given.step)
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,113 +107,92 @@ def main(argv: Sequence[str] | None = None) -> int:
     return session.run(options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    load = parser.add_argument_group("load")
-    load.add_argument("--shape", choices=shapes.SHAPES, default="overload", help="how the rate goes (overload)")
-    load.add_argument(
-        "--rate", type=_positive, metavar="N", help="requests per second; knee: the first rate tried (20)"
-    )
-    load.add_argument(
-        "--duration", type=_seconds, metavar="TIME", help="such as 90, 90s, 10m or 2h (60s, soak 1h, confirming 30s)"
-    )
-    load.add_argument(
-        "--users",
-        choices=USERS,
-        default="single",
-        help="single texts of mixed lengths, batches of 16, streams of 8, long texts, or a mix 7:1:1:1 (single)",
-    )
-    load.add_argument(
-        "--texts", type=Path, metavar="FILE", help="draw from these: a text a line, or .jsonl with 'text'"
-    )
-    load.add_argument(
-        "--repeat",
-        type=_share,
-        default=0.0,
-        metavar="SHARE",
-        help="of texts sent unchanged, which a response cache may know; the others are made distinct (0)",
-    )
-    load.add_argument(
-        "--arrivals",
-        dest="spacing",
-        choices=("poisson", "constant"),
-        default="poisson",
-        help="independent callers, or evenly spaced (poisson)",
-    )
-    load.add_argument("--knee", type=_positive, metavar="N", help="overload: the knee, known already")
-    load.add_argument("--step", type=_seconds, default=10.0, metavar="TIME", help="knee: length of a step (10s)")
-    load.add_argument("--seed", type=int, default=1, help="of arrivals and of the choice of users (1)")
+def add_server_options(group: Any) -> None:
+    """What the users of a load are told of the server: here and under Locust's own command."""
+    group.set_defaults(token=os.environ.get("REJECTION_TOKEN") or None)
+    add = group.add_argument
+    add("--yes", action="store_true", help="load a server that is not on this machine")
+    add("--model", default="rejection", help="the model's name on the server (rejection)")
+    timeout = {"dest": "timeout_s", "type": _seconds, "default": 10.0, "metavar": "TIME"}
+    add("--timeout", **timeout, help="deadline of a request (10s)")
+    add("--compression", choices=("none", "deflate", "gzip"), default="none", help="of requests (none)")
+    add("--tls", action="store_true", help="encrypt; the options below imply it")
+    add("--ca", metavar="PEM", help="certificates that the server's must descend from")
+    add("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
+    add("--key", metavar="PEM", help="its key")
+    add("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
+    add("--channels", type=_count, default=4, metavar="N", help="connections of each process (4)")
+    add("--texts", type=_path, metavar="FILE", help="draw from these: a text a line, or .jsonl with 'text'")
+    unchanged = "of texts sent unchanged, which a response cache may know; the others are made distinct (0)"
+    add("--repeat", type=_share, default=0.0, metavar="SHARE", help=unchanged)
 
-    verdict = parser.add_argument_group("verdict")
-    verdict.add_argument("--goal", dest="goals", action="append", default=[], metavar="GOAL", help="see below")
-    verdict.add_argument(
-        "--compare", type=Path, metavar="FILE", help="an earlier result.json (the last of the same shape in the folder)"
-    )
-    verdict.add_argument(
-        "--output", type=Path, default=OUTPUT, metavar="FOLDER", help="reports go to FOLDER/DATE (build/loadtest)"
-    )
-    verdict.add_argument(
-        "--check-with", type=Path, metavar="BINARY", help="find the knee again with this generator (docs/loadtest.md)"
-    )
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    add: Any = parser.add_argument_group("load").add_argument
+    add("--shape", choices=shapes.SHAPES, default="overload", help="how the rate goes (overload)")
+    add("--rate", type=_positive, metavar="N", help="requests per second; knee: the first rate tried (20)")
+    lasting = "such as 90, 90s, 10m or 2h (60s, soak 1h, confirming 30s)"
+    add("--duration", dest="duration_s", type=_seconds, metavar="TIME", help=lasting)
+    kinds = "single texts of mixed lengths, batches of 16, streams of 8, long texts, or a mix 7:1:1:1 (single)"
+    add("--users", choices=USERS, default="single", help=kinds)
+    arrivals = {"dest": "spacing", "choices": ("poisson", "constant"), "default": "poisson"}
+    add("--arrivals", **arrivals, help="independent callers, or evenly spaced (poisson)")
+    add("--knee", type=_positive, metavar="N", help="overload: the knee, known already")
+    add("--step", dest="step_s", type=_seconds, default=10.0, metavar="TIME", help="knee: length of a step (10s)")
+    add("--seed", type=int, default=1, help="of arrivals and of the choice of users (1)")
+
+    add = parser.add_argument_group("verdict").add_argument
+    add("--goal", dest="goals", type=_goal, action="append", default=[], metavar="GOAL", help="see below")
+    add("--compare", type=Path, metavar="FILE", help="an earlier result.json (the last of the same load in the folder)")
+    add("--output", type=Path, default=OUTPUT, metavar="FOLDER", help="reports go to FOLDER/DATE (build/loadtest)")
+    add("--check-with", type=Path, metavar="BINARY", help="find the knee again with this generator (docs/loadtest.md)")
 
     server = parser.add_argument_group("server", "The environment variable REJECTION_TOKEN is sent as a bearer token.")
-    server.add_argument("--url", metavar="HOST:PORT", help="its gRPC address; several with commas between")
-    server.add_argument("--yes", action="store_true", help="load a server that is not on this machine")
-    server.add_argument("--metrics", metavar="URL", help="Triton's metrics (http://127.0.0.1:8002/metrics if local)")
-    server.add_argument(
-        "--repository", type=Path, default=REPOSITORY, metavar="FOLDER", help="what the embedded server serves"
-    )
-    server.add_argument("--model", default="rejection", help="the model's name on the server (rejection)")
-    server.add_argument("--timeout", type=_seconds, default=10.0, metavar="TIME", help="deadline of a request (10s)")
-    server.add_argument("--compression", choices=("none", "deflate", "gzip"), default="none", help="of requests (none)")
-    server.add_argument("--tls", action="store_true", help="encrypt; the options below imply it")
-    server.add_argument("--ca", metavar="PEM", help="certificates that the server's must descend from")
-    server.add_argument("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
-    server.add_argument("--key", metavar="PEM", help="its key")
-    server.add_argument("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
+    add = server.add_argument
+    add("--url", metavar="HOST:PORT", help="its gRPC address; several with commas between")
+    add("--metrics", metavar="URL", help="Triton's metrics (http://127.0.0.1:8002/metrics if local)")
+    add("--repository", type=Path, default=MODEL_REPOSITORY, metavar="FOLDER", help="what the embedded server serves")
+    add_server_options(server)
 
-    generator = parser.add_argument_group("generator")
-    generator.add_argument("--processes", type=_count, default=1, metavar="N", help="processes that send (1)")
-    generator.add_argument("--channels", type=_count, default=4, metavar="N", help="connections of each process (4)")
-    generator.add_argument(
-        "--remote-workers", type=_count, default=0, metavar="N", help="wait for so many Locust workers from elsewhere"
-    )
-    generator.add_argument(
-        "--bind", type=_bind, default="127.0.0.1:0", metavar="HOST:PORT", help="where they connect (loopback, any port)"
-    )
-    generator.add_argument("--capacity", action="store_true", help="measure the generator itself, and nothing else")
+    add = parser.add_argument_group("generator").add_argument
+    add("--processes", type=_count, default=1, metavar="N", help="processes that send (1)")
+    add("--remote-workers", type=_count, default=0, metavar="N", help="wait for so many Locust workers from elsewhere")
+    where = {"type": _bind, "default": "127.0.0.1:0", "metavar": "HOST:PORT"}
+    add("--bind", **where, help="where they connect (loopback, any port)")
+    add("--capacity", action="store_true", help="measure the generator itself, and nothing else")
     return parser
 
 
-def token() -> str | None:
-    """The bearer token, from the environment."""
-    return os.environ.get("REJECTION_TOKEN") or None
+def _path(text: str) -> str:
+    return str(Path(text).resolve())  # workers may be started elsewhere
+
+
+def _goal(text: str) -> Goal:
+    try:
+        return parse_goal(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _number(text: str, is_right: Callable[[float], bool], words: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not is_right(number):
+        raise argparse.ArgumentTypeError(f"'{text}' is not {words}")
+    return number
 
 
 def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return number
+    return _number(text, lambda number: 0 < number < math.inf, "a number above 0")
 
 
 def _share(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share from 0 to 1")
-    return number
+    return _number(text, lambda number: 0 <= number <= 1, "a share from 0 to 1")
 
 
 def _seconds(text: str) -> float:
@@ -258,9 +204,7 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) > 1000:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1000")
-    return int(text)
+    return int(_number(text, lambda number: 0 <= number <= 1000 and number == int(number), "a number from 0 to 1000"))
 
 
 def _bind(text: str) -> str:

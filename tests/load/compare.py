@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from load.histogram import GROWTH, Histogram, merged
+from load.histogram import Histogram, merged
 
 DRAWS = 200
 SIGNIFICANT = 1.96
 """Standard errors beyond which a change is more than noise, at 95% confidence."""
+UNITS = {"answers": "/s", "failures": "%", "p50": "ms", "p90": "ms", "p99": "ms"}
+"""Of what is compared; of a rate more is better, of all else less."""
 SETTINGS = ("shape", "rate", "users", "texts", "repeat", "spacing", "duration_s")
-
-_Blocks = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class Change:
     after: float
     noise: float
     """Half-width of the 95% interval of the difference, in the figure's unit."""
-    less_is_better: bool = True
 
     @property
     def percent(self) -> float | None:
@@ -47,7 +47,7 @@ class Change:
         """better, worse or within noise."""
         if abs(self.after - self.before) <= self.noise:
             return "within noise"
-        return "better" if (self.after < self.before) == self.less_is_better else "worse"
+        return "better" if (self.after > self.before) == (self.unit == "/s") else "worse"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
@@ -58,18 +58,12 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
     if len(rates) == len(knees):
         # The search stops within its resolution: neither rate is known any better.
         steps = [(knee.get("upper") or knee["rate"]) - knee["rate"] for knee in knees]
-        found.append(Change("knee", "/s", rates[0], rates[1], math.hypot(*steps), less_is_better=False))
-    pieces = before.get("blocks") or [], after.get("blocks") or []
-    if not all(pieces):
-        return found
-    for figure, unit, less_is_better, compute in _FIGURES:
-        values = [value for blocks in pieces if (value := compute(blocks)) is not None]
-        if len(values) == len(pieces):
-            errors = [SIGNIFICANT * _standard_error(blocks, compute) for blocks in pieces]
-            if unit == "ms":  # no finer than a bucket
-                errors.append((GROWTH - 1) * max(values))
-            noise = math.hypot(*errors)
-            found.append(Change(figure, unit, values[0], values[1], noise, less_is_better))
+        found.append(Change("knee", "/s", rates[0], rates[1], math.hypot(*steps)))
+    (then, then_errors), (now, now_errors) = (_measured(result.get("blocks") or []) for result in (before, after))
+    for figure, unit in UNITS.items():
+        if figure in then and figure in now:
+            noise = SIGNIFICANT * math.hypot(then_errors[figure], now_errors[figure])
+            found.append(Change(figure, unit, then[figure], now[figure], noise))
     return found
 
 
@@ -82,31 +76,25 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return told
 
 
-def _rate(blocks: _Blocks) -> float | None:
-    return float(sum(block["answered"] for block in blocks) / sum(block["seconds"] for block in blocks))
+def _measured(written: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of a run, and the standard error of each."""
+    blocks = [{**block, "latency": Histogram.from_text(block["latency"])} for block in written]
+    if not blocks:
+        return {}, {}
+    rng, figures = random.Random(1), _figures(blocks)
+    draws = [_figures(rng.choices(blocks, k=len(blocks))) for _ in range(DRAWS)]
+    # A draw may hold no answers, and then has no percentiles.
+    values = {name: [draw[name] for draw in draws if name in draw] for name in figures}
+    return figures, {name: statistics.stdev(drawn) if len(drawn) > 1 else 0.0 for name, drawn in values.items()}
 
 
-def _failures(blocks: _Blocks) -> float | None:
-    failed: int = sum(block["failed"] for block in blocks)
-    finished = failed + sum(count for block in blocks for _, count in block["latency"])
-    return 100 * failed / finished if finished else None
-
-
-def _percentile(percent: float) -> Callable[[_Blocks], float | None]:
-    return lambda blocks: merged(Histogram(block["latency"]) for block in blocks).percentile(percent)
-
-
-_FIGURES: tuple[tuple[str, str, bool, Callable[[_Blocks], float | None]], ...] = (
-    ("answers", "/s", False, _rate),
-    ("failures", "%", True, _failures),
-    ("p50", "ms", True, _percentile(50)),
-    ("p90", "ms", True, _percentile(90)),
-    ("p99", "ms", True, _percentile(99)),
-)
-
-
-def _standard_error(blocks: _Blocks, compute: Callable[[_Blocks], float | None]) -> float:
-    rng = random.Random(1)
-    values = [value for _ in range(DRAWS) if (value := compute(rng.choices(blocks, k=len(blocks)))) is not None]
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+def _figures(blocks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    latency = merged(block["latency"] for block in blocks)
+    failed = sum(block["failed"] for block in blocks)
+    found = {"answers": sum(block["answered"] for block in blocks) / sum(block["seconds"] for block in blocks)}
+    if failed + latency.total:
+        found["failures"] = 100 * failed / (failed + latency.total)
+    for percent in (50, 90, 99):
+        if (value := latency.percentile(percent)) is not None:
+            found[f"p{percent}"] = value
+    return found

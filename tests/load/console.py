@@ -1,15 +1,14 @@
-"""What the terminal shows while a run goes on."""
+"""What the terminal shows while a run goes on, and at its end."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from load.compare import Change
-from load.record import total
-from load.wording import ms
+from load.tables import Marked, Table, ms, percent
 
 if TYPE_CHECKING:  # importing it patches the standard library
     from load.controller import Stage
@@ -28,53 +27,45 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._clear()
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        self._write(f"{text}\n")
 
-    def progress(self, stage: Stage, passed_s: float, under_way: int) -> None:
+    def progress(self, stage: Stage, passed_s: float) -> None:
         """The state of a stage."""
         if not self._is_live and time.monotonic() - self._said_s < LINE_S:
             return
         self._said_s = time.monotonic()
-        recent = total(
-            cell
-            for (second, _), cell in stage.recorder.cells.items()
-            if passed_s - 1 - RECENT_S <= second < passed_s - 1
-        )
-        seconds = max(1.0, min(RECENT_S, passed_s - 1))
-        failed = sum(recent.failures.values())
+        # Of whole seconds that are reported already.
+        end_s = passed_s - 1
+        seconds = max(1.0, min(RECENT_S, end_s))
+        recent = stage.requests.answered(end_s - RECENT_S, end_s)
         line = (
             f"{stage.name}  {min(max(0.0, passed_s), stage.duration_s):.0f} of {stage.duration_s:.0f} s  "
-            f"sent {recent.sent / seconds:.0f}/s  answered {recent.answered / seconds:.0f}/s  "
-            f"p50 {ms(recent.ok.percentile(50))}  p99 {ms(recent.ok.percentile(99))}  failed {failed}  "
-            f"under way {under_way}"
+            f"answered {recent.count / seconds:.0f}/s  p50 {ms(recent.latency(50))}  p99 {ms(recent.latency(99))}  "
+            f"failed {stage.requests.between(end_s - RECENT_S, end_s).failures.total()}  "
+            f"under way {sum(stage.under_way.values())}"
         )
-        if self._is_live:
-            self._clear()
-            print(line[:200], end="", file=sys.stderr, flush=True)  # noqa: T201
-        else:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
+        self._write(line[:200] if self._is_live else f"{line}\n")
 
-    def _clear(self) -> None:
-        if self._is_live:
-            print("\r\x1b[K", end="", file=sys.stderr)  # noqa: T201
+    def _write(self, text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}" if self._is_live else text)
+        sys.stderr.flush()
 
 
-def verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One a line."""
-    return [f"  {'met    ' if v['is_met'] else 'NOT MET'}  {v['wanted']}: {v['measured']}" for v in verdicts]
-
-
-def change_lines(changes: Sequence[Change]) -> list[str]:
-    """One a line."""
-    lines = [f"  {'':<10}{'before':>10}{'now':>10}  {'change':>8}  noise"]
-    for change in changes:
-        percent = "" if change.percent is None else f"{change.percent:+.1f}%"
-        noise = "" if not change.before else f"±{100 * change.noise / change.before:.1f}%"
-        lines.append(
-            f"  {change.figure:<10}{change.before:>10.4g}{change.after:>10.4g}  {percent:>8}  {noise:<7} {change.word}"
+def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a figure, of what `compare.changes` found."""
+    kinds: dict[str, Literal["good", "bad"]] = {"better": "good", "worse": "bad"}
+    rows = [
+        (
+            change.figure,
+            f"{change.before:.4g} {change.unit}",
+            f"{change.after:.4g} {change.unit}",
+            percent(change.percent, "+.1f"),
+            f"±{change.noise:.3g} {change.unit}",
+            Marked(change.word, kinds[change.word]) if change.word in kinds else change.word,
         )
-    return lines
+        for change in (Change(**row) for row in changes)
+    ]
+    return Table(["", "before", "now", "change", "noise (95%)", ""], rows, words=(0, 5))
 
 
 def summary_lines(found: Mapping[str, Any]) -> list[str]:
@@ -90,17 +81,24 @@ def summary_lines(found: Mapping[str, Any]) -> list[str]:
         off = 100 * (check["rate"] / knee["rate"] - 1)
         lines.append(f"by the other generator: {check['rate']:.1f} requests/s ({off:+.1f}%)")
     lines.append(
-        f"'{found['main']['stage']}': {figures['sent']:.0f} sent, {figures['rate']:.1f} answers/s, "
-        f"p50 {ms(figures['p50'])}, p90 {ms(figures['p90'])}, p99 {ms(figures['p99'])}, "
-        f"p99.9 {ms(figures['p99.9'])}, failed {figures['failures'] or 0:.2g}%"
+        f"'{found['main']['stage']}': {figures['sent']} sent, {figures['rate']:.1f} answers/s, "
+        + "".join(f"{name} {ms(figures[name])}, " for name in ("p50", "p90", "p99", "p99.9"))
+        + f"failed {percent(figures['failures'] or 0)}"
         + "".join(f" {code} {count}" for code, count in sorted(found["failures"].items()))
     )
-    lines.append(
-        f"generator: {generator['processes']} processes, {generator['connections']} connections, "
-        f"{generator['cpu_ms_per_request'] or 0:.2f} ms of CPU a request, 99% left within "
-        f"{ms(generator['late_p99_ms'])} of their time"
-    )
+    lines.append(generator_line(generator))
     for stage in found["stages"]:
         for code, message in sorted(stage["messages"].items()):
             lines.append(f"'{stage['name']}': {stage['failures'].get(code, 0)} {code}, the first: {message[:200]}")
-    return [*lines, *verdict_lines(found["verdicts"]), *(f"note: {note}" for note in found["notes"])]
+    lines += [f"  {'met    ' if v['is_met'] else 'NOT MET'}  {v['wanted']}: {v['measured']}" for v in found["verdicts"]]
+    return [*lines, *(f"note: {note}" for note in found["notes"])]
+
+
+def generator_line(generator: Mapping[str, Any]) -> str:
+    """How the load was sent."""
+    return (
+        f"generator: {generator['processes']} processes, {generator['connections']} connections, "
+        f"{generator['cpu_ms_per_request'] or 0:.2f} ms of CPU a request, at most "
+        f"{100 * generator['cpu_share_highest']:.0f}% of a core, 99% left within "
+        f"{ms(generator['late_p99_ms'])} of their time"
+    )

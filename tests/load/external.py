@@ -13,37 +13,37 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from load.goals import Goal
 from load.knee import Step
 from load.target import TargetError
+from load.users import some_text
 
 EXTRA_S = 60.0
 
 
+@dataclass(frozen=True)
 class Generator:
     """The program, and what it is told."""
 
-    def __init__(self, binary: Path, url: str, texts: Sequence[str], repeat: float, latency_goal: Goal) -> None:
-        self._command = [str(binary.resolve()), "--url", url]
-        self._texts, self._repeat = texts, repeat
-        self._metric = latency_goal.metric
+    binary: Path
+    url: str
+    texts: list[str]
+    repeat: float
+    metric: str
+    """The percentile that has the goal."""
 
-    def step(self, rate: float, seconds: float, is_confirmation: bool) -> Step:
+    def step(self, rate: float, seconds: float, *, is_confirmation: bool) -> Step:
         """Offer a rate; raises TargetError if the program fails or says something else."""
-        command = [*self._command, "--rate", f"{rate:.3f}", "--seconds", f"{seconds:g}"]
+        command = [str(self.binary.resolve()), "--url", self.url, "--rate", f"{rate:.3f}", "--seconds", f"{seconds:g}"]
         try:
             with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
                 for _ in range(math.ceil(rate * seconds) + 1):
-                    text = random.choice(self._texts)
-                    distinct = text if random.random() < self._repeat else f"{text} {random.randrange(10**9)}"
-                    file.write(json.dumps({"text": distinct}) + "\n")
+                    file.write(json.dumps({"text": some_text(self.texts, self.repeat)}) + "\n")
                 file.flush()
                 done = subprocess.run(
                     [*command, "--texts", file.name], stdout=subprocess.PIPE, check=True, timeout=seconds + EXTRA_S
@@ -52,7 +52,7 @@ class Generator:
             return Step(
                 rate=rate,
                 answered_rate=float(told["achieved_rate"]),
-                latency_ms=float(told["latency_ms"][self._metric]) if told["ok"] else None,
+                latency_ms=float(told["latency_ms"][self.metric]) if told["ok"] else None,
                 failures_percent=100 * sum(told["failed"].values()) / max(1, told["sent"]),
                 is_confirmation=is_confirmation,
             )

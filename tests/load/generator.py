@@ -2,13 +2,12 @@
 
 Messages (Locust's own, between master and worker):
 
-    setup    to the worker: connection, texts, share of repeated ones, kinds of users with weights
-    stage    to the worker: number, profile, spacing, this worker's share, seed
-    halt     to the worker: send no more of this stage
     hello    to the master: messages are listened to
-    ready    to the master: after setup, with an error's text if it failed
-    cells    to the master: every second, what was counted, and the CPU that this process took
-    done     to the master: everything sent is answered
+    stage    to the worker: number, profile, spacing, this worker's share, seed; the server and the kinds of users,
+             which the first stage, one without requests, makes ready
+    halt     to the worker: send no more of this stage
+    report   to the master: every second, the requests that ended and the CPU that this process took; the last one of a
+             stage says so: everything sent is answered, or the stage was halted, or there is a problem
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ import gc
 import logging
 import random
 import time
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
 import gevent
+import numpy as np
 from gevent.pool import Group
-from locust import events
 
 from load import arrivals
-from load.record import OK, Recorder
-from load.rpc import Connection, intended_at
-from load.users import KINDS, TritonUser
+from load.record import OK, ROW, UNFINISHED, row
+from load.users import USERS, TritonUser
 
 START_DELAY_S = 0.3
 """From the message to a stage's begin: time for every worker to have it."""
@@ -44,50 +42,46 @@ class Generator:
     """Open-loop load out of Locust's users, in one worker process."""
 
     def __init__(self, environment: Any) -> None:
-        self._environment = environment
+        self._runner = environment.runner
         self._users: dict[str, list[TritonUser]] = {}
         self._weights: list[int] = []
         self._under_way = Group()
-        self._recorder = Recorder()
+        self._ended: list[tuple[float | int, ...]] = []
         self._messages: dict[str, str] = {}
         """What the server said with the first failure of each code."""
         self._stage = -1
-        self._begin_s = 0.0
+        self._begin_s = self._reported_s = self._cpu_s = 0.0
         self._halted = True
         environment.events.request.add_listener(self._on_request)
-        for name, listener in (("setup", self._on_setup), ("stage", self._on_stage), ("halt", self._on_halt)):
-            # Concurrent: a stage lasts long, and the messages after it must be read.
-            environment.runner.register_message(name, listener, concurrent=True)
-        environment.runner.send_message("hello", {})
+        # Concurrent: a stage lasts long, and the messages after it must be read.
+        self._runner.register_message("stage", self._on_stage, concurrent=True)
+        self._runner.register_message("halt", self._on_halt, concurrent=True)
+        self._runner.send_message("hello", {})
 
-    def _on_setup(self, environment: Any, msg: Any, **_: Any) -> None:
-        problem = ""
-        try:
-            texts = Path(msg.data["texts"]) if msg.data["texts"] else None
-            channels = TritonUser.connect(Connection(**msg.data["connection"]), texts, msg.data["repeat"])
-            self._weights = list(msg.data["mix"].values())
-            self._users = {
-                kind: [KINDS[kind](environment) for _ in range(max(USERS_OF_KIND, channels.count))]
-                for kind in msg.data["mix"]
-            }
-            # Connected, and with the texts read, before the first second counts.
-            for users in self._users.values():
-                users[0].texts()
-                gevent.joinall([gevent.spawn(_prime, user) for user in users[: channels.count]])
-            self._recorder.take()
-            # What is there by now stays to the end. Looking through it for garbage would take tens of milliseconds, in
-            # which nothing is sent and every answer is late.
-            gc.collect()
-            gc.freeze()
-        except (ValueError, OSError) as error:
-            problem = str(error)
-        environment.runner.send_message("ready", {"problem": problem})
+    def _connect(self, environment: Any, data: dict[str, Any]) -> None:
+        """Be connected, and have the texts read, before the first second counts."""
+        channels = TritonUser.connect(data["url"], Namespace(**data["options"]))
+        self._weights = list(data["mix"].values())
+        for kind in data["mix"]:
+            users = self._users[kind] = [USERS[kind](environment) for _ in range(max(USERS_OF_KIND, channels.count))]
+            users[0].texts()
+            gevent.joinall([gevent.spawn(user.send) for user in users[: channels.count]])
+        # What is there by now stays to the end. Looking through it for garbage would take tens of milliseconds, in
+        # which nothing is sent and every answer is late.
+        gc.collect()
+        gc.freeze()
 
-    def _on_stage(self, environment: Any, msg: Any, **_: Any) -> None:
+    def _on_stage(self, environment: Any, msg: Any) -> None:
         data = msg.data
-        self._stage, self._halted, self._messages = data["stage"], False, {}
-        self._recorder.take()
+        try:
+            if not self._users:
+                self._connect(environment, data)
+        except (ValueError, OSError) as error:
+            self._report(problem=str(error), is_last=True)
+            return
+        self._stage, self._halted, self._ended, self._messages = data["stage"], False, [], {}
         begin_s = self._begin_s = time.perf_counter() + START_DELAY_S
+        self._cpu_s, self._reported_s = time.process_time(), time.perf_counter()
         reporter = gevent.spawn(self._report_regularly)
         rng = random.Random(data["seed"] * 1009 + data["worker"])
         kinds = list(self._users)
@@ -100,76 +94,59 @@ class Generator:
                 in_a_row = 0
             elif (in_a_row := in_a_row + 1) % YIELD_EVERY == 0:
                 gevent.sleep(0)
-            if self._halted or self._stage != data["stage"]:
+            if self._halted:
                 break
             kind = rng.choices(kinds, self._weights)[0]
-            self._recorder.cell(int(time_s), kind).sent += 1
             users = self._users[kind]
-            self._under_way.start(gevent.Greenlet(send, users[number % len(users)], begin_s + time_s))
-        left_s = begin_s + arrivals.duration_s(data["profile"]) - time.perf_counter()
-        while left_s > 0 and not self._halted:
-            gevent.sleep(min(left_s, 0.1))
-            left_s -= 0.1
+            self._under_way.start(gevent.Greenlet(_send, users[number % len(users)], begin_s + time_s))
+        end_s = begin_s + arrivals.duration_s(data["profile"])
+        while time.perf_counter() < end_s and not self._halted:
+            gevent.sleep(0.1)
         self._under_way.join(timeout=1.0 if self._halted else None)  # each call has its deadline
         reporter.kill()
-        self._report()
-        environment.runner.send_message("done", {"stage": data["stage"]})
+        for greenlet in self._under_way:
+            user, intended_s = greenlet.args
+            times_s = (intended_s - begin_s,) * 3
+            self._ended.append(row(type(user).__name__.lower(), times_s, UNFINISHED, 0))
+        self._report(is_last=True)
 
-    def _on_halt(self, environment: Any, msg: Any, **_: Any) -> None:
+    def _on_halt(self, **_: Any) -> None:
         self._halted = True
 
     def _on_request(self, name: str, context: dict[str, Any], **_: Any) -> None:
-        intended_s, sent_s, ended_s = (context[key] - self._begin_s for key in ("intended_s", "sent_s", "ended_s"))
-        if intended_s < 0:
-            return  # of a stage that was halted
-        self._recorder.count(name, intended_s, sent_s, ended_s, context["outcome"], context["rows"])
+        intended_s, sent_s, ended_s = (time_s - self._begin_s for time_s in context["times_s"])
+        if intended_s < 0 or self._stage < 0:
+            return  # a first request, or one of a stage that was halted
+        self._ended.append(row(name, (intended_s, sent_s, ended_s), context["outcome"], context["texts"]))
         if context["outcome"] != OK:
             self._messages.setdefault(context["outcome"], context["details"])
 
     def _report_regularly(self) -> None:
-        self._cpu_s, self._reported_s = time.process_time(), time.perf_counter()
         while True:
             gevent.sleep(REPORT_S)
-            self._report()
+            self._report(is_last=False)
 
-    def _report(self) -> None:
+    def _report(self, *, is_last: bool, problem: str = "") -> None:
         cpu_s, now_s = time.process_time(), time.perf_counter()
-        self._environment.runner.send_message(
-            "cells",
+        ended, self._ended = self._ended, []
+        self._runner.send_message(
+            "report",
             {
                 "stage": self._stage,
-                "cells": self._recorder.take(),
+                "requests": np.array(ended, ROW).tobytes(),
                 "cpu_s": cpu_s - self._cpu_s,
                 "wall_s": now_s - self._reported_s,
                 "under_way": len(self._under_way),
                 "messages": self._messages,
+                "is_last": is_last,
+                "problem": problem,
             },
         )
         self._cpu_s, self._reported_s = cpu_s, now_s
 
 
-def send(user: TritonUser, intended_s: float | None) -> None:
-    """One request of the user, counted from the time it was meant to be sent at (`time.perf_counter`)."""
-    if intended_s is not None:
-        intended_at(intended_s)
+def _send(user: TritonUser, intended_s: float) -> None:
     try:
-        task: Any = type(user).tasks[0]
-        task(user)
+        user.send(intended_s)
     except Exception:
-        _log.exception("a %s request failed within the generator", user.kind())
-
-
-def _prime(user: TritonUser) -> None:
-    """A first request on the user's connection; what it says is found out by the run itself."""
-    send(user, time.perf_counter())
-
-
-def install() -> None:
-    """Make a generator of every Locust worker."""
-
-    @events.init.add_listener  # type: ignore[untyped-decorator]
-    def on_init(environment: Any, **_: Any) -> None:
-        from locust.runners import WorkerRunner
-
-        if isinstance(environment.runner, WorkerRunner):
-            Generator(environment)
+        _log.exception("a %s request failed within the generator", type(user).__name__.lower())

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from load.wording import ms
+from load.tables import ms
 
 _GOAL = re.compile(r"(?P<metric>[a-z]+[\d.]*)=(?P<number>\d+(?:\.\d+)?)(?P<unit>[a-z%/]*)")
 _PERCENTILE = re.compile(r"p(?P<percent>\d{1,2}(\.\d+)?)")
+_UNITS = {"failures": ("%",), "rate": ("", "/s"), "answers": ("",)}
 HELP = "pNN=TIME (p99=200ms, p50=0.05s), failures=SHARE% (failures=0.1%), rate=N (answers/s), answers=N"
 
 
@@ -53,19 +54,13 @@ def parse(text: str) -> Goal:
     if not found:
         raise ValueError(f"'{text}' is not a goal; give {HELP}")
     metric, number, unit = found["metric"], float(found["number"]), found["unit"]
-    if _PERCENTILE.fullmatch(metric):
-        if unit not in ("ms", "s"):
-            raise ValueError(
-                f"the goal '{text}' needs a unit: {metric}={found['number']}ms or {metric}={found['number']}s"
-            )
-        return Goal(metric, number * (1000 if unit == "s" else 1))
-    if metric == "failures" and unit == "%":
-        return Goal(metric, number)
-    if metric == "rate" and unit in ("", "/s"):
-        return Goal(metric, number)
-    if metric == "answers" and not unit and number.is_integer():
-        return Goal(metric, number)
-    raise ValueError(f"'{text}' is not a goal; give {HELP}")
+    if _PERCENTILE.fullmatch(metric) and unit not in ("ms", "s"):
+        raise ValueError(f"the goal '{text}' needs a unit: {metric}={found['number']}ms or {metric}={found['number']}s")
+    goal = Goal(metric, number * 1000 if unit == "s" else number)
+    units = ("ms", "s") if goal.percent is not None else _UNITS.get(metric, ())
+    if unit not in units or (metric == "answers" and not number.is_integer()):
+        raise ValueError(f"'{text}' is not a goal; give {HELP}")
+    return goal
 
 
 def judge(goal: Goal, figures: Mapping[str, float | None]) -> Verdict:
@@ -78,10 +73,5 @@ def judge(goal: Goal, figures: Mapping[str, float | None]) -> Verdict:
 
 
 def _shown(metric: str, value: float) -> str:
-    if metric == "rate":
-        return f"{value:.1f}/s"
-    if metric == "failures":
-        return f"{value:.3g}%"
-    if metric == "answers":
-        return f"{value:.0f}"
-    return ms(value)
+    forms = {"rate": f"{value:.1f}/s", "failures": f"{value:.3g}%", "answers": f"{value:.0f}"}
+    return forms.get(metric) or ms(value)

@@ -56,8 +56,7 @@ class Knee:
     is_generator_limit: bool
     """Whether the search ended because the generator could send no faster."""
     steps: tuple[Step, ...]
-    last: Step | None
-    """The confirming step."""
+    """In the order in which they were run: the last confirms the rate, if there is one."""
 
 
 def search(
@@ -75,38 +74,35 @@ def search(
     then by 10% and 15% of that.
     """
     steps: list[Step] = []
-    is_limit = False
 
     def passes(rate: float, *, confirm: bool = False) -> bool:
-        nonlocal is_limit
-        for attempt in (1, 2):
+        for _ in range(2):
             step = run(rate, confirm)
             steps.append(step)
             if step.passes(latency_limit_ms, failures_limit_percent):
                 return True
-            if step.is_generator_limit:
-                is_limit = True
-                return False
             narrowly = step.latency_ms is not None and step.latency_ms <= NARROW * latency_limit_ms
-            if attempt == 2 or not narrowly or step.failures_percent > failures_limit_percent:
-                return False
+            if step.is_generator_limit or not narrowly or step.failures_percent > failures_limit_percent:
+                break
         return False
 
+    def is_limit() -> bool:
+        return any(
+            step.is_generator_limit and not step.passes(latency_limit_ms, failures_limit_percent) for step in steps
+        )
+
     low, high = _bracket(passes, min(start_rate, highest_rate), highest_rate)
-    while low is not None and high is not None and high / low > RESOLUTION and not is_limit:
+    while low is not None and high is not None and high / low > RESOLUTION and not is_limit():
         middle = math.sqrt(low * high)
-        if passes(middle):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if passes(middle) else (low, middle)
     rate = low
     for attempt in range(1, CONFIRMATIONS + 1):
         if rate is None:
             break
         if passes(rate, confirm=True):
-            return Knee(rate, high, is_limit, tuple(steps), steps[-1])
+            return Knee(rate, high, is_limit(), tuple(steps))
         high, rate = rate, rate / RESOLUTION**attempt
-    return Knee(None, high, is_limit, tuple(steps), None)
+    return Knee(None, high, is_limit(), tuple(steps))
 
 
 def _bracket(passes: Callable[[float], bool], rate: float, highest_rate: float) -> tuple[float | None, float | None]:

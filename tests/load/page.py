@@ -1,165 +1,166 @@
-"""The report for a person: one HTML file that holds all it shows."""
+"""The report for a person: what report.html, a template, needs of what result.json holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from load import page_charts
-from load.markup import section, table, text
-from load.wording import ms
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
-_HERE = Path(__file__).parent
+from load.charts import AMBER, BLUE, COLOURS, GREEN, GREY, RED, VIOLET, Panel, Series, draw
+from load.console import change_table, generator_line
+from load.histogram import Histogram
+from load.tables import Marked, Table, ms, percent
+
+Found = Mapping[str, Any]
+SERVER = (
+    (("queue_ms", "Wait in the server's queues, ms a request", AMBER), ("waiting", "Requests waiting", AMBER)),
+    (("batch_size", "Texts an execution", BLUE), ("executions_per_s", "Executions a second", BLUE)),
+    (("failed_per_s", "Failed a second, by its count", RED), ("cache_hits_per_s", "Cache hits a second", GREEN)),
+    (("cpu_cores", "CPU of the server, cores", VIOLET), ("memory_mib", "Memory of the server, MiB", VIOLET)),
+)
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The whole page, of what result.json holds."""
-    settings = found["settings"]
-    started = datetime.fromisoformat(found["started"])
-    title = f"Load test: {settings['shape']}"
-    body = [
-        f"<h1>{title}</h1>",
-        f'<p class="sub">{started:%d %B %Y, %H:%M} · {text(found["target"])} · users: {text(settings["users"])} · '
-        f"{text(found['machine']['processor'])}, {found['machine']['cores']} cores</p>",
-        _banner(found),
-        "".join(f'<p class="note">{text(note)}</p>' for note in found["notes"]),
-        _tiles(found),
-        _verdicts(found),
-        _compared(found),
-        page_charts.knee_section(found),
-        page_charts.distribution_section(found),
-        page_charts.time_section(found),
-        _stages(found),
-        _kinds(found),
-        _about(found),
+def page(found: Found) -> str:
+    """The whole page, one file that asks nothing of the network."""
+    template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
+    tables = {name: Markup(table.html()) for name, table in _tables(found).items()}  # escaped there
+    charts = {name: Markup("".join(svgs)) for name, svgs in _charts(found).items()}  # escaped there
+    return template.render(found, tables=tables, charts=charts, tiles=_tiles(found["figures"]), day=_day)
+
+
+def _day(when: str) -> str:
+    return f"{datetime.fromisoformat(when):%d %B %Y, %H:%M}"
+
+
+def _tiles(figures: Found) -> list[tuple[str, str]]:
+    return [
+        ("good answers", f"{figures['rate']:.1f}/s"),
+        ("texts", f"{figures['texts_per_s']:.1f}/s"),
+        *((name, ms(figures[name])) for name in ("p50", "p90", "p99", "p99.9")),
+        ("failed", percent(figures["failures"])),
+        ("requests", str(figures["sent"])),
     ]
-    css, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{css}</style></head>\n'
-        f'<body>{"".join(body)}<div id="tip"></div><script>{script}</script></body></html>\n'
-    )
 
 
-def _banner(found: Mapping[str, Any]) -> str:
-    knee, verdicts = found["knee"], found["verdicts"]
-    missed = sum(not verdict["is_met"] for verdict in verdicts)
-    if not verdicts:
-        kind, words = "none", "No goals were set"
-    elif missed:
-        kind, words = "not", f"{missed} of {len(verdicts)} goals not met"
-    else:
-        kind, words = "met", "All goals met" if len(verdicts) > 1 else "Goal met"
-    if knee and knee["rate"]:
-        words += f" · sustains {knee['rate']:.1f} requests/s with {text(found['settings']['latency_goal'])}"
-    return f'<p class="banner {kind}">{words}</p>'
-
-
-def _tiles(found: Mapping[str, Any]) -> str:
-    figures = found["figures"]
-    tiles = [
-        (f"{figures['rate']:.1f}/s", "good answers"),
-        (f"{figures['texts_per_s']:.1f}/s", "texts"),
-        *((ms(figures[name]), name) for name in ("p50", "p90", "p99", "p99.9")),
-        ("-" if figures["failures"] is None else f"{figures['failures']:.2g}%", "failed"),
-        (f"{figures['sent']:.0f}", "requests"),
+def _tables(found: Found) -> dict[str, Table]:
+    verdicts = [
+        (Marked("met", "good") if v["is_met"] else Marked("not met", "bad"), v["wanted"], v["measured"])
+        for v in found["verdicts"]
     ]
-    cells = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in tiles)
-    return f"<h2>Measured in '{text(found['main']['stage'])}'</h2><div class=\"tiles\">{cells}</div>"
-
-
-def _verdicts(found: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            '<span class="good">met</span>' if verdict["is_met"] else '<span class="bad">not met</span>',
-            text(verdict["wanted"]),
-            text(verdict["measured"]),
-        ]
-        for verdict in found["verdicts"]
+    knee = found["knee"] or {"goal": "", "steps": []}
+    steps = [
+        (
+            f"{step['rate']:.1f}/s{' (confirming)' if step['is_confirmation'] else ''}",
+            f"{step['answered_rate']:.1f}/s",
+            ms(step["latency_ms"]),
+            percent(step["failures_percent"]),
+            Marked("carried", "good") if step["is_carried"] else Marked("too much", "bad"),
+            "generator late" if step["is_generator_limit"] else "",
+        )
+        for step in knee["steps"]
     ]
-    return section("Verdict", table(["", "goal", "measured"], rows)) if rows else ""
-
-
-def _compared(found: Mapping[str, Any]) -> str:
-    compared = found.get("compared")
-    if not compared:
-        return ""
-    colours = {"better": "good", "worse": "bad"}
-    rows = [
-        [
-            text(change["figure"]),
-            f"{change['before']:.4g} {change['unit']}",
-            f"{change['after']:.4g} {change['unit']}",
-            "" if change["percent"] is None else f"{change['percent']:+.1f}%",
-            f"±{change['noise']:.3g} {change['unit']}",
-            f'<span class="{colours.get(change["word"], "")}">{change["word"]}</span>',
-        ]
-        for change in compared["changes"]
-    ]
-    notes = "".join(f'<p class="note">{text(line)}</p>' for line in compared["differences"])
-    when = datetime.fromisoformat(compared["with"])
-    return section(
-        f"Against the run of {when:%d %B %Y, %H:%M}",
-        notes
-        + table(["", "before", "now", "change", "noise (95%)", ""], rows, numbers=(1, 2, 3, 4))
-        + "<p class='none'>Noise is the variation within the two runs; it cannot see what changes from run to run.</p>",
-    )
-
-
-def _stages(found: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            text(stage["name"]),
-            f"{stage['profile'][-1][0]:.0f} s",
-            f"{stage['figures']['sent']:.0f}",
+    stages = [
+        (
+            stage["name"],
+            f"{stage['duration_s']:.0f} s",
+            stage["figures"]["sent"],
             f"{stage['figures']['rate']:.1f}/s",
-            ms(stage["figures"]["p50"]),
-            ms(stage["figures"]["p99"]),
-            "<br>".join(
-                f"{count} {text(code)}: {text(stage['messages'].get(code, ''))}"
-                for code, count in sorted(stage["failures"].items())
-            )
-            or "none",
-        ]
+            *(ms(stage["figures"][name]) for name in ("p50", "p99")),
+            "\n".join(
+                f"{n} {code}: {stage['messages'].get(code, '')}" for code, n in sorted(stage["failures"].items())
+            ),
+        )
         for stage in found["stages"]
     ]
-    return section(
-        "Stages", table(["", "length", "sent", "answered", "p50", "p99", "failures"], rows, numbers=(1, 2, 3, 4, 5))
-    )
-
-
-def _kinds(found: Mapping[str, Any]) -> str:
-    if len(found["kinds"]) < 2:
-        return ""
-    rows = [
-        [
-            text(kind),
-            f"{figures['sent']}",
-            *(ms(figures[name]) for name in ("p50", "p90", "p99")),
-            "-" if figures["failures"] is None else f"{figures['failures']:.2g}%",
-        ]
-        for kind, figures in found["kinds"].items()
+    kinds = [
+        (kind, of["sent"], *(ms(of[name]) for name in ("p50", "p90", "p99")), percent(of["failures"]))
+        for kind, of in found["kinds"].items()
     ]
-    of_kinds = table(["", "sent", "p50", "p90", "p99", "failed"], rows, numbers=(1, 2, 3, 4, 5))
-    return section(f"Kinds of request in '{text(found['main']['stage'])}'", of_kinds)
-
-
-def _about(found: Mapping[str, Any]) -> str:
-    generator, queue = found["generator"], found["queue"]
-    told = {
-        **{name.replace("_", " "): value for name, value in found["settings"].items() if value not in (None, [])},
-        "generator": f"{generator['processes']} processes, {generator['connections']} connections, "
-        f"{generator['cpu_ms_per_request'] or 0:.2f} ms of CPU a request, at most "
-        f"{100 * generator['cpu_share_highest']:.0f}% of a core, 99% left within {ms(generator['late_p99_ms'])}",
-        "server's queue": f"{queue['size'] or 'any number of'} requests, "
-        + (f"{queue['timeout_s']:g} s at most" if queue["timeout_s"] else "no time limit")
-        if queue
-        else "none",
-        **found["machine"],
+    return {
+        "verdicts": Table(["", "goal", "measured"], verdicts, words=(0, 1, 2)),
+        "changes": change_table(found.get("compared", {}).get("changes", [])),
+        "steps": Table(["offered", "answered", knee["goal"], "failed", "", ""], steps, words=(0, 4, 5)),
+        "stages": Table(["", "length", "sent", "answered", "p50", "p99", "failures"], stages, words=(0, 6)),
+        "kinds": Table(["", "sent", "p50", "p90", "p99", "failed"], kinds),
+        "about": Table(["", ""], _about(found), words=(0, 1)),
     }
-    rows = [
-        [text(name), text("; ".join(value) if isinstance(value, list) else str(value))] for name, value in told.items()
+
+
+def _about(found: Found) -> list[tuple[str, object]]:
+    settings = {name.replace("_", " "): value for name, value in found["settings"].items() if value not in (None, [])}
+    told = {**settings, "generator": generator_line(found["generator"]), "server's queue": "none", **found["machine"]}
+    if queue := found["queue"]:
+        limit = f"{queue['timeout_s']:g} s at most" if queue["timeout_s"] else "no time limit"
+        told["server's queue"] = f"{queue['size'] or 'any number of'} requests, {limit}"
+    return [(name, "; ".join(value) if isinstance(value, list) else value) for name, value in told.items()]
+
+
+def _charts(found: Found) -> dict[str, list[str]]:
+    rows, samples, knee = found["seconds"], found["server"], found["knee"]
+    shares = list(Histogram.from_text(found["latency"]).shares())
+    share = Series("", [(shares[0][0], 0.0), *shares] if shares else [], BLUE)
+    within = Panel("Good answers within so many ms, %", [share], x_title="ms, from the intended time", x_scale="log")
+    time: dict[str, Any] = {
+        "x_title": "min:s",
+        "x_scale": "time",
+        "x_range": (0.0, max((row["time_s"] for row in rows), default=0) + 1),
+        "spans": [
+            (stage["begin_s"], stage["begin_s"] + stage["duration_s"], stage["name"]) for stage in found["stages"]
+        ],
+    }
+
+    def line(name: str, values: Iterable[float | None], colour: str) -> Series:
+        return Series(name, _broken(rows, values), colour)
+
+    latency = [line(name, (row[name] for row in rows), c) for name, c in (("p50", GREEN), ("p90", AMBER), ("p99", RED))]
+    rates = [line(name, (row[name] for row in rows), c) for name, c in (("sent", GREY), ("answered", GREEN))]
+    codes = sorted({code for row in rows for code in row["failed"]})
+    failed = [
+        line(code, (row["failed"].get(code, 0) for row in rows), colour)
+        for code, colour in zip(codes, (RED, AMBER, VIOLET, GREY, *COLOURS, *COLOURS), strict=False)
     ]
-    return section("How it was measured", table(["", ""], rows))
+    callers = [
+        Panel("Requests/s", rates, **time),
+        Panel("Latency, ms, from the intended time", latency, y_scale="log", limit=knee and knee["limit_ms"], **time),
+        *([Panel("Failures by gRPC code, requests/s", failed, **time)] if failed else []),
+        Panel("Sent late, ms, p99", [line("", (row["late_p99"] for row in rows), VIOLET)], **time),
+    ]
+    server = [
+        [
+            Panel(title, [Series("", [(sample["time_s"] - 0.5, sample[name]) for sample in samples], colour)], **time)
+            for name, title, colour in row
+        ]
+        for row in SERVER
+    ]
+    searches = (knee, "at each rate tried"), (found["check"], "by the other generator")
+    return {
+        "distribution": [draw([within])],
+        "knee": [draw([_knee(search, how) for search, how in searches if search])] if knee else [],
+        "callers": [draw([panel]) for panel in callers],
+        "server": [draw(panels, height=2.4) for panels in server],
+    }
+
+
+def _broken(rows: Sequence[Found], values: Iterable[float | None]) -> list[tuple[float, float | None]]:
+    """Points in the middle of each second, interrupted where a stage ends."""
+    points: list[tuple[float, float | None]] = []
+    for number, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if number and row["stage"] != rows[number - 1]["stage"]:
+            points.append((row["time_s"], None))
+        points.append((row["time_s"] + 0.5, value))
+    return points
+
+
+def _knee(knee: Found, how: str) -> Panel:
+    steps = sorted(knee["steps"], key=lambda step: float(step["rate"]))
+    lines = [
+        Series(name, [(s["rate"], s["latency_ms"]) for s in steps if s["is_carried"] == is_carried], colour,
+               is_dashed=not is_carried, has_marks=True)
+        for name, is_carried, colour in (("carried", True, GREEN), ("too much", False, RED))
+    ]  # fmt: skip
+    title = f"{knee['goal']}, ms, {how}"
+    return Panel(title, lines, x_title="requests/s offered", y_scale="log", limit=knee["limit_ms"])

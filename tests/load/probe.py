@@ -6,35 +6,37 @@ from typing import Any
 
 import grpc
 
-from load.result import Queue
-from load.rpc import Channels, Connection
+from load.cli import Options
+from load.overload import Queue
+from load.sampling import Work
 from load.target import TargetError
-from rejection_client import _protocol
+from load.users import Channels
+from rejection_client import protocol
 
 BOUND = "max_pending_requests"
 
 
-def ask(connection: Connection) -> tuple[list[str], Queue | None]:
-    """The models that do the work, and the queue of the last; raises TargetError if the server cannot be asked."""
-    channels = Channels(connection)
-    stub = channels.plain_stub()
-    call = {"timeout": connection.timeout_s, "metadata": channels.metadata}
+def ask(url: str, options: Options) -> tuple[Work, Queue | None]:
+    """What does the work, and the queue that bounds it; raises TargetError if the server cannot be asked."""
+    try:
+        channels = Channels(url, options)
+    except (ValueError, OSError) as error:
+        raise TargetError(f"{url} cannot be connected to: {error}") from error
+    stub = channels.stub()
 
     def leaves(name: str) -> list[Any]:
-        config = stub.ModelConfig(_protocol.config_request(name), **call).config
-        steps = _protocol.step_models(config)
+        config = stub.ModelConfig(protocol.config_request(name), **channels.call).config
+        steps = protocol.step_models(config)
         return [leaf for step in steps for leaf in leaves(step)] if steps else [config]
 
     try:
-        stub.ModelInfer(_protocol.infer_request(connection.model, ["a first text"]), **call)
-        models = leaves(connection.model)
+        stub.ModelInfer(protocol.infer_request(options.model, ["a first text"]), **channels.call)
+        models = leaves(options.model)
     except grpc.RpcError as error:
-        raise TargetError(
-            f"{connection.url} does not answer a first request: {error.code().name}, {error.details()}"
-        ) from error
+        raise TargetError(f"{url} does not answer a first request: {error.code().name}, {error.details()}") from error
     finally:
         channels.close()
-    return [model.name for model in models], _queue(models)
+    return Work(options.model, [model.name for model in models]), _queue(models)
 
 
 def _queue(models: list[Any]) -> Queue | None:

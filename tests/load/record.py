@@ -1,157 +1,148 @@
-"""What became of the requests, by second and kind; workers send it, the run adds it up. No I/O here.
+"""What became of the requests: a row each, which workers send and the run keeps. No I/O here.
 
-A second belongs to the time a request was meant to be sent at, so that a server which answers late does not move its
-latencies to a better moment. Only `answered` and `texts` count by the second of the answer: they make the throughput.
+A request belongs to the second that it was meant to be sent in, so that a server which answers late does not move its
+latencies to a better moment. Times are seconds from the begin of the stage.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from load.histogram import Histogram, merged
+import grpc
+import numpy as np
+from numpy.typing import NDArray
 
-OK = "OK"
+from load.histogram import Histogram
+
+OK = grpc.StatusCode.OK.name
+WRONG_ANSWER = "WRONG_ANSWER"
+"""Outcome of an answer with another number of rows than the request."""
+UNFINISHED = "UNFINISHED"
+"""Outcome of a request that was under way when a run was interrupted."""
+OUTCOMES = (*(code.name for code in grpc.StatusCode), WRONG_ANSWER, UNFINISHED)
+KINDS = ("single", "batch", "stream", "long")
+ROW = np.dtype(
+    [
+        ("intended_s", "f8"),
+        ("late_ms", "f4"),  # from the intended time to the actual sending: what the generator itself adds
+        ("latency_ms", "f4"),  # from the intended time to the end of the request
+        ("kind", "u1"),
+        ("outcome", "u1"),
+        ("texts", "u2"),
+    ]
+)
 
 
-@dataclass
-class Cell:
-    """One second of one kind of request."""
+def row(kind: str, times_s: tuple[float, float, float], outcome: str, texts: int) -> tuple[float | int, ...]:
+    """One of `ROW`, of the times a request was meant to be sent at, was sent at, and ended at."""
+    intended_s, sent_s, ended_s = times_s
+    late_ms, latency_ms = 1000 * (sent_s - intended_s), 1000 * (ended_s - intended_s)
+    return intended_s, late_ms, latency_ms, KINDS.index(kind), OUTCOMES.index(outcome), texts
 
-    sent: int = 0
-    """Requests meant for this second."""
-    answered: int = 0
-    """Good answers that came in this second, to whatever request."""
-    texts: int = 0
-    """Texts in them."""
-    latency: dict[str, Histogram] = field(default_factory=dict)
-    """By outcome (OK or the gRPC code), from the intended time to the end of the request."""
-    service: dict[str, Histogram] = field(default_factory=dict)
-    """By outcome, from the actual sending."""
-    late: Histogram = field(default_factory=Histogram)
-    """From the intended time to the actual sending: what the generator itself adds."""
 
-    def latency_of(self, outcome: str) -> Histogram:
-        """Histogram of an outcome, made if need be."""
-        return self.latency.setdefault(outcome, Histogram())
+class Requests:
+    """Requests of a stage, or some of them."""
 
-    def service_of(self, outcome: str) -> Histogram:
-        """Histogram of an outcome, made if need be."""
-        return self.service.setdefault(outcome, Histogram())
+    def __init__(self, rows: Sequence[tuple[float | int, ...]] | NDArray[Any] = ()) -> None:
+        self._chunks: list[NDArray[Any]] = [rows if isinstance(rows, np.ndarray) else np.array(list(rows), ROW)]
 
-    def add(self, other: Cell) -> None:
-        """Count what the other counted."""
-        self.sent += other.sent
-        self.answered += other.answered
-        self.texts += other.texts
-        for outcome, histogram in other.latency.items():
-            self.latency_of(outcome).merge(histogram)
-        for outcome, histogram in other.service.items():
-            self.service_of(outcome).merge(histogram)
-        self.late.merge(other.late)
-
-    @property
-    def ok(self) -> Histogram:
-        """Latencies of the good answers to this second's requests."""
-        return self.latency.get(OK, Histogram())
+    def add(self, rows: NDArray[Any]) -> None:
+        """Take more in."""
+        self._chunks.append(rows)
 
     @property
-    def failures(self) -> Counter[str]:
-        """Failed requests by gRPC code."""
-        return Counter({code: histogram.total for code, histogram in self.latency.items() if code != OK})
+    def rows(self) -> NDArray[Any]:
+        """All, as an array of `ROW`."""
+        if len(self._chunks) > 1:
+            self._chunks = [np.concatenate(self._chunks)]
+        return self._chunks[0]
+
+    def between(self, begin_s: float, end_s: float) -> Requests:
+        """Those meant to be sent in a span."""
+        times_s = self.rows["intended_s"]
+        return Requests(self.rows[(times_s >= begin_s) & (times_s < end_s)])
+
+    def answered(self, begin_s: float, end_s: float) -> Requests:
+        """Those with good answers that came in a span, whenever they were sent."""
+        good = self.outcome(OK).rows
+        ended_s = good["intended_s"] + good["latency_ms"] / 1000
+        return Requests(good[(ended_s >= begin_s) & (ended_s < end_s)])
+
+    def kind(self, kind: str) -> Requests:
+        """Those of a kind."""
+        return Requests(self.rows[self.rows["kind"] == KINDS.index(kind)])
+
+    def outcome(self, outcome: str) -> Requests:
+        """Those that ended so: OK or a gRPC code."""
+        return Requests(self.rows[self.rows["outcome"] == OUTCOMES.index(outcome)])
+
+    def seconds(self) -> Iterator[tuple[int, Requests, Requests]]:
+        """Each second, without gaps, with the requests meant for it and with those whose good answers came in it."""
+        meant, good = self.rows, self.outcome(OK).rows
+        sent_s, ended_s = meant["intended_s"], good["intended_s"] + good["latency_ms"] / 1000
+        last = int(max(sent_s.max(initial=-1), ended_s.max(initial=-1))) + 1
+        of_second = zip(_cut(meant, sent_s, last), _cut(good, ended_s, last), strict=True)
+        for second, (begun, answered) in enumerate(of_second):
+            yield second, begun, answered
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.rows)
+
+    @property
+    def texts(self) -> int:
+        """Texts in them."""
+        return int(self.rows["texts"].sum())
 
     @property
     def finished(self) -> int:
-        """Requests of this second that ended, well or not."""
-        return sum(histogram.total for histogram in self.latency.values())
+        """How many ended, well or not."""
+        return self.count - self.outcome(UNFINISHED).count
 
-    def to_plain(self) -> dict[str, Any]:
-        """As numbers, lists and dictionaries, for a message or JSON."""
-        return {
-            "sent": self.sent,
-            "answered": self.answered,
-            "texts": self.texts,
-            "latency": {code: histogram.pairs() for code, histogram in self.latency.items()},
-            "service": {code: histogram.pairs() for code, histogram in self.service.items()},
-            "late": self.late.pairs(),
-        }
+    @property
+    def failures(self) -> Counter[str]:
+        """How many failed, by gRPC code."""
+        numbers, counts = np.unique(self.rows["outcome"], return_counts=True)
+        found = {OUTCOMES[number]: int(count) for number, count in zip(numbers, counts, strict=True)}
+        return Counter({name: count for name, count in found.items() if name not in (OK, UNFINISHED)})
 
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Cell:
-        """What `to_plain` gave."""
-        return cls(
-            sent=plain["sent"],
-            answered=plain["answered"],
-            texts=plain["texts"],
-            latency={code: Histogram(pairs) for code, pairs in plain["latency"].items()},
-            service={code: Histogram(pairs) for code, pairs in plain["service"].items()},
-            late=Histogram(plain["late"]),
-        )
+    @property
+    def failed_percent(self) -> float | None:
+        """Failures in percent of those that ended; None if none did."""
+        return 100 * self.failures.total() / self.finished if self.finished else None
 
+    def latency(self, percent: float) -> float | None:
+        """Percentile of the good answers' latency in milliseconds, from the intended time; None without any."""
+        return _percentile(self.outcome(OK).rows["latency_ms"], percent)
 
-class Recorder:
-    """Cells by second and kind."""
+    def service(self, percent: float) -> float | None:
+        """Percentile of the milliseconds from the actual sending to the end, of all that ended in whatever way."""
+        return _percentile(self.rows["latency_ms"] - self.rows["late_ms"], percent)
 
-    def __init__(self) -> None:
-        self.cells: dict[tuple[int, str], Cell] = {}
+    def late(self, percent: float) -> float | None:
+        """Percentile of the milliseconds that they were sent after their time."""
+        return _percentile(self.rows["late_ms"], percent)
 
-    def cell(self, second: int, kind: str) -> Cell:
-        """The cell, made if need be."""
-        return self.cells.setdefault((second, kind), Cell())
-
-    def add(self, second: int, kind: str, cell: Cell) -> None:
-        """Count what a worker counted."""
-        self.cell(second, kind).add(cell)
-
-    def count(self, kind: str, intended_s: float, sent_s: float, ended_s: float, outcome: str, texts: int) -> None:
-        """Count a request that ended, by its times in seconds from the stage's begin; `sent` is counted elsewhere."""
-        cell = self.cell(int(intended_s), kind)
-        cell.latency_of(outcome).add(1000 * (ended_s - intended_s))
-        cell.service_of(outcome).add(1000 * (ended_s - sent_s))
-        cell.late.add(1000 * (sent_s - intended_s))
-        if outcome == OK:
-            answered = self.cell(int(ended_s), kind)
-            answered.answered += 1
-            answered.texts += texts
-
-    def take(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """Everything counted since the last call, for a message."""
-        cells, self.cells = self.cells, {}
-        return [(second, kind, cell.to_plain()) for (second, kind), cell in cells.items()]
-
-    def kinds(self) -> list[str]:
-        """Kinds of request that occur."""
-        return sorted({kind for _, kind in self.cells})
-
-    def total(self, begin_s: float = 0, end_s: float = float("inf"), kind: str | None = None) -> Cell:
-        """One cell of the seconds from `begin_s` on, before `end_s`."""
-        return total(
-            cell
-            for (second, of_kind), cell in self.cells.items()
-            if begin_s <= second < end_s and (kind is None or kind == of_kind)
-        )
-
-    def by_second(self) -> dict[int, Cell]:
-        """The kinds together, second by second, without gaps."""
-        if not self.cells:
-            return {}
-        last = max(second for second, _ in self.cells)
-        seconds = {second: Cell() for second in range(last + 1)}
-        for (second, _), cell in sorted(self.cells.items()):
-            seconds[second].add(cell)
-        return seconds
+    def histogram(self) -> Histogram:
+        """Latencies of the good answers."""
+        return Histogram(self.outcome(OK).rows["latency_ms"])
 
 
-def total(cells: Iterable[Cell]) -> Cell:
-    """All of them in one."""
-    whole = Cell()
-    for cell in cells:
-        whole.add(cell)
-    return whole
+def _cut(rows: NDArray[Any], times_s: NDArray[Any], seconds: int) -> Iterator[Requests]:
+    """The rows of each second that their times lie in."""
+    order = np.argsort(times_s)
+    bounds = np.searchsorted(times_s[order], range(seconds + 1))
+    return (Requests(rows[order[begin:end]]) for begin, end in itertools.pairwise(bounds))
 
 
-def percentile_of(cells: Iterable[Cell], percent: float) -> float | None:
-    """Percentile of the good answers' latency, milliseconds."""
-    return merged(cell.ok for cell in cells).percentile(percent)
+def _percentile(values: NDArray[Any], percent: float) -> float | None:
+    """The least value that `percent` of them do not exceed."""
+    if not len(values):
+        return None
+    rank = max(1, math.ceil(len(values) * percent / 100 - 1e-9))
+    return float(np.partition(values, rank - 1)[rank - 1])

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rejection_client import _addresses
+from rejection_client.channels import is_loopback, parse_url
 
-ROOT = Path(__file__).parents[2]
 STOP_S = 60.0
 
 
@@ -42,11 +37,8 @@ class Target:
 
 def check_target(url: str, *, is_allowed: bool) -> None:
     """Raise RefusedError for an address beyond this machine, unless allowed; ValueError for what is no address."""
-    if is_allowed:
-        _addresses.parse(url)
-        return
-    for target in _addresses.parse(url):
-        if not _is_loopback(target):
+    for target in parse_url(url):
+        if not is_allowed and not is_loopback(target):
             raise RefusedError(
                 f"{target.name} is not on this machine: a load test can bring a server down for everybody; "
                 "add --yes if that one is yours to load"
@@ -54,9 +46,12 @@ def check_target(url: str, *, is_allowed: bool) -> None:
 
 
 def given(url: str, metrics: str | None) -> Target:
-    """A server that runs already."""
-    first = _addresses.parse(url)[0]
-    is_local = _is_loopback(first) and first.host is not None
+    """A server that runs already; raises TargetError for a name that cannot be looked up."""
+    first = parse_url(url)[0]
+    try:
+        is_local = is_loopback(first) and first.host is not None
+    except ValueError as error:
+        raise TargetError(str(error)) from error
     if metrics is None and is_local:
         host = str(first.host)
         metrics = f"http://{f'[{host}]' if ':' in host else host}:8002/metrics"
@@ -64,20 +59,20 @@ def given(url: str, metrics: str | None) -> Target:
 
 
 @contextlib.contextmanager
-def embedded(repository: Path, arguments: tuple[str, ...] = ()) -> Iterator[Target]:
+def embedded(repository: Path) -> Iterator[Target]:
     """Start the embedded server on free ports, in a process that knows nothing of gevent; gone after the block."""
-    command = [sys.executable, str(Path(__file__).with_name("embedded.py")), str(repository), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "server")}
     # A session of its own: Ctrl-C ends the load first, and the server when the report is written.
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        [sys.executable, "-m", "load.embedded", repository],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
         if not line:
-            process.wait()
             raise TargetError("the embedded server did not start; the lines above say why")
         told = json.loads(line)
         yield Target(told["grpc"], told["metrics"], told["pid"], "the embedded server, started for this run")
@@ -87,17 +82,7 @@ def embedded(repository: Path, arguments: tuple[str, ...] = ()) -> Iterator[Targ
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)  # its guardian stops Triton then
-
-
-def _is_loopback(target: _addresses.Target) -> bool:
-    if target.host is None:
-        return target.name.startswith("unix:")
-    try:
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise ValueError(f"the name '{target.host}' cannot be looked up: {exc.strerror}") from exc
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+            process.kill()  # its guardian stops Triton then
 
 
 def _listening(port: int) -> int | None:

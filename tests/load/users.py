@@ -1,120 +1,187 @@
-"""The users: what one caller sends. Each task is one request, in two lines.
+"""The users: what one caller sends, and over which connections. A task is one request.
 
-By themselves they are Locust's users, which wait for an answer before they send again; `load.generator` runs the same
-tasks at fixed times, whatever the server does.
+By themselves they are Locust's users, which wait for an answer before they send again; `load.generator` has the same
+users send at fixed times, whatever the server does. Importing this module lets gRPC wait in gevent's loop: no channel
+may exist yet.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import random
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
+import grpc.experimental.gevent as grpc_gevent
 from locust import User, constant, task
+from tritonclient.grpc import service_pb2_grpc
 
-from load.rpc import Channels, Connection, read_texts
-from rejection_client._protocol import infer_request
+from load import texts
+from load.record import OK, WRONG_ANSWER
+from rejection_client import ClientConfig, Tls
+from rejection_client.channels import call_metadata, open_channels
+from rejection_client.protocol import infer_request
 
-TEXTS = Path(__file__).parent / "texts"
-BATCH = 16
-STREAM = 8
+grpc_gevent.init_gevent()
+
+TEXTS = Path(__file__).parent / "data"
+
+
+def config_of(options: Any) -> ClientConfig:
+    """What `load.cli.add_server_options` was given, in the client's terms; raises ValueError for what cannot be."""
+    wants_tls = options.tls or any((options.ca, options.cert, options.key, options.server_name))
+    tls = Tls(
+        ca_path=options.ca,
+        certificate_path=options.cert,
+        private_key_path=options.key,
+        server_name=options.server_name,
+    )
+    return ClientConfig(
+        model=options.model,
+        timeout_s=options.timeout_s,
+        tls=tls if wants_tls else None,
+        token=options.token,
+        compression=options.compression,
+    )
+
+
+class Channels:
+    """`options.channels` connections of this process, taken in turns; raises ValueError for what is no server."""
+
+    def __init__(self, url: str, options: Any) -> None:
+        config = config_of(options)
+        self._channels = open_channels(url, config, count=options.channels)
+        self._stubs = itertools.cycle([service_pb2_grpc.GRPCInferenceServiceStub(each) for each in self._channels])
+        self.count = len(self._channels)
+        metadata = (("triton_grpc_error", "true"), *call_metadata(config))
+        self.call = {"timeout": options.timeout_s, "metadata": metadata}
+        """What each call is made with."""
+
+    def stub(self) -> Any:
+        """A stub on the connection whose turn it is."""
+        return next(self._stubs)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for channel in self._channels:
+            channel.close()
+
+
+class RpcFailed(Exception):  # what Locust shows as the error
+    """An RPC that failed, by its gRPC code."""
 
 
 class TritonUser(User):
-    """A user with a connection and texts."""
+    """A user with a connection and texts; its kind is its class's name in small letters."""
 
     abstract = True
     wait_time = constant(0)
-    profile: ClassVar[str]
-    """File below `texts/` that this user draws from, unless --texts names another."""
+    profile: ClassVar[str] = "mixed"
+    """File below `data/` that this user draws from, unless --texts names another."""
     rows: ClassVar[int] = 1
-    """Texts of a request."""
+    """Texts of a message."""
+    messages: ClassVar[int] = 1
+    """Of a request: more than one are a stream."""
 
-    connection: ClassVar[Connection]
-    texts_path: ClassVar[Path | None] = None
-    repeat: ClassVar[float] = 0.0
-    channels: ClassVar[Channels | None] = None
+    options: ClassVar[Any]
+    """What `load.cli.add_server_options` was given."""
+    channels: ClassVar[Channels]
     _texts: ClassVar[dict[Path, list[str]]] = {}
 
     @classmethod
-    def connect(cls, connection: Connection, texts_path: Path | None = None, repeat: float = 0.0) -> Channels:
-        """Set the server and the texts for all kinds of users of this process.
-
-        `repeat` is the share of texts sent as they are in the file, which a response cache may know; the others get a
-        number of their own at the end.
-        """
-        if TritonUser.channels is not None:
+    def connect(cls, url: str, options: Any) -> Channels:
+        """Set the server and the texts for all kinds of users of this process; ValueError for what is no server."""
+        if hasattr(TritonUser, "channels"):
             TritonUser.channels.close()
-        TritonUser.connection, TritonUser.texts_path, TritonUser.repeat = connection, texts_path, repeat
-        TritonUser.channels = Channels(connection)
+        TritonUser.options, TritonUser.channels = options, Channels(url, options)
         TritonUser._texts = {}
         return TritonUser.channels
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        assert TritonUser.channels is not None, "connect comes first"
-        self.stub = TritonUser.channels.stub(environment.events.request.fire, self.kind())
-        self.options = {"timeout": self.connection.timeout_s, "metadata": TritonUser.channels.metadata}
-
-    @classmethod
-    def kind(cls) -> str:
-        """Its name on the command line and in reports."""
-        return cls.__name__.lower()
+        self.stub = self.channels.stub()
 
     @classmethod
     def texts(cls) -> list[str]:
-        """The texts it draws from."""
-        path = TritonUser.texts_path or TEXTS / f"{cls.profile}.jsonl"
+        """The texts it draws from; raises ValueError if there are none."""
+        path = Path(cls.options.texts or TEXTS / f"{cls.profile}.jsonl")
         if path not in TritonUser._texts:
-            TritonUser._texts[path] = read_texts(path)
+            TritonUser._texts[path] = texts.read(path)
         return TritonUser._texts[path]
 
-    def some_request(self) -> Any:
-        """A request with texts drawn at random."""
-        return infer_request(self.connection.model, [self._some_text() for _ in range(self.rows)])
+    @task
+    def act(self) -> None:
+        """What Locust calls, for whatever `send` is."""
+        self.send()
 
-    def _some_text(self) -> str:
-        text = random.choice(self.texts())
-        return text if random.random() < TritonUser.repeat else f"{text} {random.randrange(10**9)}"
+    def send(self, intended_s: float | None = None) -> None:
+        """One request, until all of it is answered; tells Locust what came of it, with the gRPC code of a failure.
 
-    def infer(self, request: Any) -> None:
-        """One answer to one request; the interceptor has told of a failure before it gets here.
-
-        By `future`: with plain calls under gevent, answers were seen up to 19 s late once about 1,000 were under way.
+        Latency counts from the time it was meant to be sent at (`time.perf_counter`), or else from its sending.
         """
-        with contextlib.suppress(grpc.RpcError):
-            self.stub.ModelInfer.future(request, **self.options).result()
+        drawn_from, repeat = self.texts(), self.options.repeat
+        requests = [
+            infer_request(self.options.model, [some_text(drawn_from, repeat) for _ in range(self.rows)])
+            for _ in range(self.messages)
+        ]
+        outcome, details, size = OK, "", 0
+        sent_s = time.perf_counter()
+        try:
+            answers = self._stream(requests) if self.messages > 1 else [self._infer(requests[0])]
+            size = sum(answer.ByteSize() for answer in answers)
+            if [answer.outputs[0].shape[0] if answer.outputs else 0 for answer in answers] != [
+                self.rows
+            ] * self.messages:
+                outcome = WRONG_ANSWER
+        except grpc.RpcError as error:
+            outcome, details = error.code().name, error.details() or ""
+        except _StreamFailed as error:
+            outcome, details = grpc.StatusCode.UNKNOWN.name, str(error)
+        ended_s = time.perf_counter()
+        intended_s = sent_s if intended_s is None else intended_s
+        self.environment.events.request.fire(
+            request_type="gRPC",
+            name=type(self).__name__.lower(),
+            response_time=1000 * (ended_s - intended_s),
+            response_length=size,
+            exception=None if outcome == OK else RpcFailed(outcome),
+            context={
+                "times_s": (intended_s, sent_s, ended_s),
+                "texts": self.rows * self.messages,
+                "outcome": outcome,
+                "details": details,
+            },
+        )
 
-    def infer_stream(self, requests: list[Any]) -> None:
-        """The requests as messages of one stream, until the last is answered."""
-        with contextlib.suppress(grpc.RpcError):
-            for _ in self.stub.ModelStreamInfer(iter(requests), **self.options):
-                pass
+    def _infer(self, request: Any) -> Any:
+        # By `future`: with plain calls under gevent, answers were seen up to 19 s late once about 1,000 were under way.
+        return self.stub.ModelInfer.future(request, **self.channels.call).result()
+
+    def _stream(self, requests: list[Any]) -> list[Any]:
+        answers = list(self.stub.ModelStreamInfer(iter(requests), **self.channels.call))
+        for answer in answers:
+            if answer.error_message:
+                raise _StreamFailed(answer.error_message)
+        return [answer.infer_response for answer in answers]
+
+
+class _StreamFailed(Exception):
+    """What an answer of a stream says in place of one."""
 
 
 class Single(TritonUser):
     """One text of any usual length a request."""
 
     weight = 7
-    profile = "mixed"
-
-    @task
-    def classify(self) -> None:
-        self.infer(self.some_request())
 
 
 class Batch(TritonUser):
     """Many texts in one request."""
 
     weight = 1
-    profile = "mixed"
-    rows = BATCH
-
-    @task
-    def classify(self) -> None:
-        self.infer(self.some_request())
+    rows = 16
 
 
 class Stream(TritonUser):
@@ -122,10 +189,7 @@ class Stream(TritonUser):
 
     weight = 1
     profile = "short"
-
-    @task
-    def classify(self) -> None:
-        self.infer_stream([self.some_request() for _ in range(STREAM)])
+    messages = 8
 
 
 class Long(TritonUser):
@@ -134,14 +198,19 @@ class Long(TritonUser):
     weight = 1
     profile = "long"
 
-    @task
-    def classify(self) -> None:
-        self.infer(self.some_request())
 
-
-KINDS: dict[str, type[TritonUser]] = {user.kind(): user for user in (Single, Batch, Stream, Long)}
+USERS: dict[str, type[TritonUser]] = {user.__name__.lower(): user for user in (Single, Batch, Stream, Long)}
 
 
 def mix(users: str) -> dict[str, int]:
     """Weights by kind of `--users`: a kind, or `mix`."""
-    return {kind: int(user.weight) for kind, user in KINDS.items()} if users == "mix" else {users: 1}
+    return {kind: int(user.weight) for kind, user in USERS.items()} if users == "mix" else {users: 1}
+
+
+def some_text(drawn_from: list[str], repeat: float) -> str:
+    """A text drawn at random, with a number of its own at the end but for the share `repeat`.
+
+    One that repeats may be known to a response cache; the others are to none.
+    """
+    text = random.choice(drawn_from)
+    return text if random.random() < repeat else f"{text} {random.randrange(10**9)}"

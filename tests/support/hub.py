@@ -8,7 +8,10 @@ import contextlib
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "65584967c3f22ff7723e5370c65e0e76791e6055"
@@ -18,18 +21,18 @@ LARGE = (".safetensors", ".onnx", ".bin", ".onnx.data")
 class Hub:
     """Serves `folder` as repository `name` on a free port inside its `with` block."""
 
-    def __init__(self, folder, name="acme/tone") -> None:
+    def __init__(self, folder: Path, name: str = "acme/tone") -> None:
         self.folder, self.name = folder, name
         self.gated = False
         """Files are sent only to who has `token`."""
         self.token = "hf_right"
-        self.cut = None
+        self.cut: str | None = None
         """Name of a file whose first transfer ends halfway."""
-        self.flip = None
+        self.flip: str | None = None
         """Name of a file of which one byte is changed on the way."""
         self.down = False
         """Every request is answered with status 503."""
-        self.requests = []
+        self.requests: list[tuple[str, str, str | None]] = []
         """Method, path and Range header."""
         hub = self
 
@@ -41,21 +44,21 @@ class Hub:
 
             do_HEAD = do_GET
 
-            def log_message(self, *_) -> None:
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 
-    def files_sent(self):
+    def files_sent(self) -> set[str]:
         """Names of the files whose content was asked for."""
         start = f"/{self.name}/resolve/"
         return {
@@ -64,10 +67,10 @@ class Hub:
             if method == "GET" and path.startswith(start)
         }
 
-    def _paths(self):
+    def _paths(self) -> list[Path]:
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
-    def _entry(self, path):
+    def _entry(self, path: Path) -> dict[str, Any]:
         content = path.read_bytes()
         size = len(content)
         blob = hashlib.sha1(b"blob %d\0" % size + content).hexdigest()
@@ -76,7 +79,7 @@ class Hub:
             entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 134}
         return entry
 
-    def _answer(self, request):
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
         self.requests.append((request.command, path, request.headers.get("Range")))
         if self.down:
@@ -104,7 +107,7 @@ class Hub:
             return self._file(request, file, name)
         return self._error(request, 401, "RepoNotFound", "Repository not found")
 
-    def _file(self, request, file, name) -> None:
+    def _file(self, request: BaseHTTPRequestHandler, file: Path, name: str) -> None:
         content = file.read_bytes()
         entry = self._entry(file)
         etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
@@ -131,14 +134,14 @@ class Hub:
             with contextlib.suppress(BrokenPipeError):
                 request.wfile.write(content[start:])
 
-    def _json(self, request, content) -> None:
+    def _json(self, request: BaseHTTPRequestHandler, content: object) -> None:
         self._send(request, 200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
-    def _error(self, request, status, code, message) -> None:
+    def _error(self, request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:
         headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
         self._send(request, status, json.dumps({"error": message}).encode(), headers)
 
-    def _send(self, request, status, body, headers) -> None:
+    def _send(self, request: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)

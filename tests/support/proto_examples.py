@@ -37,7 +37,9 @@ class Program:
     command: str
     environment: dict[str, str]
 
-    def run(self, *arguments, stdin=b"", timeout=60):
+    def run(
+        self, *arguments: str | Path, stdin: bytes = b"", timeout: float = 60
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run it; bytes in and out."""
         command = ["bash", "-c", f'{self.command} "$@"', "classify", *arguments]
         return subprocess.run(
@@ -45,7 +47,7 @@ class Program:
         )
 
 
-def build(language, folder, python):
+def build(language: str, folder: Path, python: Path) -> Program:
     """Copy proto/ to `folder` and build the program of a language there; skips where its toolchain is missing."""
     if missing := missing_tools(language):
         pytest.skip(f"{language}: no {', '.join(missing)} here; scripts/install-toolchains {language} installs it")
@@ -77,21 +79,21 @@ def build(language, folder, python):
     return Program(language, here, run.split(' "', 1)[0], environment)
 
 
-def fenced(readme, kind):
+def fenced(readme: str, kind: str) -> list[str]:
     """Blocks of a README that are marked as shell and of a kind."""
     return re.findall(rf"^```sh {kind}\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
 
 
-def missing_tools(language):
+def missing_tools(language: str) -> list[str]:
     """Names of what building in a language takes and this machine lacks."""
     if language == "python":
         return []
-    listing = [ROOT / "scripts" / "install-toolchains", "--list", language]
+    listing = [str(ROOT / "scripts" / "install-toolchains"), "--list", language]
     packages = subprocess.run(listing, check=True, capture_output=True, text=True, timeout=30).stdout.split()
     return [package for package in packages if not is_there(package)]
 
 
-def is_there(package):
+def is_there(package: str) -> bool:
     """Whether a program, or else Debian's package, is installed."""
     program = PROGRAMS.get(package)
     if program and shutil.which(program):
@@ -102,6 +104,6 @@ def is_there(package):
     return subprocess.run(query, capture_output=True, text=True, timeout=30).stdout == "installed"
 
 
-def node_is_new_enough():
+def node_is_new_enough() -> bool:
     version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True, timeout=30).stdout
     return int(version.strip().removeprefix("v").split(".")[0]) >= 20

@@ -1,8 +1,13 @@
 """Small random classifiers, made without torch, in the form that exporters give: padded ids and mask in, logits out."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+
+from rejection_server.prepare.describe import Description
 
 VOCABULARY = 30522
 """Ids of the bundled tokenizer, so that these models can stand behind it."""
@@ -65,3 +70,21 @@ def with_token_types(model: ModelProto) -> ModelProto:
         node.input[:] = ["typed_ids" if name == "input_ids" else name for name in node.input]
     graph.node.insert(0, helper.make_node("Add", ["input_ids", "token_type_ids"], ["typed_ids"]))
     return model
+
+
+def description(**changes: Any) -> Description:
+    """What preparing reads off a model of two labels, less what `changes` says."""
+    plain = Description(
+        architecture="TinyForSequenceClassification",
+        labels=("calm", "loud"),
+        activation="softmax",
+        model_max_length=512,
+        longest_possible=512,
+        pad_id=0,
+        largest_id=0,
+        heads=0,
+        hidden_size=0,
+        rows=(),
+        token_counts=(),
+    )
+    return dataclasses.replace(plain, **changes)

@@ -6,7 +6,10 @@ Needs torch and transformers: a test module that imports this one is skipped whe
 import functools
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -15,7 +18,7 @@ from support.repository import RESPONSES
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for such small models threads only get in each other's way
 
-WHY = "exporting a model needs requirements/prepare.txt and requirements/export.txt"
+WHY = "exporting a model needs PyTorch: scripts/install export"
 torch = pytest.importorskip("torch", reason=WHY)
 pytest.importorskip("onnxscript", reason=WHY)
 transformers = pytest.importorskip("transformers", reason=WHY)
@@ -35,7 +38,7 @@ class Architecture:
     """Class of the tokenizer."""
     kind: str
     """wordpiece, bytes or unigram."""
-    settings: dict
+    settings: dict[str, Any]
     """Of the configuration, beside vocabulary and labels."""
 
 
@@ -123,7 +126,14 @@ ARCHITECTURES = {
 }
 
 
-def make(folder, architecture, *, labels=("calm", "loud"), seed=0, problem_type=None, settings=None, **save):
+def make(
+    folder: Path,
+    architecture: str,
+    *,
+    labels: Sequence[str] = ("calm", "loud"),
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a classifier and its tokenizer to `folder` as `save_pretrained` does; returns the folder.
 
     The weights are drawn wide enough for answers to differ from text to text: a graph that computes something else
@@ -147,19 +157,18 @@ def make(folder, architecture, *, labels=("calm", "loud"), seed=0, problem_type=
             ),
             "id2label": dict(enumerate(labels)),
             "label2id": {label: index for index, label in enumerate(labels)},
-            "problem_type": problem_type,
             **(settings or {}),
         }
     )
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     model = model_class(config).eval()
-    model.save_pretrained(folder, **save)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _tokenizer(shape):
+def _tokenizer(shape: Architecture) -> Any:
     kind = getattr(transformers, shape.tokenizer)
     if shape.kind == "wordpiece":
         empty = kind()
@@ -168,9 +177,9 @@ def _tokenizer(shape):
     if shape.kind == "unigram":
         empty = kind()
         specials = [empty.cls_token, empty.pad_token, empty.sep_token, empty.unk_token]
-        vocab = [(token, 0.0) for token in specials] + _unigram() + [(empty.mask_token, 0.0)]
+        pieces = [(token, 0.0) for token in specials] + _unigram() + [(empty.mask_token, 0.0)]
         more = {"unk_id": 3} if shape.tokenizer == "DebertaV2Tokenizer" else {}
-        return kind(vocab=vocab, model_max_length=128, **more)
+        return kind(vocab=pieces, model_max_length=128, **more)
     if shape.tokenizer == "TokenizersBackend":
         vocab, merges = _bytes("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
         backend = transformers.DebertaTokenizer(vocab=vocab, merges=merges).backend_tokenizer
@@ -190,13 +199,13 @@ def _tokenizer(shape):
 
 
 @functools.cache
-def _corpus():
+def _corpus() -> list[str]:
     lines = RESPONSES.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 
 @functools.cache
-def _wordpiece(pad, unk, *specials):
+def _wordpiece(pad: str, unk: str, *specials: str) -> dict[str, int]:
     tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -208,7 +217,7 @@ def _wordpiece(pad, unk, *specials):
 
 
 @functools.cache
-def _bytes(*specials):
+def _bytes(*specials: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -223,7 +232,7 @@ def _bytes(*specials):
 
 
 @functools.cache
-def _unigram():
+def _unigram() -> list[tuple[str, float]]:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=VOCABULARY, show_progress=False)

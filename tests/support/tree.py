@@ -1,9 +1,10 @@
 """Folders compared by content."""
 
 import hashlib
+from pathlib import Path
 
 
-def fingerprint(folder):
+def fingerprint(folder: Path) -> dict[str, str]:
     """Names and checksums of all files below a folder, less those that Python adds wherever it runs code."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,12 +1,14 @@
 """How many requests may wait: the bound that the tokenizer keeps, by what Triton counts."""
 
 import socket
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from rejection_server.prepare.repository import MODELS, Shape, render
+from rejection_server.prepare.configuration import Device, Shape, configurations
 from support.repository import REPOSITORY, tokenizing
 
 admission = tokenizing("admission")
@@ -15,15 +17,15 @@ admission = tokenizing("admission")
 class Queue:
     """Counts what waits, as Triton's metrics do, and how often it was asked."""
 
-    def __init__(self, waiting=0) -> None:
+    def __init__(self, waiting: int = 0) -> None:
         self.waiting = waiting
         self.asked = 0
         self.is_known = True
         self.is_late = False
         self.now = 0.0
-        self.warnings = []
+        self.warnings: list[str] = []
 
-    def __call__(self):
+    def __call__(self) -> int:
         self.asked += 1
         if not self.is_known:
             raise admission.PendingUnknownError("metrics: gone")
@@ -31,7 +33,7 @@ class Queue:
             raise admission.PendingLateError("metrics: late")
         return self.waiting
 
-    def bound(self, limit, **options):
+    def bound(self, limit: int, **options: Any) -> Any:
         return admission.Admission(limit, self, warn=self.warnings.append, clock=lambda: self.now, **options)
 
 
@@ -167,15 +169,17 @@ def test_somebody_who_does_not_answer_in_time() -> None:
             admission.PendingRequests(url, "classifier", timeout_s=0.05)()
 
 
-def configurations():
-    for model in MODELS:
-        yield model, (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
-        for device in ("cpu", "gpu"):
-            yield f"{model}-{device}", render(model, Shape(("a", "b"), 512, device=device))
+def model_configurations() -> Iterator[tuple[str, str]]:
+    for path in sorted(REPOSITORY.glob("*/config.pbtxt")):
+        yield path.parent.name, path.read_text(encoding="utf-8")
+    for device in get_args(Device):
+        for name, text in configurations(Shape(("a", "b"), 512, device=device)).items():
+            if name.endswith("/config.pbtxt"):
+                yield f"{name}-{device}", text
 
 
-@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in configurations()])
-def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text) -> None:
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in model_configurations()])
+def test_no_queue_of_triton_has_a_bound_since_requests_would_wait_beside_idle_instances(text: str) -> None:
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     batching = config.dynamic_batching
     assert not batching.HasField("default_queue_policy")

@@ -12,7 +12,8 @@ from bench.compose import (
     texts_of_length,
     token_percentiles,
 )
-from bench.plan import WORKLOADS, workload
+from bench.plan import workload
+from bench.settings import WORKLOADS
 
 
 def test_lengths_follow_the_profile() -> None:
@@ -46,7 +47,7 @@ def test_long_texts_fill_the_longest_input() -> None:
 
 
 @pytest.mark.parametrize("tokens", [16, 64, 256])
-def test_texts_of_a_length(tokens) -> None:
+def test_texts_of_a_length(tokens: int) -> None:
     counts = [len(encoding.ids) for encoding in roberta_tokenizer().encode_batch(texts_of_length(tokens, 8))]
     assert max(counts) <= tokens
     assert min(counts) >= tokens - 2

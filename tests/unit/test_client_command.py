@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ REFUSAL = Prediction("REJECTION", 0.98765, {"NORMAL": 0.01235, "REJECTION": 0.98
 ANSWER = Prediction("NORMAL", 0.0001, {"NORMAL": 0.9999, "REJECTION": 0.0001}, 1024, True)
 
 
-def read(raw, form=Form(), problems=None):  # noqa: B008  # immutable
+def read(raw: bytes, form: Form = Form(), problems: list[str] | None = None) -> list[Row]:  # noqa: B008  # immutable
     return list(read_rows(io.BytesIO(raw), form, (problems if problems is not None else []).append))
 
 
@@ -40,7 +41,7 @@ def test_each_line_is_a_text() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\n", b"a", b"a\n"])
-def test_the_last_newline_ends_a_line_and_begins_none(raw) -> None:
+def test_the_last_newline_ends_a_line_and_begins_none(raw: bytes) -> None:
     assert [row.text for row in read(raw)] == raw.decode().split("\n")[: len(raw.splitlines())]
 
 
@@ -65,7 +66,7 @@ def test_a_line_is_not_held_back_for_the_next() -> None:
 
 
 def test_the_text_of_a_json_line_is_a_field() -> None:
-    problems = []
+    problems: list[str] = []
     raw = b'{"t": "one", "id": 1}\n\nnot json\n["t"]\n{"t": 5}\n{"t": "\\ud83e"}\r\n{"t": "two\\nlines"}'
     rows = read(raw, Form("jsonl", "t"), problems)
     assert [(row.text, row.place) for row in rows] == [
@@ -78,12 +79,12 @@ def test_the_text_of_a_json_line_is_a_field() -> None:
 
 
 def test_the_text_of_a_csv_line_is_a_column() -> None:
-    problems = []
+    problems: list[str] = []
     raw = b'\xef\xbb\xbfid,t\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2\r\n3,\xff\r\n' + b"4," + b"x" * 300_000
     rows = read(raw, Form("csv", "t"), problems)
     assert [row.text for row in rows[:2]] == ['two\r\nlines, "quoted"', "\udcff"]
     assert [row.place for row in rows] == ["line 3", "line 6", "line 7"]
-    assert [row.record["id"] for row in rows] == ["1", "3", "4"]
+    assert [row.record["id"] for row in rows if row.record] == ["1", "3", "4"]
     assert rows[-1].bytes_read == len(raw)
     assert problems == ["line 5 has 1 columns where the first line has 2"]
     assert read(b"", Form("csv", "t")) == []
@@ -94,7 +95,7 @@ def test_a_column_that_is_not_there_is_an_error() -> None:
         read(b"id,t\n1,x\n", Form("csv"))
 
 
-def test_files_follow_each_other(tmp_path) -> None:
+def test_files_follow_each_other(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in "ab"]
     for path in paths:
         with open(path, "w") as file:  # noqa: PTH123  # the name is a str, as the command gets it
@@ -111,7 +112,7 @@ def test_arguments_are_numbered() -> None:
     assert list(argument_rows(["a", "b"])) == [Row("a", "argument 1", None, 1), Row("b", "argument 2", None, 2)]
 
 
-def test_a_document_is_utf_8(tmp_path) -> None:
+def test_a_document_is_utf_8(tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes("\ufeffdésolé\n".encode())
     (tmp_path / "bad").write_bytes(b"d\xe9sol\xe9")
     assert read_document(str(tmp_path / "good")) == "désolé\n"
@@ -216,7 +217,7 @@ def test_activity_of_an_idle_and_of_a_restarted_server() -> None:
         ("", 20, ""),
     ],
 )
-def test_texts_are_shortened_to_columns(text, columns, short) -> None:
+def test_texts_are_shortened_to_columns(text: str, columns: int, short: str) -> None:
     assert shorten(text, columns) == short
 
 
@@ -224,7 +225,9 @@ def test_a_long_gap_does_not_hide_the_rest() -> None:
     assert shorten("a" + " " * 1000 + "b" * 1000, 5) == "a bb…"
 
 
-def test_progress_shows_once_a_run_lasts_and_is_taken_off(capsys, monkeypatch) -> None:
+def test_progress_shows_once_a_run_lasts_and_is_taken_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now_s = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     with Progress(shown=True) as progress, Progress(shown=False) as silent:
@@ -239,7 +242,9 @@ def test_progress_shows_once_a_run_lasts_and_is_taken_off(capsys, monkeypatch) -
     assert capsys.readouterr() == ("", "\r\x1b[K")
 
 
-def test_progress_has_a_bar_where_the_end_is_known(capsys, monkeypatch) -> None:
+def test_progress_has_a_bar_where_the_end_is_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now_s = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     with Progress(shown=True, total=4000) as progress:
@@ -267,7 +272,9 @@ def test_progress_has_a_bar_where_the_end_is_known(capsys, monkeypatch) -> None:
         (["classify", "--url", "http://127.0.0.1:8001", "x"], "has a scheme"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_sentence(arguments, told, capsys) -> None:
+def test_a_wrong_command_line_is_told_in_one_sentence(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -278,7 +285,7 @@ def test_a_wrong_command_line_is_told_in_one_sentence(arguments, told, capsys) -
 
 
 @pytest.mark.parametrize("arguments", [[], ["classify"], ["document"], ["health"], ["info"], ["watch"]])
-def test_help_teaches_with_examples_and_exit_codes(arguments, capsys) -> None:
+def test_help_teaches_with_examples_and_exit_codes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--help"])
     assert ended.value.code == 0
@@ -287,7 +294,7 @@ def test_help_teaches_with_examples_and_exit_codes(arguments, capsys) -> None:
     assert all(f"\n  {code:<4} " in out for code in (0, 1, 2, 3, 130, 141))
 
 
-def test_no_server_is_told_in_one_sentence(capsys, monkeypatch) -> None:
+def test_no_server_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setenv("REJECTION_URL", address)

@@ -1,13 +1,14 @@
 """The configuration: what it refuses, and what gRPC is told of it."""
 
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
 import grpc
 import pytest
 
 from rejection_client import ClientConfig, RejectionClient, Tls
-from rejection_client._channel import Settings
 from rejection_client._config import checked_metadata
+from rejection_client.channels import Connector
 
 TRITON_SHORTEST_PING_INTERVAL_MS = 300_000
 
@@ -19,9 +20,9 @@ def test_it_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(ClientConfig) if field.name.endswith("_s")])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
-def test_times_are_finite_and_positive(name, value) -> None:
+def test_times_are_finite_and_positive(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
-        ClientConfig(**{name: value})
+        ClientConfig(**{name: value})  # type: ignore[arg-type]  # any field
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ def test_times_are_finite_and_positive(name, value) -> None:
         ("token", "a\nb"),
     ],
 )
-def test_what_cannot_be_is_refused(name, value) -> None:
+def test_what_cannot_be_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match="authorization" if name == "token" else name):
-        ClientConfig(**{name: value})
+        ClientConfig(**{name: value})  # type: ignore[arg-type]  # any field
 
 
 def test_metadata_is_sent_in_lower_case() -> None:
@@ -60,24 +61,24 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_of_one_call_is_checked_too(timeout_s) -> None:
+def test_a_timeout_of_one_call_is_checked_too(timeout_s: float) -> None:
     with RejectionClient() as client, pytest.raises(ValueError, match="timeout_s"):
         client.classify("text", timeout_s=timeout_s)
 
 
 def test_triton_takes_the_keepalive() -> None:
     """By its defaults it closes a connection that is tested more often, or without a call under way."""
-    options = dict(Settings.of(ClientConfig()).options)
-    assert options["grpc.keepalive_time_ms"] >= TRITON_SHORTEST_PING_INTERVAL_MS
+    options = dict(Connector(ClientConfig()).options)
+    assert int(options["grpc.keepalive_time_ms"]) >= TRITON_SHORTEST_PING_INTERVAL_MS
     assert options["grpc.keepalive_permit_without_calls"] == 0
 
 
 def test_sizes_and_compression_reach_the_channel() -> None:
-    settings = Settings.of(ClientConfig(max_send_bytes=1000, compression="gzip"))
-    options = dict(settings.options)
+    connector = Connector(ClientConfig(max_send_bytes=1000, compression="gzip"))
+    options = dict(connector.options)
     assert options["grpc.max_send_message_length"] == 1000
     assert options["grpc.max_receive_message_length"] == -1
-    assert settings.compression is grpc.Compression.Gzip
+    assert connector.compression is grpc.Compression.Gzip
 
 
 def test_a_certificate_needs_its_key() -> None:
@@ -85,7 +86,7 @@ def test_a_certificate_needs_its_key() -> None:
         Tls(certificate_path="client.pem")
 
 
-def test_certificates_that_cannot_be_read_are_named(tmp_path) -> None:
+def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path, why in (("none.pem", "No such file"), ("empty.pem", "not a PEM file")):
         with pytest.raises(ValueError, match=rf"ca_path .*{path}.* {why}"):

@@ -1,19 +1,19 @@
 """Errors over real connections that need no model: refused, silent, closed, and every status a gRPC server can send."""
 
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
-import rejection_client
+from integration.client_servers import Blocking, MakeClient
 from rejection_client import (
     ClientConfig,
     DeadlineExceededError,
@@ -24,26 +24,29 @@ from rejection_client import (
 )
 from rejection_client._status import RULES
 
+RefusingServer = Callable[..., str]
+"""Starts one, for a status code and `live`; returns its address."""
 
-class Refuse(grpc.GenericRpcHandler):
+
+class Refuse(grpc.GenericRpcHandler):  # type: ignore[misc]  # untyped
     """Ends every call with one status; asked whether the model is ready, says so if `live`."""
 
-    def __init__(self, code, live) -> None:
+    def __init__(self, code: grpc.StatusCode, live: bool) -> None:
         self.code = code
         self.live = live
 
-    def service(self, call):
+    def service(self, call: Any) -> Any:
         if self.live and call.method.endswith("/ModelReady"):
             answer = service_pb2.ModelReadyResponse(ready=True).SerializeToString()
-            return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(self.code, "because"))
+            return grpc.unary_unary_rpc_method_handler(lambda *_: answer)
+        return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(self.code, "because"))
 
 
 @pytest.fixture
-def refusing_server():
+def refusing_server() -> Iterator[RefusingServer]:
     servers = []
 
-    def start(code, live=True) -> str:
+    def start(code: grpc.StatusCode, live: bool = True) -> str:
         server = grpc.server(ThreadPoolExecutor(1), handlers=[Refuse(code, live)], options=[("grpc.so_reuseport", 0)])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -56,7 +59,7 @@ def refusing_server():
 
 
 @pytest.fixture
-def silent_server():
+def silent_server() -> Iterator[str]:
     """Accepts connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
@@ -69,7 +72,7 @@ def closed_port() -> str:
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-def test_each_status_becomes_its_exception(refusing_server, code) -> None:
+def test_each_status_becomes_its_exception(refusing_server: RefusingServer, code: grpc.StatusCode) -> None:
     expected = OverloadedError if code is grpc.StatusCode.UNAVAILABLE else RULES[code].error
     with RejectionClient(refusing_server(code)) as client, pytest.raises(expected) as caught:
         client.classify("text")
@@ -78,22 +81,21 @@ def test_each_status_becomes_its_exception(refusing_server, code) -> None:
     assert caught.value.__cause__.code() is code
 
 
-def test_a_proxy_that_speaks_for_a_dead_server_is_not_an_overload(refusing_server) -> None:
+def test_a_proxy_that_speaks_for_a_dead_server_is_not_an_overload(refusing_server: RefusingServer) -> None:
     address = refusing_server(grpc.StatusCode.UNAVAILABLE, live=False)
     with RejectionClient(address) as client, pytest.raises(ServerUnavailableError, match="because"):
         client.classify("text")
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_client_left_open_does_not_hold_the_process(refusing_server, live) -> None:
+def test_a_client_left_open_does_not_hold_the_process(refusing_server: RefusingServer, live: bool) -> None:
     code = "import sys, rejection_client as r; client = r.RejectionClient(sys.argv[1]); client.classify('text')"
     address = refusing_server(grpc.StatusCode.UNAVAILABLE, live)
-    environment = {**os.environ, "PYTHONPATH": str(Path(rejection_client.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code, address], env=environment, capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code, address], capture_output=True, timeout=30)
     assert done.stderr.splitlines()[-1].startswith(b"rejection_client.errors.")
 
 
-def test_a_refused_connection_is_not_an_overload(closed_port) -> None:
+def test_a_refused_connection_is_not_an_overload(closed_port: str) -> None:
     with RejectionClient(closed_port) as client, pytest.raises(ServerUnavailableError, match=closed_port):
         client.classify("text")
 
@@ -103,7 +105,20 @@ def test_a_name_that_does_not_resolve() -> None:
         client.classify("text")
 
 
-def test_the_deadline_holds_while_connecting(silent_server) -> None:
+@pytest.mark.parametrize("make_client", [RejectionClient, Blocking], ids=["threads", "asyncio"])
+def test_the_deadline_holds_while_a_name_is_looked_up(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: silence.wait(20))
+    started_s = time.monotonic()
+    config = ClientConfig(timeout_s=0.3)
+    unanswered = pytest.raises(ServerUnavailableError, match=r"look up some\.test:8001: .* no answer within 0\.3 s")
+    with make_client("some.test:8001", config) as client, unanswered:
+        client.classify("text")
+    assert time.monotonic() - started_s < 5
+    silence.set()
+
+
+def test_the_deadline_holds_while_connecting(silent_server: str) -> None:
     started = time.monotonic()
     with (
         RejectionClient(silent_server, ClientConfig(timeout_s=0.3)) as client,
@@ -113,7 +128,7 @@ def test_the_deadline_holds_while_connecting(silent_server) -> None:
     assert time.monotonic() - started < 3
 
 
-def test_closing_ends_a_call_of_another_thread(silent_server) -> None:
+def test_closing_ends_a_call_of_another_thread(silent_server: str) -> None:
     client = RejectionClient(silent_server, ClientConfig(timeout_s=30))
     timer = threading.Timer(0.3, client.close)
     timer.start()
@@ -122,7 +137,7 @@ def test_closing_ends_a_call_of_another_thread(silent_server) -> None:
     timer.join()
 
 
-def test_a_closed_client_says_so(closed_port) -> None:
+def test_a_closed_client_says_so(closed_port: str) -> None:
     client = RejectionClient(closed_port)
     client.close()
     client.close()
@@ -130,12 +145,12 @@ def test_a_closed_client_says_so(closed_port) -> None:
         client.classify("text")
 
 
-def test_no_texts_need_no_server(closed_port) -> None:
+def test_no_texts_need_no_server(closed_port: str) -> None:
     with RejectionClient(closed_port) as client:
         assert client.classify_many([]) == []
 
 
 @pytest.mark.parametrize("url", ["", [], "a:1,", "http://a:1", "HTTPS://a", "grpc://a:1", "a", "a:x", "a:0", "::1:80"])
-def test_an_address_that_cannot_be_is_refused(url) -> None:
+def test_an_address_that_cannot_be_is_refused(url: str | list[str]) -> None:
     with pytest.raises(ValueError, match="url"):
         RejectionClient(url)

@@ -11,17 +11,17 @@ from rejection_client._documents import Splitter, sentence_spans, windows
 WORDS = ["a", "of", "server", "international", "I", "cannot", "日本語", "donaudampfschifffahrt", "\n\n"]
 
 
-def text_of(words, seed=0):
+def text_of(words: int, seed: int = 0) -> str:
     chosen = random.Random(seed)
     return " ".join(chosen.choice(WORDS) for _ in range(words))
 
 
-def count(text):
+def count(text: str) -> int:
     """Tokens as a word-piece tokenizer might count them: one for three letters of a word, and two special ones."""
     return 2 + sum(-(-len(word) // 3) for word in text.split())
 
 
-def split(text, unit, limit, overlap=0.25):
+def split(text: str, unit: str, limit: int, overlap: float = 0.25) -> tuple[list[Unit], int]:
     """Every part that counts, as the client finds them."""
     splitter = Splitter(text, unit, overlap, limit)
     found, rounds = [], 0
@@ -40,11 +40,11 @@ def split(text, unit, limit, overlap=0.25):
 @pytest.mark.parametrize("words", [0, 1, 50, 3000])
 @pytest.mark.parametrize("limit", [12, 64, 512])
 @pytest.mark.parametrize("unit", ["windows", "sentences"])
-def test_every_character_is_in_a_part_and_no_part_is_too_long(words, limit, unit) -> None:
+def test_every_character_is_in_a_part_and_no_part_is_too_long(words: int, limit: int, unit: str) -> None:
     text = text_of(words)
     parts, rounds = split(text, unit, limit)
     assert all(part.prediction.token_count <= limit for part in parts)
-    covered = set().union(*(range(part.start, part.end) for part in parts))
+    covered = {place for part in parts for place in range(part.start, part.end)}
     assert {place for place, character in enumerate(text) if not character.isspace()} <= covered
     assert rounds <= 8
 
@@ -75,7 +75,7 @@ def test_windows_overlap_and_keep_words_whole() -> None:
 
 
 @pytest.mark.parametrize("overlap", [0, 0.5, 0.9])
-def test_a_text_without_spaces_is_cut_too(overlap) -> None:
+def test_a_text_without_spaces_is_cut_too(overlap: float) -> None:
     spans = list(windows("x" * 1000, (0, 1000), 10, overlap))
     assert spans[-1][1] == 1000
     assert all(0 < end - start <= 10 for start, end in spans)
@@ -100,7 +100,7 @@ def test_an_endless_sentence_is_cut_before_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize(("unit", "overlap"), [("paragraphs", 0.25), ("windows", -0.1), ("windows", 1.0)])
-def test_options_that_cannot_be(unit, overlap) -> None:
+def test_options_that_cannot_be(unit: str, overlap: float) -> None:
     with pytest.raises(ValueError, match="unit" if unit == "paragraphs" else "overlap"):
         Splitter("text", unit, overlap, 512)
 

@@ -1,27 +1,31 @@
 """The scanner for LLM Guard: its rules, against a client whose scores are given."""
 
 import inspect
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import pytest
 
-from rejection_client import Prediction, llm_guard
+from rejection_client import Prediction, RejectionClient, llm_guard
+from rejection_client._client import TextOptions
 from rejection_client.llm_guard import NoRefusal, risk_score
 
 
-class Scores:
+class Scores(RejectionClient):
     """A client that gives each text the score it names, as in `0.9 of a text.`, and remembers what it was asked."""
 
     def __init__(self) -> None:
-        self.asked = []
+        super().__init__()
+        self.asked: list[tuple[list[str], int | None]] = []
 
-    def classify_many(self, texts, *, max_length=None):
-        self.asked.append((list(texts), max_length))
+    def classify_many(self, texts: Sequence[str], **options: Unpack[TextOptions]) -> list[Prediction]:
+        self.asked.append((list(texts), options.get("max_length")))
         scores = [float(text.split()[0]) for text in texts]
         return [Prediction("", score, {"NORMAL": 1 - score, "REJECTION": score}, 9, False) for score in scores]
 
 
 @pytest.mark.parametrize("output", ["", "  ", "\n\t"])
-def test_a_blank_output_is_valid_and_asks_nobody(output) -> None:
+def test_a_blank_output_is_valid_and_asks_nobody(output: str) -> None:
     client = Scores()
     assert NoRefusal(client).scan("prompt", output) == (output, True, -1.0)
     assert client.asked == []
@@ -40,9 +44,13 @@ def test_a_blank_output_is_valid_and_asks_nobody(output) -> None:
         (0.004, 0.5, True, -1.0),
     ],
 )
-def test_scores_are_rounded_before_they_are_compared(score, threshold, is_valid, risk) -> None:
+def test_scores_are_rounded_before_they_are_compared(
+    score: float, threshold: float, is_valid: bool, risk: float
+) -> None:
     output = f"{score} of a text"
-    assert NoRefusal(Scores(), threshold).scan("prompt", output) == (output, is_valid, pytest.approx(risk))
+    *found, found_risk = NoRefusal(Scores(), threshold).scan("prompt", output)
+    assert found == [output, is_valid]
+    assert found_risk == pytest.approx(risk)
 
 
 def test_the_whole_output_is_cut_at_128_tokens() -> None:
@@ -64,7 +72,7 @@ def test_the_highest_sentence_is_the_risk_of_a_valid_output() -> None:
 
 
 @pytest.mark.parametrize(("score", "threshold"), [(1.0, 0.001), (0.001, 1.0), (0.0, 0.001)])
-def test_the_risk_stays_within_its_bounds(score, threshold) -> None:
+def test_the_risk_stays_within_its_bounds(score: float, threshold: float) -> None:
     assert -1 <= risk_score(score, threshold) <= 1
 
 
@@ -72,7 +80,7 @@ def test_the_risk_stays_within_its_bounds(score, threshold) -> None:
     ("options", "named"),
     [({"threshold": 0}, "threshold"), ({"threshold": 1.1}, "threshold"), ({"match_type": "word"}, "match_type")],
 )
-def test_options_that_cannot_be(options, named) -> None:
+def test_options_that_cannot_be(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         NoRefusal(Scores(), **options)
 

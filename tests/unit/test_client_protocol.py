@@ -2,12 +2,13 @@
 
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from rejection_client import InvalidInputError, ModelInfo, Prediction, UnexpectedAnswerError
-from rejection_client._protocol import (
+from rejection_client.protocol import (
     infer_request,
     labels_request,
     read_labels,
@@ -19,7 +20,7 @@ from rejection_client._protocol import (
 MODEL = ModelInfo("m", ("1",), ("NORMAL", "REJECTION"), 64, 512, "triton 2")
 
 
-def answer(**tensors):
+def answer(**tensors: tuple[str, bytes]) -> Any:
     """An answer with tensors given as name=(datatype, bytes)."""
     response = service_pb2.ModelInferResponse(model_name="rejection")
     for name, (datatype, raw) in tensors.items():
@@ -28,7 +29,7 @@ def answer(**tensors):
     return response
 
 
-def strings(*elements):
+def strings(*elements: str) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in map(str.encode, elements))
 
 
@@ -54,7 +55,7 @@ def test_a_lone_surrogate_is_refused_by_row_before_sending() -> None:
 
 
 @pytest.mark.parametrize("max_length", [2**31, 0, -1])
-def test_max_length_that_cannot_be_is_refused(max_length) -> None:
+def test_max_length_that_cannot_be_is_refused(max_length: int | None) -> None:
     with pytest.raises(InvalidInputError, match="max_length") as caught:
         infer_request("m", ["a"], max_length=max_length)
     assert caught.value.row is None
@@ -62,7 +63,7 @@ def test_max_length_that_cannot_be_is_refused(max_length) -> None:
 
 def test_something_other_than_text_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="text row 1 is of type bytes, not str"):
-        infer_request("m", ["a", b"b"])
+        infer_request("m", ["a", b"b"])  # type: ignore[list-item]  # the mistake
 
 
 def test_labels_come_in_index_order_and_may_hold_colons() -> None:
@@ -81,7 +82,7 @@ def test_labels_come_in_index_order_and_may_hold_colons() -> None:
         ({"scores": ("BYTES", strings("0.9:0:A"))}, "without the BYTES tensor 'probabilities'"),
     ],
 )
-def test_an_answer_without_labels_is_explained(tensors, message) -> None:
+def test_an_answer_without_labels_is_explained(tensors: dict[str, tuple[str, bytes]], message: str) -> None:
     with pytest.raises(UnexpectedAnswerError, match=message):
         read_labels(answer(**tensors))
 
@@ -104,7 +105,7 @@ def test_predictions_by_row() -> None:
         ({"probabilities": ("FP64", b"\0" * 8), "token_count": ("INT32", b"\0" * 4)}, "FP32 tensor 'probabilities'"),
     ],
 )
-def test_an_answer_of_another_shape_is_explained(tensors, message) -> None:
+def test_an_answer_of_another_shape_is_explained(tensors: dict[str, tuple[str, bytes]], message: str) -> None:
     with pytest.raises(UnexpectedAnswerError, match=message):
         read_predictions(answer(**tensors), 1, MODEL)
 
@@ -121,7 +122,9 @@ def test_an_answer_of_another_shape_is_explained(tensors, message) -> None:
         (10_000, None, None, None),
     ],
 )
-def test_a_text_is_truncated_where_the_smaller_limit_says(token_count, max_length, model_max_length, truncated) -> None:
+def test_a_text_is_truncated_where_the_smaller_limit_says(
+    token_count: int, max_length: int | None, model_max_length: int | None, truncated: bool | None
+) -> None:
     response = answer(
         token_count=("INT32", struct.pack("<i", token_count)), probabilities=("FP32", struct.pack("<2f", 1, 0))
     )

@@ -1,12 +1,13 @@
 """Which server gets a request, and when a refused one may be sent again."""
 
 import itertools
+from collections.abc import Collection, Iterable
 
 import pytest
 
-from rejection_client._addresses import Address, literal, numeric, parse
 from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
+from rejection_client.channels import Address
 
 
 def test_the_reserve_comes_first() -> None:
@@ -15,7 +16,7 @@ def test_the_reserve_comes_first() -> None:
 
 
 @pytest.mark.parametrize("requests", [20, 100, 1000, 10_000])
-def test_retries_are_a_share_of_the_requests(requests) -> None:
+def test_retries_are_a_share_of_the_requests(requests: int) -> None:
     budget = RetryBudget(0.05, 3)
     retries = 0
     for _ in range(requests):
@@ -46,74 +47,57 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
         assert len(set(pauses)) > 100
 
 
-@pytest.mark.parametrize(
-    ("url", "targets"),
-    [
-        ("127.0.0.1:8001", [("127.0.0.1:8001", "ipv4:127.0.0.1:8001")]),
-        ("[::1]:80", [("[::1]:80", "ipv6:[::1]:80")]),
-        ("a:1, b:2,a:1", [("a:1", None), ("b:2", None)]),
-        (["a:1", "b:2"], [("a:1", None), ("b:2", None)]),
-        ("dns:///a.b:1", [("a.b:1", None)]),
-        ("ipv4:1.2.3.4:5,1.2.3.4:6", [("1.2.3.4:5", "ipv4:1.2.3.4:5"), ("1.2.3.4:6", "ipv4:1.2.3.4:6")]),
-        ("unix:/run/triton", [("unix:/run/triton", "unix:/run/triton")]),
-        ("dns://8.8.8.8/a:1", [("dns://8.8.8.8/a:1", "dns://8.8.8.8/a:1")]),
-    ],
-)
-def test_addresses_are_read(url, targets) -> None:
-    found = [(target.name, literal(target)) for target in parse(url)]
-    assert [(name, address and address.target) for name, address in found] == targets
-
-
-def test_a_looked_up_address_keeps_the_name_for_the_certificate() -> None:
-    (target,) = parse("triton.example:8001")
-    assert numeric(target, "10.0.0.1") == Address("ipv4:10.0.0.1:8001", "triton.example:8001")
-    assert numeric(target, "fe80::1").target == "ipv6:[fe80::1]:8001"
-
-
-def addresses(names):
+def addresses(names: Iterable[str]) -> list[Address]:
     return [Address(name, name) for name in names]
 
 
 @pytest.fixture
-def three():
+def three() -> Endpoints:
     endpoints = Endpoints(lambda address: Endpoint(address, None, None))
     endpoints.update(addresses("abc"))
     return endpoints
 
 
-def turn(endpoints, count, avoid=()):
+def take(endpoints: Endpoints, avoid: Collection[Endpoint] = ()) -> Endpoint:
+    """The server chosen for a request, where there is one."""
+    endpoint = endpoints.take(avoid)
+    assert endpoint is not None
+    return endpoint
+
+
+def turn(endpoints: Endpoints, count: int, avoid: Collection[Endpoint] = ()) -> list[str]:
     """Names of servers chosen for requests that end at once."""
     names = []
     for _ in range(count):
-        endpoint = endpoints.take(avoid)
+        endpoint = take(endpoints, avoid)
         names.append(endpoint.address.target)
         endpoints.give_back(endpoint)
     return names
 
 
-def named(endpoints, name):
+def named(endpoints: Endpoints, name: str) -> Endpoint:
     return next(endpoint for endpoint in endpoints.all() if endpoint.address.target == name)
 
 
-def test_servers_take_turns(three) -> None:
+def test_servers_take_turns(three: Endpoints) -> None:
     assert sorted(turn(three, 30)) == list("a" * 10 + "b" * 10 + "c" * 10)
 
 
-def test_the_least_busy_server_is_next(three) -> None:
-    assert sorted(three.take(()).address.target for _ in range(6)) == list("aabbcc")
+def test_the_least_busy_server_is_next(three: Endpoints) -> None:
+    assert sorted(take(three).address.target for _ in range(6)) == list("aabbcc")
     three.give_back(named(three, "b"))
-    assert three.take(()).address.target == "b"
+    assert take(three).address.target == "b"
 
 
-def test_a_server_added_later_gets_requests_at_once(three) -> None:
+def test_a_server_added_later_gets_requests_at_once(three: Endpoints) -> None:
     for _ in range(6):
         three.take(())
     assert three.update(addresses("abcd")) == []
-    assert [three.take(()).address.target for _ in range(2)] == ["d", "d"]
+    assert [take(three).address.target for _ in range(2)] == ["d", "d"]
 
 
-def test_a_server_removed_gets_no_more_and_is_closed_after_its_last_request(three) -> None:
-    busy = next(endpoint for endpoint in iter(lambda: three.take(()), None) if endpoint.address.target == "a")
+def test_a_server_removed_gets_no_more_and_is_closed_after_its_last_request(three: Endpoints) -> None:
+    busy = next(endpoint for endpoint in iter(lambda: take(three), None) if endpoint.address.target == "a")
     assert [endpoint.address.target for endpoint in three.update(addresses("bc"))] == []
     assert set(turn(three, 10)) <= {"b", "c"}
     while busy.in_flight > 1:
@@ -121,7 +105,7 @@ def test_a_server_removed_gets_no_more_and_is_closed_after_its_last_request(thre
     assert three.give_back(busy)
 
 
-def test_a_server_set_aside_gets_nothing_until_it_is_back(three) -> None:
+def test_a_server_set_aside_gets_nothing_until_it_is_back(three: Endpoints) -> None:
     three.restore(named(three, "b"))
     assert three.put_aside(named(three, "a"), 10.0)
     assert not three.put_aside(named(three, "a"), 11.0)
@@ -133,13 +117,13 @@ def test_a_server_set_aside_gets_nothing_until_it_is_back(three) -> None:
     assert set(turn(three, 10)) == {"a", "b", "c"}
 
 
-def test_what_was_tried_is_tried_last(three) -> None:
+def test_what_was_tried_is_tried_last(three: Endpoints) -> None:
     a, b = named(three, "a"), named(three, "b")
     assert turn(three, 3, avoid={a, b}) == ["c", "c", "c"]
     assert set(turn(three, 9, avoid=three.all())) == {"a", "b", "c"}
 
 
-def test_none_is_left_once_a_server_that_answered_is_gone(three) -> None:
+def test_none_is_left_once_a_server_that_answered_is_gone(three: Endpoints) -> None:
     three.restore(named(three, "a"))
     for endpoint in three.all():
         three.put_aside(endpoint, 1.0)
@@ -147,12 +131,12 @@ def test_none_is_left_once_a_server_that_answered_is_gone(three) -> None:
     assert three.may_come_back()
 
 
-def test_while_none_ever_answered_each_is_tried_once(three) -> None:
+def test_while_none_ever_answered_each_is_tried_once(three: Endpoints) -> None:
     for endpoint in three.all():
         three.put_aside(endpoint, 1.0)
-    tried = set()
+    tried: set[Endpoint] = set()
     for _ in range(3):
-        tried.add(three.take(tried))
+        tried.add(take(three, tried))
     assert len(tried) == 3
     assert three.take(tried) is None
     assert not three.may_come_back()

@@ -1,14 +1,15 @@
 """One table turns gRPC status codes into the client's exceptions."""
 
 import pickle
+from collections.abc import Sequence
 
 import grpc
 import pytest
 
 from rejection_client import InvalidInputError, OverloadedError, RejectionError, ServerUnavailableError, errors
-from rejection_client._status import RULES, error_from_status
+from rejection_client._status import RULES, Asked, error_from_status
 
-CALL = {"url": "host:8001", "model": "rejection", "timeout_s": 2.5}
+ASKED = Asked("host:8001", "rejection", 2.5)
 
 
 def test_the_table_has_every_status_code() -> None:
@@ -16,15 +17,15 @@ def test_the_table_has_every_status_code() -> None:
 
 
 def test_every_exception_but_the_root_comes_out_of_the_table() -> None:
-    reached = {type(error_from_status(code, "why", **CALL, live=True)) for code in grpc.StatusCode}
-    reached |= {type(error_from_status(code, "why", **CALL)) for code in grpc.StatusCode}
+    reached = {type(error_from_status(code, "why", ASKED, is_live=True)) for code in grpc.StatusCode}
+    reached |= {type(error_from_status(code, "why", ASKED)) for code in grpc.StatusCode}
     assert reached == {getattr(errors, name) for name in errors.__all__} - {RejectionError}
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 @pytest.mark.parametrize("details", ["the {reason}", ""])
-def test_every_message_is_filled_in(code, details) -> None:
-    message = str(error_from_status(code, details, **CALL))
+def test_every_message_is_filled_in(code: grpc.StatusCode, details: str) -> None:
+    message = str(error_from_status(code, details, ASKED))
     assert "\n" not in message
     assert not message.endswith(".")
     assert not any(hole in message for hole in ("{url}", "{model}", "{timeout_s", "{details}", ": ;"))
@@ -36,8 +37,8 @@ def test_every_message_is_filled_in(code, details) -> None:
 
 def test_unavailable_depends_on_whether_the_server_lives() -> None:
     code = grpc.StatusCode.UNAVAILABLE
-    assert type(error_from_status(code, "full", **CALL, live=True)) is OverloadedError
-    assert type(error_from_status(code, "full", **CALL, live=False)) is ServerUnavailableError
+    assert type(error_from_status(code, "full", ASKED, is_live=True)) is OverloadedError
+    assert type(error_from_status(code, "full", ASKED, is_live=False)) is ServerUnavailableError
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,10 @@ def test_unavailable_depends_on_whether_the_server_lives() -> None:
         ("arrow 5 and rows 6", range(64), None, "arrow 5 and rows 6"),
     ],
 )
-def test_the_row_counts_from_the_callers_first_text(details, rows, row, named) -> None:
-    error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, **CALL, rows=rows)
+def test_the_row_counts_from_the_callers_first_text(
+    details: str, rows: Sequence[int] | None, row: int | None, named: str
+) -> None:
+    error = error_from_status(grpc.StatusCode.INVALID_ARGUMENT, details, ASKED._replace(rows=rows))
     assert isinstance(error, InvalidInputError)
     assert error.row == row
     assert named in str(error)

@@ -1,15 +1,19 @@
 """The packed form answers like the padded classifier, and in int8 bit for bit the same in any batch."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.ragged import GraphError, to_ragged
+from support import ragged_graphs
+from support.ragged_graphs import Ids, run, session
 from support.tiny_models import padded_classifier
 
-WORDS, HIDDEN, HEADS, INNER, POSITIONS, PADDING = 3000, 64, 4, 128, 514, 1
+WORDS, HIDDEN, LAYERS, HEADS, INNER, POSITIONS, PADDING = 3000, 64, 2, 4, 128, 514, 1
 LENGTHS = (12, 200, 1, 512, 47, 12, 16, 17, 64, 65, 3, 13)
 
 _NUMBERED = """
@@ -39,7 +43,14 @@ _MASKS = {
 }
 
 
-def bert(*, roberta=False, activation="gelu", layers=2, types=True, early_norm=False, masked="added") -> ModelProto:
+def bert(
+    *,
+    roberta: bool = False,
+    activation: str = "gelu",
+    types: bool = True,
+    early_norm: bool = False,
+    masked: str = "added",
+) -> ModelProto:
     """A random padded BERT (or RoBERTa, or without token types DistilBERT), spelled as PyTorch's exporter does."""
     random = np.random.default_rng(3)
     constants = {
@@ -95,7 +106,7 @@ def bert(*, roberta=False, activation="gelu", layers=2, types=True, early_norm=F
         "m = Cast<to=1>(attention_mask) i = Sub(unit, m) j = Mul(i, far) penalty = Unsqueeze(j, axes)",
         suffix="_mask",
     )
-    for i in range(layers):
+    for i in range(LAYERS):
         for name, rows, columns in (
             ("wq", HIDDEN, HIDDEN),
             ("wk", HIDDEN, HIDDEN),
@@ -132,7 +143,7 @@ def bert(*, roberta=False, activation="gelu", layers=2, types=True, early_norm=F
     write(
         "f = Gather<axis=1>(x, first_index) h = MatMul(f, dense) z = Tanh(h) logits = Gemm<transB=1>(z,head,head_bias)",
         suffix="_head",
-        x=f"x_{layers}",
+        x=f"x_{LAYERS}",
     )
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -145,23 +156,8 @@ def bert(*, roberta=False, activation="gelu", layers=2, types=True, early_norm=F
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options)
-
-
-def rows_of_ids(lengths, seed=1):
-    random = np.random.default_rng(seed)
-    return [random.integers(5, WORDS, length) for length in lengths]
-
-
-def run(runner, rows, filler=None, output="logits"):
-    filler = filler or [0] * len(rows)
-    flat = np.concatenate([np.r_[ids, [-1] * more].astype(np.int64) for ids, more in zip(rows, filler, strict=True)])
-    lengths = np.array([[len(ids) + more] for ids, more in zip(rows, filler, strict=True)], np.int32)
-    return runner.run([output], {"input_ids": flat, "sequence_lengths": lengths})[0]
+def rows_of_ids(lengths: Iterable[int]) -> list[Ids]:
+    return ragged_graphs.rows_of_ids(lengths, WORDS)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +165,7 @@ def run(runner, rows, filler=None, output="logits"):
     [{}, {"roberta": True, "masked": "divided"}, {"types": False, "activation": "relu", "masked": "chosen"}],
     ids=["bert", "roberta", "distilbert"],
 )
-def test_float32_equals_the_padded_classifier(shape) -> None:
+def test_float32_equals_the_padded_classifier(shape: dict[str, Any]) -> None:
     model, rows = bert(**shape), rows_of_ids(LENGTHS)
     rows[1][5:9] = PADDING  # a text may spell the padding token; RoBERTa does not count it
     expected = run(session(to_ragged(model, form="padded", pad_id=PADDING)), rows)
@@ -180,7 +176,7 @@ def test_float32_equals_the_padded_classifier(shape) -> None:
 
 
 @pytest.mark.parametrize("roberta", [False, True])
-def test_int8_logits_are_bit_identical_alone_and_in_any_batch(roberta) -> None:
+def test_int8_logits_are_bit_identical_alone_and_in_any_batch(roberta: bool) -> None:
     runner = session(to_packed(bert(roberta=roberta), heads=HEADS, int8=True))
     random = np.random.default_rng(5)
     pool = rows_of_ids((*LENGTHS, *random.integers(1, 90, 40)))
@@ -208,7 +204,7 @@ def test_64_rows_of_one_length() -> None:
 
 @pytest.mark.parametrize("roberta", [False, True])
 @pytest.mark.parametrize("int8", [False, True])
-def test_a_row_of_filler_leaves_the_others_alone(roberta, int8) -> None:
+def test_a_row_of_filler_leaves_the_others_alone(roberta: bool, int8: bool) -> None:
     """It is scored as the one token 0, which is what the tokenizer gives for a text without tokens."""
     runner = session(to_packed(bert(roberta=roberta), heads=HEADS, int8=int8))
     rows = rows_of_ids((0, 5, 0, 80, 12, 0))
@@ -252,6 +248,6 @@ def test_linear_layers_run_once_for_all_short_rows() -> None:
     ],
     ids=["activation", "residual", "heads", "indivisible", "not a BERT"],
 )
-def test_models_that_do_not_fit_are_refused(model, heads, reason) -> None:
+def test_models_that_do_not_fit_are_refused(model: ModelProto, heads: int, reason: str) -> None:
     with pytest.raises(GraphError, match=reason):
         to_packed(model, heads=heads)

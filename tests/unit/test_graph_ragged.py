@@ -1,30 +1,27 @@
 """The ragged form answers like the padded classifier, row by row, whatever shares the batch."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
 
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import GraphError, to_ragged
+from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
+from support import ragged_graphs
+from support.ragged_graphs import Ids, run, session
 from support.tiny_models import VOCABULARY, padded_classifier, with_token_types
 
 LENGTHS = (12, 200, 1, 512, 47)
 
 
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+def rows_of_ids(lengths: Iterable[int] = LENGTHS) -> list[Ids]:
+    return ragged_graphs.rows_of_ids(lengths, VOCABULARY)
 
 
-def rows_of_ids(lengths=LENGTHS, seed=1):
-    random = np.random.default_rng(seed)
-    return [random.integers(5, VOCABULARY, length) for length in lengths]
-
-
-def run_padded_original(model, rows):
+def run_padded_original(model: ModelProto, rows: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
     """Each row alone, without padding: what the classifier means."""
     runner = session(model)
     more = {"token_type_ids"} & {value.name for value in model.graph.input}
@@ -36,48 +33,40 @@ def run_padded_original(model, rows):
     return np.array(answers)
 
 
-def run_ragged(runner, rows, filler=None, output="logits"):
-    filler = filler or [0] * len(rows)
-    flat = np.concatenate([np.r_[ids, [-1] * more].astype(np.int64) for ids, more in zip(rows, filler, strict=True)])
-    lengths = np.array([[len(ids) + more] for ids, more in zip(rows, filler, strict=True)], np.int32)
-    return runner.run([output], {"input_ids": flat, "sequence_lengths": lengths})[0]
-
-
 @pytest.mark.parametrize("form", ["loop", "padded"])
 @pytest.mark.parametrize("filler", [None, [3, 0, 4, 0, 1], [0, 9, 0, 0, 0]])
-def test_rows_of_many_lengths_equal_the_original(form, filler) -> None:
+def test_rows_of_many_lengths_equal_the_original(form: Form, filler: list[int] | None) -> None:
     model, rows = padded_classifier(), rows_of_ids()
-    got = run_ragged(session(to_ragged(model, form=form)), rows, filler)
+    got = run(session(to_ragged(model, form=form)), rows, filler)
     np.testing.assert_allclose(got, run_padded_original(model, rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["loop", "padded"])
-def test_token_types_are_zero(form) -> None:
+def test_token_types_are_zero(form: Form) -> None:
     model, rows = with_token_types(padded_classifier()), rows_of_ids()
-    got = run_ragged(session(to_ragged(model, form=form)), rows)
+    got = run(session(to_ragged(model, form=form)), rows)
     np.testing.assert_allclose(got, run_padded_original(model, rows), atol=1e-5)
 
 
 def test_softmax_and_sigmoid() -> None:
     rows = rows_of_ids()
     model = padded_classifier(labels=3)
-    for activation, expected in (
-        ("softmax", lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)),
-        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
-    ):
+    activations: tuple[Activation, ...] = ("softmax", "sigmoid")
+    for activation in activations:
         runner = session(to_ragged(model, form="loop", activation=activation))
-        probabilities = run_ragged(runner, rows, output="probabilities")
-        np.testing.assert_allclose(probabilities, expected(run_ragged(runner, rows)), atol=1e-6)
+        powers = np.exp(run(runner, rows))
+        expected = powers / powers.sum(1, keepdims=True) if activation == "softmax" else powers / (1 + powers)
+        np.testing.assert_allclose(run(runner, rows, output="probabilities"), expected, atol=1e-6)
 
 
 def test_int8_logits_are_bit_identical_alone_and_in_any_batch() -> None:
     rows = rows_of_ids((5, 80, 31, 3, 200, 64))
     for form in ("loop", "padded"):
         runner = session(to_ragged(quantize_per_token(padded_classifier()), form=form))
-        together = run_ragged(runner, rows)
+        together = run(runner, rows)
         order = [4, 0, 5, 2]
-        some = run_ragged(runner, [rows[i] for i in order])
-        alone = np.concatenate([run_ragged(runner, [row]) for row in rows])
+        some = run(runner, [rows[i] for i in order])
+        alone = np.concatenate([run(runner, [row]) for row in rows])
         if form == "loop":
             np.testing.assert_array_equal(together, alone)
             np.testing.assert_array_equal(some, together[order])
@@ -88,7 +77,7 @@ def test_int8_logits_are_bit_identical_alone_and_in_any_batch() -> None:
 def test_int8_is_close_to_float32_and_a_quarter_of_its_size() -> None:
     model, rows = padded_classifier(), rows_of_ids()
     small = quantize_per_token(model)
-    got = run_ragged(session(to_ragged(small, form="loop")), rows)
+    got = run(session(to_ragged(small, form="loop")), rows)
     np.testing.assert_allclose(got, run_padded_original(model, rows), atol=0.1)
     assert small.ByteSize() < 0.3 * model.ByteSize()
     kinds = [node.op_type for node in small.graph.node]

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,21 +16,28 @@ from rejection_server.host.errors import (
 from rejection_server.host.layout import lay_out, remove_stale
 from rejection_server.host.locate import check_machine, find_wheel, loader_complaints, needed_libpython
 from rejection_server.host.machine import Machine
-from rejection_server.host.options import Endpoints, ServeOptions, check_repository, choose_endpoints, triton_command
+from rejection_server.host.options import (
+    Endpoints,
+    Runtime,
+    ServeOptions,
+    check_repository,
+    choose_endpoints,
+    triton_command,
+)
 
 FITTING = Machine(system="Linux", processor="x86_64", libc="glibc 2.35", python=(3, 12))
-PATHS = {
-    "repository": Path("/r"),
-    "tritonserver": Path("/t"),
-    "backends": Path("/b"),
-    "caches": Path("/c"),
-    "shm_prefix": "p-",
-    "has_gpu": False,
-}
+RUNTIME = Runtime(
+    repository=Path("/r"),
+    tritonserver=Path("/t"),
+    backends=Path("/b"),
+    caches=Path("/c"),
+    shm_prefix="p-",
+    has_gpu=False,
+)
 
 
 @pytest.mark.parametrize("changes", [{}, {"python": (3, 11)}, {"python": (3, 13)}, {"libc": "glibc 2.36"}])
-def test_fitting_machines(changes) -> None:
+def test_fitting_machines(changes: dict[str, Any]) -> None:
     check_machine(dataclasses.replace(FITTING, **changes))
 
 
@@ -47,7 +55,7 @@ def test_fitting_machines(changes) -> None:
         ({"implementation": "pypy", "python": (3, 11)}, "this is pypy 3.11"),
     ],
 )
-def test_unfitting_machines(changes, words) -> None:
+def test_unfitting_machines(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UnsupportedMachineError, match=words):
         check_machine(dataclasses.replace(FITTING, **changes))
 
@@ -63,7 +71,7 @@ def test_python_without_a_stub() -> None:
         find_wheel((3, 99))
 
 
-def test_wheel_that_is_not_installed(monkeypatch) -> None:
+def test_wheel_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rejection_server.host.locate.WHEEL", "no-such-wheel")
     with pytest.raises(TritonNotInstalledError, match="no-such-wheel"):
         find_wheel()
@@ -77,7 +85,7 @@ def test_missing_libpython_is_named_by_the_loader() -> None:
     assert missing == ["libpython3.8.so.1.0"]
 
 
-def test_static_python_is_refused_with_the_remedy(monkeypatch, tmp_path) -> None:
+def test_static_python_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("rejection_server.host.layout.find_libpython", lambda: None)
     with pytest.raises(UnsupportedMachineError, match="apt-get install libpython3"):
@@ -85,7 +93,7 @@ def test_static_python_is_refused_with_the_remedy(monkeypatch, tmp_path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_layout_and_what_the_loader_says(monkeypatch, tmp_path) -> None:
+def test_layout_and_what_the_loader_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("PYTHONHOME", "/elsewhere")
     layout = lay_out(find_wheel())
@@ -98,7 +106,7 @@ def test_layout_and_what_the_loader_says(monkeypatch, tmp_path) -> None:
     os.close(layout.alive_fd)
 
 
-def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch, tmp_path) -> None:
+def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     live, dead = lay_out(find_wheel()), lay_out(find_wheel())
     os.close(dead.alive_fd)
@@ -120,7 +128,7 @@ def test_stale_folders_are_removed_and_live_ones_kept(monkeypatch, tmp_path) -> 
             region.unlink(missing_ok=True)
 
 
-def test_repositories_that_are_none(tmp_path) -> None:
+def test_repositories_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match=r"no model repository at .*/nowhere"):
         check_repository(tmp_path / "nowhere")
     with pytest.raises(RepositoryError, match="holds no model"):
@@ -137,7 +145,7 @@ def test_repositories_that_are_none(tmp_path) -> None:
     ("field", "option"),
     [("grpc_port", "--grpc-port"), ("http_port", "--http-port"), ("metrics_port", "--metrics-port")],
 )
-def test_taken_ports(field, option) -> None:
+def test_taken_ports(field: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         options = dataclasses.replace(free_options(), **{field: port})
@@ -159,7 +167,7 @@ def test_free_ports_differ() -> None:
         ({"host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
     ],
 )
-def test_impossible_endpoints(changes, words) -> None:
+def test_impossible_endpoints(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         choose_endpoints(dataclasses.replace(free_options(), **changes))
 
@@ -168,7 +176,7 @@ def test_impossible_endpoints(changes, words) -> None:
     ("address", "reachable"),
     [("0.0.0.0", "127.0.0.1:1"), ("127.0.0.1", "127.0.0.1:1"), ("::1", "[::1]:1"), ("::", "[::1]:1")],
 )
-def test_addresses_for_clients(address, reachable) -> None:
+def test_addresses_for_clients(address: str, reachable: str) -> None:
     endpoints = Endpoints(address, 1, None, 2, True)
     assert endpoints.grpc == reachable
     assert endpoints.http is None
@@ -185,7 +193,7 @@ def test_metrics_that_are_not_published_are_on_loopback() -> None:
 
 def test_command_line() -> None:
     options = dataclasses.replace(free_options(), model_config_name="gpu", triton_arguments=("--id=x",))
-    command = triton_command(options, Endpoints("::1", 1, None, 2, True), **PATHS)
+    command = triton_command(options, Endpoints("::1", 1, None, 2, True), RUNTIME)
     assert {"--grpc-address=[::1]", "--metrics-address=ipv6:::1", "--allow-http=false"} < set(command)
     assert command[-2:] == ["--model-config-name=gpu", "--id=x"]
     assert "--model-repository=/r" in command
@@ -194,9 +202,9 @@ def test_command_line() -> None:
 @pytest.mark.parametrize(
     ("cache_bytes", "arguments"), [(64 * 2**20, ["--cache-config=local,size=67108864"]), (2**20, None), (0, [])]
 )
-def test_cache_size(cache_bytes, arguments) -> None:
+def test_cache_size(cache_bytes: int, arguments: list[str] | None) -> None:
     options = dataclasses.replace(free_options(), cache_bytes=cache_bytes)
-    command = triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
+    command = triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
     expected = [f"--cache-config=local,size={cache_bytes}"] if arguments is None else arguments
     assert [argument for argument in command if argument.startswith("--cache-config")] == expected
 
@@ -204,17 +212,17 @@ def test_cache_size(cache_bytes, arguments) -> None:
 def test_cache_too_small_to_hold_anything() -> None:
     options = dataclasses.replace(free_options(), cache_bytes=1000)
     with pytest.raises(OptionError, match="a cache of 1000 bytes holds nothing"):
-        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
 
 
 @pytest.mark.parametrize(
     "argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory", "--cache-config=local,size=1"]
 )
-def test_arguments_that_are_ours(argument) -> None:
+def test_arguments_that_are_ours(argument: str) -> None:
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
-        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), **PATHS)
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
 
 
-def free_options():
+def free_options() -> ServeOptions:
     return ServeOptions(repository=Path("model_repository"), grpc_port=0, metrics_port=0)

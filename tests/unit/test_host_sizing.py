@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
@@ -15,7 +16,7 @@ from support.repository import REPOSITORY
 MANY = 10**6
 
 
-def groups(cgroups, *limits, path=""):
+def groups(cgroups: Path, *limits: str, path: str = "") -> dict[str, Path]:
     """A version 2 hierarchy; `limits` are the lines of cpu.max from the top down to `path`."""
     folder = cgroups
     for name, limit in zip(["", *path.split("/")] if path else [""], limits, strict=True):
@@ -38,12 +39,14 @@ def groups(cgroups, *limits, path=""):
         (["nonsense"], "", MANY),
     ],
 )
-def test_control_group_limits_cores(tmp_path, monkeypatch, limits, path, cores) -> None:
+def test_control_group_limits_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[str], path: str, cores: int
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(MANY))
     assert usable_cores(**groups(tmp_path, *limits, path=path)) == cores
 
 
-def test_version_1_limits_cores(tmp_path, monkeypatch) -> None:
+def test_version_1_limits_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(8))
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
@@ -52,27 +55,27 @@ def test_version_1_limits_cores(tmp_path, monkeypatch) -> None:
         assert usable_cores(tmp_path, tmp_path / "none") == cores
 
 
-def test_affinity_limits_cores(tmp_path) -> None:
+def test_affinity_limits_cores(tmp_path: Path) -> None:
     assert usable_cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
     ("cores", "per_core", "count"), [(1, 1, 1), (2, 1, 2), (2, 0.125, 1), (16, 0.125, 2), (3, 2, 6)]
 )
-def test_instance_counts(cores, per_core, count) -> None:
+def test_instance_counts(cores: int, per_core: float, count: int) -> None:
     assert instance_counts(cores, per_core) == count
 
 
-def config_of(repository, model):
+def config_of(repository: Path, model: str) -> Any:
     text = (repository / model / "config.pbtxt").read_text()
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def counts_of(repository, model):
+def counts_of(repository: Path, model: str) -> list[int]:
     return [group.count for group in config_of(repository, model).instance_group]
 
 
-def test_bundled_repository_stays_as_it_is_on_two_cores(tmp_path) -> None:
+def test_bundled_repository_stays_as_it_is_on_two_cores(tmp_path: Path) -> None:
     sizing = sized_repository(REPOSITORY, 2, tmp_path / "sized")
     assert sizing.repository == REPOSITORY
     assert sizing.instances == {"classifier": 2, "tokenizer": 1}
@@ -80,7 +83,7 @@ def test_bundled_repository_stays_as_it_is_on_two_cores(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("cores", "classifiers", "tokenizers"), [(1, [1], 1), (16, [1, 15], 2), (64, [1, 63], 8)])
-def test_bundled_repository_grows(tmp_path, cores, classifiers, tokenizers) -> None:
+def test_bundled_repository_grows(tmp_path: Path, cores: int, classifiers: list[int], tokenizers: int) -> None:
     before = {path: path.read_bytes() for path in REPOSITORY.glob("*/config.pbtxt")}
     sizing = sized_repository(REPOSITORY, cores, tmp_path / "sized")
     assert sizing.instances == {"classifier": sum(classifiers), "tokenizer": tokenizers}
@@ -91,7 +94,7 @@ def test_bundled_repository_grows(tmp_path, cores, classifiers, tokenizers) -> N
     assert {path: path.read_bytes() for path in REPOSITORY.glob("*/config.pbtxt")} == before
 
 
-def test_only_the_count_changes(tmp_path) -> None:
+def test_only_the_count_changes(tmp_path: Path) -> None:
     sized = sized_repository(REPOSITORY, 5, tmp_path / "sized").repository
     read = [config_of(folder, "classifier") for folder in (REPOSITORY, sized)]
     for config in read:
@@ -99,7 +102,7 @@ def test_only_the_count_changes(tmp_path) -> None:
     assert read[0] == read[1]
 
 
-def test_groups_of_other_kinds_stay(tmp_path) -> None:
+def test_groups_of_other_kinds_stay(tmp_path: Path) -> None:
     model = tmp_path / "repository" / "classifier"
     model.mkdir(parents=True)
     groups = "{ count: 3 kind: KIND_CPU }, { count: 5 kind: KIND_GPU }, { count: 2 kind: KIND_CPU }"
@@ -111,7 +114,7 @@ def test_groups_of_other_kinds_stay(tmp_path) -> None:
         assert sizing.instances == {"classifier": cores}
 
 
-def test_models_that_do_not_ask_keep_their_counts(tmp_path) -> None:
+def test_models_that_do_not_ask_keep_their_counts(tmp_path: Path) -> None:
     repository = Path(shutil.copytree(REPOSITORY, tmp_path / "repository", ignore=shutil.ignore_patterns("*.onnx")))
     config = repository / "classifier" / "config.pbtxt"
     config.write_text(config.read_text().replace("instances_per_core", "another"))
@@ -120,13 +123,13 @@ def test_models_that_do_not_ask_keep_their_counts(tmp_path) -> None:
     assert (sizing.repository / "classifier").samefile(repository / "classifier")
 
 
-def test_broken_configuration_is_left_to_triton(tmp_path) -> None:
+def test_broken_configuration_is_left_to_triton(tmp_path: Path) -> None:
     (tmp_path / "repository" / "broken").mkdir(parents=True)
     (tmp_path / "repository" / "broken" / "config.pbtxt").write_text("no such field: 1")
     sizing = sized_repository(tmp_path / "repository", 16, tmp_path / "sized")
     assert (sizing.repository, sizing.instances) == (tmp_path / "repository", {})
 
 
-def test_no_core_is_refused(tmp_path) -> None:
+def test_no_core_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--cores 0 is too few"):
         sized_repository(REPOSITORY, 0, tmp_path / "sized")

@@ -1,5 +1,3 @@
-from typing import Never
-
 import pytest
 
 from rejection_server.host.errors import HostError, ModelLoadError, OptionError, PortTakenError, RepositoryError
@@ -27,7 +25,7 @@ END = "error: creating server: Internal - failed to load all models"
         'version is insufficient for CUDA runtime version"',
     ],
 )
-def test_lines_without_meaning(line) -> None:
+def test_lines_without_meaning(line: str) -> None:
     assert is_harmless_without_gpu(line)
 
 
@@ -40,7 +38,7 @@ def test_lines_without_meaning(line) -> None:
         "",
     ],
 )
-def test_lines_to_show(line) -> None:
+def test_lines_to_show(line: str) -> None:
     assert not is_harmless_without_gpu(line)
 
 
@@ -93,7 +91,7 @@ def test_the_member_is_to_blame_not_the_ensemble() -> None:
         (["error: creating server: Internal - no"], HostError, "could not start: creating server: Internal - no"),
     ],
 )
-def test_causes(lines, kind, words) -> Never:
+def test_causes(lines: list[str], kind: type[HostError], words: str) -> None:
     error = explain_failure(lines)
     assert type(error) is kind
     with pytest.raises(kind, match=words):

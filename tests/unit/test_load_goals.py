@@ -21,14 +21,14 @@ FIGURES = {"p99": 180.0, "p50": 20.0, "failures": 0.05, "rate": 49.9, "answers":
         ("answers=501", False),
     ],
 )
-def test_a_goal_is_met_or_not(text, is_met) -> None:
+def test_a_goal_is_met_or_not(text: str, is_met: bool) -> None:
     assert goals.judge(goals.parse(text), FIGURES).is_met is is_met
 
 
 @pytest.mark.parametrize(
     "text", ["p99", "p99=200", "p99=fast", "failures=1", "rate=5ms", "p100=1ms", "answers=1.5", "latency=5ms", ""]
 )
-def test_what_is_no_goal_is_refused_with_a_sentence(text) -> None:
+def test_what_is_no_goal_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match="goal"):
         goals.parse(text)
 

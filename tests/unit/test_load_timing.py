@@ -1,53 +1,63 @@
-"""The interceptor that times requests, in a process of its own: Locust patches the standard library."""
+"""What users tell Locust of their requests, in processes of their own: Locust patches the standard library."""
 
-import importlib.util
+import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+from load import stand_in
+from support.repository import ROOT
+
 LATE_S = 5.0
 
-# Prints [kind, milliseconds, the request's times, outcome, texts] of each request.
+# Prints [kind, milliseconds, the request's times, outcome and texts] of each request.
 PROGRAM = """
-import json, subprocess, sys, time
+import json, sys, time
 import locust
 from locust.env import Environment
-from load import generator, users
-from load.rpc import Connection
+from load import cli, stand_in, users
 
-stand_in = subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-try:
-    channels = users.TritonUser.connect(Connection(f"127.0.0.1:{int(stand_in.stdout.readline())}", channels=1))
+with stand_in.running() as url:
+    channels = users.TritonUser.connect(url, cli.parse(["--channels", "1"]))
     environment = Environment()
     told = []
     environment.events.request.add_listener(
         lambda name, response_time, context, **_: told.append([name, response_time, context])
     )
-    for kind in users.KINDS.values():
-        generator.send(kind(environment), time.perf_counter() - float(sys.argv[2]))
+    for kind in users.USERS.values():
+        kind(environment).send(time.perf_counter() - float(sys.argv[1]))
     print(json.dumps(told))
     channels.close()
-finally:
-    stand_in.stdin.close()
-    stand_in.wait()
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="Locust is not installed")
 def test_a_request_that_leaves_late_has_the_delay_in_its_latency() -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent / 'client'}"}
-    command = [sys.executable, "-c", PROGRAM, str(TESTS / "load" / "stand_in.py"), str(LATE_S)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", PROGRAM, str(LATE_S)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert [kind for kind, _, _ in told] == ["single", "batch", "stream", "long"]
-    assert [context["rows"] for _, _, context in told] == [1, 16, 8, 1]
+    assert [context["texts"] for _, _, context in told] == [1, 16, 8, 1]
     for _, milliseconds, context in told:
+        intended_s, sent_s, ended_s = context["times_s"]
         assert context["outcome"] == "OK"
-        assert context["sent_s"] - context["intended_s"] >= LATE_S
-        assert milliseconds == pytest.approx(1000 * (context["ended_s"] - context["intended_s"]))
+        assert sent_s - intended_s >= LATE_S
+        assert milliseconds == pytest.approx(1000 * (ended_s - intended_s))
+
+
+def test_under_locusts_own_command_the_open_loop_sends_the_mix(tmp_path: Path) -> None:
+    with stand_in.running() as url:
+        command = [
+            *(sys.executable, "-m", "locust", "-f", ROOT / "tests" / "load" / "locustfile_open.py", "--headless"),
+            *("--host", url, "--csv", tmp_path / "locust"),
+            *("--users", 20, "--spawn-rate", 20, "--run-time", "6s", "--timeout", "1m", "--channels", 2),
+        ]
+        subprocess.run([*map(str, command)], capture_output=True, check=True, timeout=60)
+    rows = list(csv.DictReader((tmp_path / "locust_stats.csv").open(encoding="utf-8")))
+    assert {"single", "Aggregated"} <= {row["Name"] for row in rows} <= {
+        "single", "batch", "stream", "long", "Aggregated",
+    }  # fmt: skip
+    assert all(row["Failure Count"] == "0" for row in rows)

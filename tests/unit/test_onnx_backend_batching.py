@@ -1,5 +1,8 @@
 """Merging requests into one onnxruntime call and splitting its outputs."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,14 @@ SHAPES = [(1, 3), (2, 5), (1, 4)]
 ROWS_OF_Y = (OutputPlan("y", (-1,), None),)
 
 
-def plan(*, batching=True, ragged=(), scalars=(), batch_inputs=(), outputs=ROWS_OF_Y):
+def plan(
+    *,
+    batching: bool = True,
+    ragged: Sequence[str] = (),
+    scalars: Sequence[str] = (),
+    batch_inputs: Sequence[BatchInput] = (),
+    outputs: Sequence[OutputPlan] = ROWS_OF_Y,
+) -> BatchPlan:
     return BatchPlan(batching, frozenset(ragged), frozenset(scalars), tuple(batch_inputs), tuple(outputs))
 
 
@@ -26,7 +36,7 @@ def plan(*, batching=True, ragged=(), scalars=(), batch_inputs=(), outputs=ROWS_
     ],
 )
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
-def test_batch_input_of_each_kind(kind, dtype, expected) -> None:
+def test_batch_input_of_each_kind(kind: str, dtype: str, expected: Any) -> None:
     tensor = batch_input_tensor(kind, dtype, SHAPES)
     assert tensor.dtype == dtype
     assert tensor.tolist() == expected
@@ -36,7 +46,7 @@ def test_batch_input_of_each_kind(kind, dtype, expected) -> None:
     ("kind", "expected"),
     [("BATCH_ITEM_SHAPE", [[2, 3], [4, 5]]), ("BATCH_ITEM_SHAPE_FLATTEN", [2, 3, 4, 5])],
 )
-def test_item_shapes_of_rank_three(kind, expected) -> None:
+def test_item_shapes_of_rank_three(kind: str, expected: Any) -> None:
     assert batch_input_tensor(kind, "int32", [(1, 2, 3), (1, 4, 5)]).tolist() == expected
 
 

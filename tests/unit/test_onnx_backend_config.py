@@ -1,43 +1,45 @@
 """Reading, completing and checking a model configuration."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from rejection_server.onnx_backend import autocomplete
-from rejection_server.onnx_backend.config import parse_config
+from rejection_server.onnx_backend.config import ModelConfig
 from rejection_server.onnx_backend.refusal import LoadRefusedError
 from rejection_server.onnx_backend.tensor_types import TensorInfo
 from rejection_server.onnx_backend.validation import check_inputs, check_outputs
+from support import onnx_instance
 
 IDS = TensorInfo("input_ids", "TYPE_INT64", (-1, -1))
 MASK = TensorInfo("attention_mask", "TYPE_INT64", (-1, -1))
 LOGITS = TensorInfo("logits", "TYPE_FP32", (-1, 2))
 
 
-def infos(*tensors):
+def infos(*tensors: TensorInfo) -> dict[str, TensorInfo]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def entry(name, data_type="TYPE_INT64", dims=(-1,), **more):
-    return {"name": name, "data_type": data_type, "dims": list(dims), **more}
+def entry(name: str, data_type: str = "TYPE_INT64", dims: Sequence[int | str] = (-1,), **more: Any) -> dict[str, Any]:
+    return onnx_instance.entry(name, data_type, dims, **more)
 
 
-def config(inputs=(), outputs=(), max_batch_size=8, **more):
-    return parse_config(
-        {"name": "X", "max_batch_size": max_batch_size, "input": inputs, "output": outputs, "parameters": {}, **more}
-    )
+def config(inputs: Sequence[dict[str, Any]] = (), outputs: Sequence[dict[str, Any]] = (), **more: Any) -> ModelConfig:
+    return onnx_instance.config(input=inputs, output=outputs, **more)
 
 
-def parameter(value):
-    return config(parameters={"key": {"string_value": value}})
+def parameter(value: str) -> ModelConfig:
+    return config(parameters={"key": value})
 
 
 @pytest.mark.parametrize(("value", "number"), [("2", 2), (" -3", -3), ("+4", 4), ("5 threads", 5), ("7.9", 7)])
-def test_integer_parameters_are_read_as_cpp_reads_them(value, number) -> None:
+def test_integer_parameters_are_read_as_cpp_reads_them(value: str, number: int) -> None:
     assert parameter(value).integer("key") == number
 
 
 @pytest.mark.parametrize("value", ["two", "", "-", "99999999999"])
-def test_integer_parameter_that_is_none(value) -> None:
+def test_integer_parameter_that_is_none(value: str) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         parameter(value).integer("key")
     assert refused.value.sentence == f"failed to convert '{value}' to integral number"
@@ -46,7 +48,7 @@ def test_integer_parameter_that_is_none(value) -> None:
 @pytest.mark.parametrize(
     ("value", "result"), [("True", True), ("on", True), ("1", True), ("FALSE", False), ("0", False)]
 )
-def test_boolean_parameters(value, result) -> None:
+def test_boolean_parameters(value: str, result: bool) -> None:
     assert parameter(value).boolean("key") is result
 
 
@@ -67,7 +69,7 @@ def test_absent_parameters_have_defaults() -> None:
         ({"data_type": "TYPE_INT64"}, "unexpected batch input data type 'TYPE_INT64'"),
     ],
 )
-def test_batch_inputs_that_are_refused(change, sentence) -> None:
+def test_batch_inputs_that_are_refused(change: dict[str, str], sentence: str) -> None:
     batch_input = {
         "kind": "BATCH_ITEM_SHAPE",
         "data_type": "TYPE_INT32",
@@ -83,7 +85,7 @@ def test_batch_inputs_that_are_refused(change, sentence) -> None:
     [{"sequence_batching": {}}, {"model_transaction_policy": {"decoupled": True}}],
     ids=["sequence", "decoupled"],
 )
-def test_what_only_the_container_does(more) -> None:
+def test_what_only_the_container_does(more: dict[str, Any]) -> None:
     with pytest.raises(LoadRefusedError, match="not supported on the embedded host, use the container"):
         config(**more)
 
@@ -178,7 +180,7 @@ SCALAR = TensorInfo("x", "TYPE_FP32", ())
         ),
     ],
 )
-def test_inputs_that_are_refused(config, inputs, sentence) -> None:
+def test_inputs_that_are_refused(config: ModelConfig, inputs: dict[str, TensorInfo], sentence: str) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         check_inputs(config, inputs, {})
     assert refused.value.sentence == sentence
@@ -197,7 +199,7 @@ def test_inputs_that_are_refused(config, inputs, sentence) -> None:
         (entry("logits", "TYPE_FP32", [-1]), BATCHED_DIMS.replace("[-1,3]", "[-1,-1]")),
     ],
 )
-def test_outputs_that_are_refused(output, sentence) -> None:
+def test_outputs_that_are_refused(output: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         check_outputs(config(outputs=[output]), infos(LOGITS))
     assert refused.value.sentence == sentence

@@ -2,7 +2,8 @@
 
 import ctypes
 import logging
-from typing import Never
+from collections.abc import Callable
+from typing import Any, Never
 
 import pytest
 
@@ -10,7 +11,7 @@ from rejection_server.onnx_backend.messages import client_sentence
 from rejection_server.onnx_backend.refusal import LoadRefusedError, frameless
 
 
-def call_from_c(function, *args):
+def call_from_c(function: Callable[..., Any], *args: Any) -> Any:
     """Call as the Python backend does, from C; return the result, or the error as it arrives there."""
     api = ctypes.pythonapi
     api.PyErr_Fetch.argtypes = [ctypes.POINTER(ctypes.c_void_p)] * 3
@@ -24,7 +25,7 @@ def call_from_c(function, *args):
         return exc
 
 
-def frames_below(error):
+def frames_below(error: BaseException) -> int:
     """Count the frames of the traceback below this file's."""
     count, traceback = 0, error.__traceback__
     while traceback is not None:
@@ -33,11 +34,11 @@ def frames_below(error):
     return count
 
 
-def refuse(*_args) -> Never:
+def refuse(*_args: object) -> Never:
     raise LoadRefusedError("the sentence", "Unsupported")
 
 
-def fail(*_args) -> Never:
+def fail(*_args: object) -> Never:
     raise KeyError("/a/path")
 
 
@@ -54,7 +55,7 @@ def test_without_the_wrapper_there_would_be_a_frame() -> None:
     assert call_from_c(refuse, 1).__traceback__.tb_next is not None
 
 
-def test_a_defect_is_logged_and_named(caplog) -> None:
+def test_a_defect_is_logged_and_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         error = call_from_c(frameless(fail), 1)
     assert str(error) == "unexpected KeyError, see the server's log"
@@ -88,7 +89,7 @@ def test_results_pass_through() -> None:
         ("Required inputs (['x']) are missing", "Required inputs (['x']) are missing"),
     ],
 )
-def test_messages_lose_their_paths(message, sentence) -> None:
+def test_messages_lose_their_paths(message: str, sentence: str) -> None:
     assert client_sentence(message, "/srv/models/X/1/model.onnx", "X/1/model.onnx") == sentence
 
 

@@ -1,40 +1,45 @@
 """Sessions as the configuration describes them, and what they answer; with the real onnxruntime."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 
 from integration import onnx_backend_models as models
+from rejection_server.onnx_backend.config import ModelConfig
 from rejection_server.onnx_backend.instance import Cause, Failure, decode_strings, load_instance
 from rejection_server.onnx_backend.refusal import LoadRefusedError
 from rejection_server.onnx_backend.session import (
     ModelFile,
+    Provider,
     create_session,
     execution_providers,
     find_model_file,
     read_settings,
 )
 from rejection_server.onnx_backend.tensor_types import tensor_infos
-from support.onnx_instance import GATHER, RAGGED, config, entry, load
+from support.onnx_instance import GATHER, RAGGED, config, entry, infer, load
 
-CPU = [("CPUExecutionProvider", {})]
+CPU: list[Provider] = [("CPUExecutionProvider", {})]
 
 
 @pytest.fixture
-def version_folder(tmp_path):
+def version_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "folder" / "1"
     folder.mkdir(parents=True)
     return folder
 
 
-def session_options(version_folder, parsed):
+def session_options(version_folder: Path, parsed: ModelConfig) -> Any:
     onnx.save(models.identity(), version_folder / "model.onnx")
     file = find_model_file(parsed, version_folder)
     return create_session(parsed, read_settings(parsed), file, CPU).get_session_options()
 
 
-def test_parameters_reach_onnxruntime(version_folder) -> None:
+def test_parameters_reach_onnxruntime(version_folder: Path) -> None:
     parameters = {
         "intra_op_thread_count": "3",
         "inter_op_thread_count": "2",
@@ -51,7 +56,7 @@ def test_parameters_reach_onnxruntime(version_folder) -> None:
     assert not options.enable_mem_pattern
 
 
-def test_without_parameters_onnxruntime_decides(version_folder) -> None:
+def test_without_parameters_onnxruntime_decides(version_folder: Path) -> None:
     options = session_options(version_folder, config(parameters={"intra_op_thread_count": "-1"}))
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (0, 0)
     assert options.execution_mode.name == "ORT_SEQUENTIAL"
@@ -63,7 +68,7 @@ def test_without_parameters_onnxruntime_decides(version_folder) -> None:
     ("level", "name"),
     [(-1, "ORT_ENABLE_BASIC"), (0, "ORT_ENABLE_ALL"), (1, "ORT_ENABLE_EXTENDED"), (2, "ORT_DISABLE_ALL")],
 )
-def test_graph_optimization_level(version_folder, level, name) -> None:
+def test_graph_optimization_level(version_folder: Path, level: int, name: str) -> None:
     options = session_options(version_folder, config(optimization={"graph": {"level": level}}))
     assert options.graph_optimization_level.name == name
 
@@ -82,13 +87,13 @@ def test_graph_optimization_level(version_folder, level, name) -> None:
         ({"share_session_between_instances": "-"}, "failed to convert '-' to boolean"),
     ],
 )
-def test_settings_that_are_refused(parameters, sentence) -> None:
+def test_settings_that_are_refused(parameters: dict[str, str], sentence: str) -> None:
     with pytest.raises(LoadRefusedError) as refused:
         read_settings(config(parameters=parameters))
     assert refused.value.sentence == sentence
 
 
-def test_model_file_names(version_folder) -> None:
+def test_model_file_names(version_folder: Path) -> None:
     (version_folder / "a.onnx").touch()
     (version_folder / "model.onnx").mkdir()
     assert find_model_file(config(default_model_filename="a.onnx"), version_folder).shown == "X/1/a.onnx"
@@ -102,7 +107,7 @@ def test_model_file_names(version_folder) -> None:
     assert refused.value.sentence == "failed to stat file X/1/b.onnx"
 
 
-def test_a_broken_file_is_refused_without_its_path(version_folder) -> None:
+def test_a_broken_file_is_refused_without_its_path(version_folder: Path) -> None:
     (version_folder / "model.onnx").write_bytes(b"rubbish")
     with pytest.raises(LoadRefusedError) as refused:
         load_instance(config(), version_folder, "CPU", 0)
@@ -111,7 +116,7 @@ def test_a_broken_file_is_refused_without_its_path(version_folder) -> None:
     )
 
 
-def accelerators(**kinds):
+def accelerators(**kinds: Any) -> ModelConfig:
     return config(optimization={"execution_accelerators": kinds})
 
 
@@ -162,7 +167,7 @@ def test_openvino_where_onnxruntime_has_it() -> None:
         ),
     ],
 )
-def test_providers_that_are_not_there(parsed, kind, sentence) -> None:
+def test_providers_that_are_not_there(parsed: ModelConfig, kind: str, sentence: str) -> None:
     with pytest.raises(LoadRefusedError, match=sentence):
         execution_providers(parsed, kind, 0, ["CPUExecutionProvider"])
 
@@ -171,21 +176,21 @@ def test_providers_that_are_not_there(parsed, kind, sentence) -> None:
     ("name", "sentence"),
     [("tensorrt", "'tensorrt' is not available on the embedded host"), ("x", "unknown Execution Accelerator 'x'")],
 )
-def test_gpu_accelerators_that_are_refused(name, sentence) -> None:
+def test_gpu_accelerators_that_are_refused(name: str, sentence: str) -> None:
     parsed = accelerators(gpu_execution_accelerator=[{"name": name}])
     with pytest.raises(LoadRefusedError, match=sentence):
         execution_providers(parsed, "GPU", 0, ["CUDAExecutionProvider"])
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_provider_that_does_not_start_is_refused(version_folder) -> None:
+def test_a_provider_that_does_not_start_is_refused(version_folder: Path) -> None:
     onnx.save(models.identity(), version_folder / "model.onnx")
     file = ModelFile(version_folder / "model.onnx", "X/1/model.onnx")
     with pytest.raises(LoadRefusedError, match="could not start CUDAExecutionProvider"):
         create_session(config(), read_settings(config()), file, [("CUDAExecutionProvider", {}), *CPU])
 
 
-def test_signature_of_a_model(version_folder) -> None:
+def test_signature_of_a_model(version_folder: Path) -> None:
     onnx.save(models.classifier(), version_folder / "model.onnx")
     parsed = config()
     session = create_session(parsed, read_settings(parsed), find_model_file(parsed, version_folder), CPU)
@@ -197,7 +202,7 @@ def test_signature_of_a_model(version_folder) -> None:
     assert tensor_infos(session.get_outputs())["logits"].shape == (-1, 2)
 
 
-def test_inputs_that_are_not_tensors_are_refused(version_folder) -> None:
+def test_inputs_that_are_not_tensors_are_refused(version_folder: Path) -> None:
     sequence = onnx.helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
     node = onnx.helper.make_node("SequenceLength", ["s"], ["y"])
     output = onnx.helper.make_tensor_value_info("y", TensorProto.INT64, [])
@@ -210,18 +215,18 @@ def test_inputs_that_are_not_tensors_are_refused(version_folder) -> None:
     )
 
 
-def test_requests_of_different_lengths_run_as_one_batch(version_folder) -> None:
+def test_requests_of_different_lengths_run_as_one_batch(version_folder: Path) -> None:
     instance = load(version_folder, models.ragged_sum(), **RAGGED)
     rows = [np.arange(length)[None] for length in (3, 1, 5)]
-    results = instance.infer([{"ids": row} for row in rows])
+    results = infer(instance, [{"ids": row} for row in rows])
     assert instance.output_names == ["total", "count"]
     assert [total.tolist() for total, _ in results] == [[[3.0]], [[0.0]], [[10.0]]]
     assert [count.item() for _, count in results] == [9, 9, 9]
 
 
-def test_only_the_guilty_request_of_a_batch_fails(version_folder) -> None:
+def test_only_the_guilty_request_of_a_batch_fails(version_folder: Path) -> None:
     instance = load(version_folder, models.gather(), **GATHER)
-    good, bad, also_good = instance.infer([{"index": np.array([[index]])} for index in (1, 9, 3)])
+    good, bad, also_good = infer(instance, [{"index": np.array([[index]])} for index in (1, 9, 3)])
     assert good[0].tolist() == [[11.0]]
     assert also_good[0].tolist() == [[13.0]]
     assert isinstance(bad, Failure)
@@ -231,19 +236,20 @@ def test_only_the_guilty_request_of_a_batch_fails(version_folder) -> None:
     assert bad.cause is Cause.MODEL
 
 
-def test_no_requests_at_all(version_folder) -> None:
+def test_no_requests_at_all(version_folder: Path) -> None:
     assert load(version_folder, models.identity(), input=[entry("x")], output=[entry("y")]).infer([]) == []
 
 
-def test_scalars(version_folder) -> None:
+def test_scalars(version_folder: Path) -> None:
     instance = load(
         version_folder, models.scalar(), max_batch_size=0, input=[entry("x", dims=[1])], output=[entry("y", dims=[1])]
     )
-    assert instance.infer([{"x": np.array([2.0], dtype=np.float32)}])[0][0].tolist() == [3.0]
+    assert infer(instance, [{"x": np.array([2.0], dtype=np.float32)}])[0][0].tolist() == [3.0]
 
 
 def test_strings_are_decoded() -> None:
     decoded = decode_strings("t", np.array([[b"a", "ß€😀".encode()]], dtype=object))
+    assert not isinstance(decoded, Failure)
     assert decoded.tolist() == [["a", "ß€😀"]]
 
 

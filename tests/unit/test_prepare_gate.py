@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rejection_server.prepare import gate
+from rejection_server.prepare.build import Precision
 
 
-def pairs(*first):
+def pairs(*first: float) -> NDArray[np.float64]:
     return np.array([[p, 1 - p] for p in first])
 
 
@@ -26,7 +28,7 @@ def test_figures_by_length() -> None:
 
 
 @pytest.mark.parametrize(("reference", "served", "clear"), [(0.509, 0.491, 1), (0.511, 0.491, 0.5)])
-def test_borderline_texts_count_only_where_asked(reference, served, clear) -> None:
+def test_borderline_texts_count_only_where_asked(reference: float, served: float, clear: float) -> None:
     total = gate.compare(pairs(reference, 0.1), pairs(served, 0.1), [5, 5], "softmax")[-1]
     assert (total.agreement, total.agreement_clear) == (0.5, clear)
 
@@ -54,7 +56,7 @@ def test_answers_that_are_no_numbers_are_never_equal() -> None:
         ("int8", 0.4, ["0.00% of the texts", "on average"]),
     ],
 )
-def test_thresholds(precision, served, says) -> None:
+def test_thresholds(precision: Precision, served: float, says: list[str]) -> None:
     figures = gate.compare(pairs(0.9), pairs(served), [9], "softmax")
     missed = gate.failures(figures, gate.THRESHOLDS[precision])
     assert len(missed) == len(says)

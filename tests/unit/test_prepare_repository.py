@@ -1,60 +1,88 @@
 """The repository's files, and that they are put in place whole or not at all."""
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
+from rejection_server.commands import command
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.prepare import repository
-from rejection_server.prepare.build import Plan, embedding_rows, write_graph
+from rejection_server.prepare.build import Plan, Precision, embedding_rows, write_graph
+from rejection_server.prepare.configuration import Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, PrepareError, UnsupportedError, VocabularyError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.weights import attach, detach
 from support.repository import REPOSITORY, ROOT
-from support.tiny_models import VOCABULARY, padded_classifier
+from support.tiny_models import VOCABULARY, description, padded_classifier
 from support.tree import fingerprint
 
-SHAPE = repository.Shape(("NORMAL", "REJECTION"), 512)
+SHAPE = Shape(("NORMAL", "REJECTION"), 512)
 
 
-@pytest.mark.parametrize("model", repository.MODELS)
-def test_templates_give_the_bundled_configurations(model) -> None:
-    assert repository.render(model, SHAPE) == (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "content"), configurations(Shape.of(newest_facts(REPOSITORY))).items())
+def test_bundled_files_are_what_the_script_makes(name: str, content: str) -> None:
+    held = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert held == content, f"{name} is out of date: run scripts/render, and commit what it changed"
+
+
+def test_rendering_mends_what_is_out_of_date_and_nothing_else(tmp_path: Path) -> None:
+    made = shutil.copytree(staged(tmp_path / "made"), tmp_path / "copy")
+    (made / "classifier" / "labels.txt").write_text("NO\nYES\n")
+    (made / "scoring" / "config.pbtxt").unlink()
+    said = [render("--check", str(made)), render(str(made)), render("--check", str(made))]
+    assert [(status, sorted(re.findall(r"^\w+/\S+", words, re.MULTILINE))) for status, words in said] == [
+        (1, ["classifier/labels.txt", "scoring/config.pbtxt"]),
+        (0, ["classifier/labels.txt", "scoring/config.pbtxt"]),
+        (0, []),
+    ]
+    assert fingerprint(made) == fingerprint(tmp_path / "made")
+    status, words = render(str(tmp_path))
+    assert status == 1
+    assert "holds no classifier/VERSION/model.json" in words
+
+
+def render(*arguments: str) -> tuple[int, str]:
+    """Status and words of scripts/render."""
+    done = subprocess.run([ROOT / "scripts" / "render", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_other_shapes() -> None:
-    config = repository.render("classifier", repository.Shape(("a", "b", "c"), 12, device="gpu"))
+    config = configurations(Shape(("a", "b", "c"), 12, device="gpu"))["classifier/config.pbtxt"]
     assert "KIND_GPU" in config
     assert "KIND_CPU" not in config
     assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
 
 
-def staged(folder, shape=SHAPE, version=1, content=b"graph"):
+def staged(folder: Path, shape: Shape = SHAPE, version: int = 1, content: bytes = b"graph") -> Path:
     (folder.parent / "g.onnx").write_bytes(content)
     (folder.parent / "tokenizer.json").write_text("{}")
     repository.assemble(
         folder, shape, version=version, graph=folder.parent / "g.onnx", tokenizer_json=folder.parent / "tokenizer.json"
     )
-    facts = {"activation": shape.activation, "model_max_length": shape.model_max_length, "device": shape.device}
-    repository.write_facts(folder, version, facts)
+    repository.write_facts(folder, version, dataclasses.asdict(shape))
     return folder
 
 
-def test_it_has_the_form_of_the_bundled_one(tmp_path) -> None:
-    made = set(fingerprint(staged(tmp_path / "made")))
-    assert made == set(fingerprint(REPOSITORY)) | {"classifier/1/model.json"}
+def test_it_has_the_form_of_the_bundled_one(tmp_path: Path) -> None:
+    assert set(fingerprint(staged(tmp_path / "made"))) == set(fingerprint(REPOSITORY))
 
 
-def test_publishing_replaces_what_was_there_in_one_step(tmp_path) -> None:
+def test_publishing_replaces_what_was_there_in_one_step(tmp_path: Path) -> None:
     output = tmp_path / "served"
     for content in (b"first", b"second"):
         with repository.workplace(output) as work:
@@ -63,7 +91,7 @@ def test_publishing_replaces_what_was_there_in_one_step(tmp_path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
-def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path) -> None:
+def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path: Path) -> None:
     output = tmp_path / "served"
     repository.publish(staged(tmp_path / "first"), output)
     watch = "import os, sys\nwhile True:\n    os.stat(sys.argv[1])\n"
@@ -76,7 +104,7 @@ def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path) -> 
 
 
 @pytest.mark.parametrize("held", ["letter.txt", "classifier/config.pbtxt"])
-def test_other_folders_are_not_overwritten(tmp_path, held) -> None:
+def test_other_folders_are_not_overwritten(tmp_path: Path, held: str) -> None:
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).touch()
     with pytest.raises(OutputError, match="holds other things"):
@@ -88,7 +116,7 @@ def test_the_bundled_repository_is_not_overwritten() -> None:
         repository.check_output(REPOSITORY)
 
 
-def test_an_output_that_cannot_be_written(tmp_path) -> None:
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="choose another --output"), repository.workplace(tmp_path / "file" / "out"):
         pass
@@ -97,21 +125,21 @@ def test_an_output_that_cannot_be_written(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("shape", "tokenizer", "says"),
     [
-        (repository.Shape(("NO", "YES"), 512), "{}", "the labels NORMAL, REJECTION, this one NO, YES"),
-        (repository.Shape(SHAPE.labels, 256), "{}", "model_max_length 512, this one 256"),
-        (repository.Shape(SHAPE.labels, 512, "sigmoid"), "{}", "activation softmax, this one sigmoid"),
-        (repository.Shape(SHAPE.labels, 512, device="gpu"), "{}", "the configuration for cpu, this one for gpu"),
+        (Shape(("NO", "YES"), 512), "{}", "the labels NORMAL, REJECTION, this one NO, YES"),
+        (Shape(SHAPE.labels, 256), "{}", "model_max_length 512, this one 256"),
+        (Shape(SHAPE.labels, 512, "sigmoid"), "{}", "activation softmax, this one sigmoid"),
+        (Shape(SHAPE.labels, 512, device="gpu"), "{}", "the configuration for cpu, this one for gpu"),
         (SHAPE, "{ }", "another tokenizer"),
     ],
 )
-def test_versions_that_cannot_stand_side_by_side(tmp_path, shape, tokenizer, says) -> None:
+def test_versions_that_cannot_stand_side_by_side(tmp_path: Path, shape: Shape, tokenizer: str, says: str) -> None:
     output = staged(tmp_path / "served")
     (tmp_path / "tokenizer.json").write_text(tokenizer)
     with pytest.raises(OutputError, match=says):
         repository.check_version(output, shape, 2, tmp_path / "tokenizer.json")
 
 
-def test_a_second_version(tmp_path) -> None:
+def test_a_second_version(tmp_path: Path) -> None:
     output = staged(tmp_path / "served")
     before = fingerprint(output)
     repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
@@ -135,28 +163,17 @@ def test_weights_come_back_wherever_they_have_gone() -> None:
     assert rewritten == whole
 
 
-def plan(**changes):
-    values = {
-        "precision": "fp32",
-        "device": "cpu",
-        "activation": "softmax",
-        "pad_id": 0,
-        "labels": 2,
-        "largest_id": VOCABULARY - 1,
-        "heads": 1,
-        "hidden_size": 32,
-        "max_length": 512,
-    }
-    return Plan(**{**values, **changes})
+def plan(precision: Precision = "fp32", largest_id: int = VOCABULARY - 1) -> Plan:
+    return Plan(description(largest_id=largest_id, heads=1, hidden_size=32), precision)
 
 
-def logits(path):
+def logits(path: Path) -> NDArray[Any]:
     feed = {"input_ids": np.arange(9), "sequence_lengths": np.array([[4], [5]], np.int32)}
-    return onnxruntime.InferenceSession(str(path)).run(["logits"], feed)[0]
+    return np.asarray(onnxruntime.InferenceSession(str(path)).run(["logits"], feed)[0])
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8", 0.1)])
-def test_precisions(tmp_path, precision, tolerance) -> None:
+def test_precisions(tmp_path: Path, precision: Precision, tolerance: float) -> None:
     onnx.save(padded_classifier(), tmp_path / "padded.onnx")
     write_graph(tmp_path / "padded.onnx", tmp_path / "fp32.onnx", plan())
     write_graph(tmp_path / "padded.onnx", tmp_path / "small.onnx", plan(precision=precision))
@@ -166,7 +183,7 @@ def test_precisions(tmp_path, precision, tolerance) -> None:
     assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (tmp_path / "fp32.onnx").stat().st_size
 
 
-def test_graphs_that_do_not_fit(tmp_path) -> None:
+def test_graphs_that_do_not_fit(tmp_path: Path) -> None:
     onnx.save(padded_classifier(), tmp_path / "padded.onnx")
     with pytest.raises(VocabularyError, match=f"ids up to {VOCABULARY}"):
         write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan(largest_id=VOCABULARY))
@@ -200,10 +217,10 @@ def test_steps_run_in_processes_of_their_own() -> None:
 
 
 def test_help_needs_nothing_installed() -> None:
-    command = "import sys; from rejection_server.prepare.cli import main; main(['--help'])"
+    # Without site-packages nothing is installed, this package neither: it is found from its folder.
     result = subprocess.run(
-        [sys.executable, "-S", "-c", command],
-        env={"PYTHONPATH": str(ROOT / "server")},
+        [sys.executable, "-S", "-m", "rejection_server", "prepare", "--help"],
+        cwd=ROOT / "server",
         capture_output=True,
         text=True,
         check=False,
@@ -213,15 +230,15 @@ def test_help_needs_nothing_installed() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["m"], ["m", "--output", "o", "--version", "0"], ["m", "--outpt", "o"]])
-def test_wrong_options(arguments, capsys) -> None:
+def test_wrong_options(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from rejection_server.prepare.cli import main
 
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "scripts/prepare" in capsys.readouterr().err
+    assert f"{command('prepare')}: error: " in capsys.readouterr().err
 
 
-def test_facts_are_json(tmp_path) -> None:
+def test_facts_are_json(tmp_path: Path) -> None:
     output = staged(tmp_path / "served")
     assert json.loads((output / "classifier/1/model.json").read_text())["activation"] == "softmax"

@@ -1,21 +1,27 @@
 """Which files of a model are used, and what configuration and labels say about it."""
 
 import hashlib
+import re
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from rejection_server.commands import installing
 from rejection_server.prepare.describe import check_vocabulary, longest_text
 from rejection_server.prepare.errors import (
     CorruptedError,
     MissingPackageError,
+    PrepareError,
     SourceError,
     UnsupportedError,
     VocabularyError,
 )
 from rejection_server.prepare.labels import activation_of, labels_of
 from rejection_server.prepare.pipeline import SAMPLE, read_texts
-from rejection_server.prepare.source import check_download, choose_files, find_source
+from rejection_server.prepare.source import Choice, check_download, choose_files, find_source
+from support.repository import ROOT
 
 PUBLISHED = [
     *("README.md", "config.json", "merges.txt", "model.safetensors", "pytorch_model.bin", "special_tokens_map.json"),
@@ -24,11 +30,11 @@ PUBLISHED = [
 ]
 
 
-def choose(names, has_torch=True, allow_pickle=False):
+def choose(names: Sequence[str], has_torch: bool = True, allow_pickle: bool = False) -> Choice:
     return choose_files(names, has_torch=has_torch, allow_pickle=allow_pickle)
 
 
-def without(*names):
+def without(*names: str) -> list[str]:
     return [name for name in PUBLISHED if name not in names]
 
 
@@ -60,18 +66,21 @@ def test_a_tokenizer_without_its_json() -> None:
             without("onnx/model.onnx"),
             {"has_torch": False},
             MissingPackageError,
-            r"\.venv/bin/python -m pip install -r requirements/export\.txt",
+            re.escape(f"run {installing('export')}"),
         ),
         (without("tokenizer.json", "vocab.json", "merges.txt"), {}, SourceError, "no tokenizer"),
     ],
 )
-def test_what_is_not_enough(names, options, error, says) -> None:
+def test_what_is_not_enough(
+    names: Sequence[str], options: dict[str, bool], error: type[PrepareError], says: str
+) -> None:
     with pytest.raises(error, match=says):
         choose(names, **options)
 
 
-def test_the_command_to_install_names_a_file_that_exists() -> None:
-    assert (Path(__file__).parents[2] / "requirements" / "export.txt").is_file()
+def test_what_the_command_installs_exists() -> None:
+    assert "export" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.search(r"^# .*\bexport\b", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 
 
 def test_pickles_are_used_only_when_allowed_and_only_for_want_of_better() -> None:
@@ -80,7 +89,7 @@ def test_pickles_are_used_only_when_allowed_and_only_for_want_of_better() -> Non
     assert choose(without("model.safetensors")).weights is None
 
 
-def test_folders(tmp_path) -> None:
+def test_folders(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no folder \\./nothing"):
         find_source("./nothing", None, has_torch=False)
     with pytest.raises(SourceError, match="a folder has no revisions"):
@@ -88,7 +97,7 @@ def test_folders(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path, large) -> None:
+def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path: Path, large: bool) -> None:
     blob, link = tmp_path / "blob", tmp_path / "config.json"
     blob.write_bytes(b"{}")
     link.symlink_to(blob)
@@ -103,8 +112,9 @@ def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path, large) -> No
 
 def test_labels() -> None:
     assert labels_of({"1": "REJECTION", "0": "NORMAL"}) == ("NORMAL", "REJECTION")
-    assert labels_of({10: "k", **{i: str(i) for i in range(10)}})[10] == "k"
-    for wrong in ({}, {0: "a", 2: "b"}, {0: "a\nb"}, {0: " "}):
+    assert labels_of({i: "k" if i == 10 else str(i) for i in (10, *range(10))})[10] == "k"
+    several: tuple[dict[int | str, str], ...] = ({}, {0: "a", 2: "b"}, {0: "a\nb"}, {0: " "})
+    for wrong in several:
         with pytest.raises(UnsupportedError):
             labels_of(wrong)
 
@@ -128,7 +138,9 @@ def test_activations() -> None:
         ("xlnet", None, 5, 100, 100),
     ],
 )
-def test_longest_text(model_type, positions, pad_id, tokenizer_length, longest) -> None:
+def test_longest_text(
+    model_type: str, positions: int | None, pad_id: int, tokenizer_length: int | None, longest: int
+) -> None:
     assert longest_text(model_type, {"max_position_embeddings": positions}, pad_id, tokenizer_length) == longest
 
 
@@ -154,7 +166,7 @@ def test_the_bundled_sample_is_varied() -> None:
         assert any(letter in text for text in texts), letter
 
 
-def test_too_few_texts(tmp_path) -> None:
+def test_too_few_texts(tmp_path: Path) -> None:
     path = tmp_path / "few.txt"
     path.write_text("one\n\ntwo\n")
     with pytest.raises(Exception, match="holds 2 texts; at least 200"):

@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 
 from support import proto_examples
+from support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "proto"
 BUF = Path(sys.executable).parent / "buf"
 
 
-def buf(*arguments, folder=PROTO):
+def buf(*arguments: str, folder: Path = PROTO) -> subprocess.CompletedProcess[str]:
     # No home: what someone set there is not to decide.
     environment = {**os.environ, "HOME": "/nowhere"}
     return subprocess.run([BUF, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
-def copy(tmp_path):
+def copy(tmp_path: Path) -> Path:
     """The protocol files in a folder of their own, to be spoiled."""
     for name in ("buf.yaml", "inference.proto", "health.proto", "baseline.binpb"):
         shutil.copy(PROTO / name, tmp_path)
     return tmp_path
 
 
-def change(path, old, new) -> None:
+def change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
@@ -40,7 +40,7 @@ def test_lint() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_lint_wants_a_comment_on_everything(copy) -> None:
+def test_lint_wants_a_comment_on_everything(copy: Path) -> None:
     change(copy / "inference.proto", "  // The id of the request.\n", "")
     result = buf("lint", folder=copy)
     assert result.returncode != 0
@@ -68,14 +68,14 @@ def test_nothing_breaks_callers() -> None:
         ("TYPE_STRING = 13;", "TYPE_STRING = 15;", 'enum value "13"'),
     ],
 )
-def test_what_would_break_callers_is_found(copy, old, new, says) -> None:
+def test_what_would_break_callers_is_found(copy: Path, old: str, new: str, says: str) -> None:
     change(copy / "inference.proto", old, new)
     result = buf("breaking", "--against", "baseline.binpb", folder=copy)
     assert result.returncode != 0
     assert says in result.stdout
 
 
-def test_stubs_are_what_the_script_makes(tmp_path) -> None:
+def test_stubs_are_what_the_script_makes(tmp_path: Path) -> None:
     environment = {**os.environ, "PROTO_PYTHON": sys.executable}
     subprocess.run([ROOT / "scripts" / "proto", tmp_path], env=environment, check=True, timeout=120)
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -98,7 +98,7 @@ assert inference_pb2_grpc.GRPCInferenceServiceStub and health_pb2_grpc.HealthStu
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
 
 
-def test_a_missing_toolchain_is_skipped_by_name(monkeypatch, tmp_path) -> None:
+def test_a_missing_toolchain_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(proto_examples, "is_there", lambda package: package not in ("ruby-grpc", "ruby-grpc-tools"))
     with pytest.raises(pytest.skip.Exception) as raised:
         proto_examples.build("ruby", tmp_path, Path(sys.executable))

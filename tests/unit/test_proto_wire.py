@@ -2,13 +2,24 @@
 
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-PROTO = Path(__file__).parents[2] / "proto"
+from support.repository import ROOT
+
+Files = dict[str, FileDescriptorProto]
+"""By package."""
 
 METHODS = [
     "ServerLive",
@@ -24,7 +35,7 @@ METHODS = [
 PARTS = {".inference.ModelConfig", ".inference.ModelInput", ".inference.ModelOutput"}
 
 
-def tritons_files():
+def tritons_files() -> Iterator[FileDescriptorProto]:
     for module in (model_config_pb2, service_pb2):
         file = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
@@ -32,20 +43,20 @@ def tritons_files():
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Both files by package. Read as data: a process can hold only one definition of a message."""
     path = tmp_path_factory.mktemp("descriptors") / "set.binpb"
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", PROTO, f"--descriptor_set_out={path}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "proto"), f"--descriptor_set_out={path}"]
     subprocess.run([*command, "inference.proto", "health.proto"], check=True, timeout=60)
     files = FileDescriptorSet.FromString(path.read_bytes()).file
     return {file.package: file for file in files}
 
 
-def messages(files):
+def messages(files: Iterable[FileDescriptorProto]) -> dict[str, DescriptorProto]:
     """Messages by full name, those within messages too."""
     found = {}
 
-    def add(prefix, message) -> None:
+    def add(prefix: str, message: DescriptorProto) -> None:
         name = f"{prefix}.{message.name}"
         found[name] = message
         for nested in message.nested_type:
@@ -57,11 +68,11 @@ def messages(files):
     return found
 
 
-def enums(files):
+def enums(files: Iterable[FileDescriptorProto]) -> dict[str, EnumDescriptorProto]:
     return {f".{file.package}.{enum.name}": enum for file in files for enum in file.enum_type}
 
 
-def wire(message, field):
+def wire(message: DescriptorProto, field: FieldDescriptorProto) -> dict[str, Any]:
     """All of a field that decides about bytes and about what generated code makes of it."""
     return {
         "name": field.name,
@@ -75,19 +86,19 @@ def wire(message, field):
     }
 
 
-def fields(message):
+def fields(message: DescriptorProto) -> dict[int, dict[str, Any]]:
     return {field.number: wire(message, field) for field in message.field}
 
 
-def test_syntax_and_package(ours) -> None:
+def test_syntax_and_package(ours: Files) -> None:
     assert set(ours) == {"inference", "grpc.health.v1"}
     theirs = list(tritons_files())
     assert {file.syntax for file in [*theirs, *ours.values()]} == {"proto3"}
     assert {file.package for file in theirs} == {"inference"}
 
 
-def test_methods(ours) -> None:
-    def of(service):
+def test_methods(ours: Files) -> None:
+    def of(service: ServiceDescriptorProto) -> dict[str, tuple[str, str, bool, bool]]:
         return {m.name: (m.input_type, m.output_type, m.client_streaming, m.server_streaming) for m in service.method}
 
     (our_service,) = ours["inference"].service
@@ -98,7 +109,7 @@ def test_methods(ours) -> None:
     assert of(our_service) == {name: theirs[name] for name in METHODS}
 
 
-def test_fields(ours) -> None:
+def test_fields(ours: Files) -> None:
     mine, theirs = messages([ours["inference"]]), messages(tritons_files())
     assert len(mine) == 29
     for name, message in mine.items():
@@ -112,7 +123,7 @@ def test_fields(ours) -> None:
         assert message.options.map_entry == theirs[name].options.map_entry, name
 
 
-def test_oneofs_are_whole(ours) -> None:
+def test_oneofs_are_whole(ours: Files) -> None:
     mine, theirs = messages([ours["inference"]]), messages(tritons_files())
     found = [(name, oneof.name) for name, message in mine.items() for oneof in message.oneof_decl]
     assert found == [(".inference.InferParameter", "parameter_choice")]
@@ -120,14 +131,14 @@ def test_oneofs_are_whole(ours) -> None:
         assert oneof in [one.name for one in theirs[name].oneof_decl]
 
 
-def test_enums(ours) -> None:
+def test_enums(ours: Files) -> None:
     mine, theirs = enums([ours["inference"]]), enums(tritons_files())
     assert set(mine) == {".inference.DataType"}
     for name, enum in mine.items():
         assert [(v.name, v.number) for v in enum.value] == [(v.name, v.number) for v in theirs[name].value]
 
 
-def test_health_is_the_standard_one(ours) -> None:
+def test_health_is_the_standard_one(ours: Files) -> None:
     # https://github.com/grpc/grpc/blob/master/doc/health-checking.md, less Watch, which Triton does not serve.
     file = ours["grpc.health.v1"]
     (service,) = file.service

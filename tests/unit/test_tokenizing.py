@@ -1,5 +1,8 @@
 """The tokenizer model's logic, with the bundled tokenizer and without Triton."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -13,22 +16,22 @@ CLS, SEP = 101, 102
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return tokenizing.TextTokenizer(FOLDER / "tokenizer.json", 512)
 
 
-def test_known_ids(tokenizer) -> None:
+def test_known_ids(tokenizer: Any) -> None:
     assert tokenizer.token_ids(["Hello world!"]) == [[CLS, 7592, 2088, 999, SEP]]
 
 
-def test_counts_are_those_before_truncation(tokenizer) -> None:
+def test_counts_are_those_before_truncation(tokenizer: Any) -> None:
     (ids,) = tokenizer.token_ids(["word " * 2000])
     assert len(ids) == 2002
     assert len(tokenizer.truncate(ids, 10_000)) == 512
 
 
 @pytest.mark.parametrize("limit", [3, 4, 17, 128, 511, 512])
-def test_truncation_is_that_of_the_tokenizers_library(tokenizer, limit) -> None:
+def test_truncation_is_that_of_the_tokenizers_library(tokenizer: Any, limit: int) -> None:
     reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     reference.no_padding()
     reference.enable_truncation(limit)
@@ -38,13 +41,13 @@ def test_truncation_is_that_of_the_tokenizers_library(tokenizer, limit) -> None:
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, [CLS]), (2, [CLS, SEP])])
-def test_limits_below_the_special_tokens(tokenizer, limit, expected) -> None:
+def test_limits_below_the_special_tokens(tokenizer: Any, limit: int, expected: list[int]) -> None:
     (ids,) = tokenizer.token_ids(["some words here"])
     assert tokenizer.truncate(ids, limit) == expected
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t", "\x00\x01", "🙂👩‍👩‍👧", "ж" * 300, "a" * 5000])
-def test_any_text_gives_ids_of_the_vocabulary(tokenizer, text) -> None:
+def test_any_text_gives_ids_of_the_vocabulary(tokenizer: Any, text: str) -> None:
     (ids,) = tokenizer.token_ids([text])
     assert ids
     assert ids[0] == CLS
@@ -52,7 +55,7 @@ def test_any_text_gives_ids_of_the_vocabulary(tokenizer, text) -> None:
     assert all(0 <= i < 30522 for i in ids)
 
 
-def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path) -> None:
+def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path: Path) -> None:
     plain = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     plain.save(str(tmp_path / "tokenizer.json"))
@@ -62,7 +65,7 @@ def test_a_tokenizer_without_special_tokens_still_gives_one_id(tmp_path) -> None
 
 
 @pytest.mark.parametrize("template", ["!", "$A ! $A"])
-def test_a_tokenizer_that_rewrites_the_text_is_refused(tmp_path, template) -> None:
+def test_a_tokenizer_that_rewrites_the_text_is_refused(tmp_path: Path, template: str) -> None:
     odd = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2, "!": 3}, unk_token="?"))
     odd.pre_tokenizer = pre_tokenizers.Whitespace()
     odd.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("!", 3)])

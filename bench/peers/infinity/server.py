@@ -5,12 +5,13 @@ Optimum it asks for no longer takes.
 """
 
 from pathlib import Path
+from typing import Any
 
 from infinity_emb.cli import cli
 from infinity_emb.transformer.classifier import optimum
 
 
-def encode_core(self: optimum.OptimumClassifier, sentences: list[str]) -> list:
+def encode_core(self: Any, sentences: list[str]) -> Any:
     """As infinity's, truncated to the tokenizer's `model_max_length` as its PyTorch classifier does."""
     return self._pipe(sentences, batch_size=len(sentences), truncation=True, padding=True)
 

@@ -27,13 +27,13 @@ from mlserver_huggingface import HuggingFaceRuntime  # noqa: E402 - after the me
 del sys.modules["tensorflow"]  # whatever looks for TensorFlow later must not find this
 
 
-class Runtime(HuggingFaceRuntime):
+class Runtime(HuggingFaceRuntime):  # type: ignore[misc]  # in the peer's own environment
     """The runtime with its pipeline's defaults set."""
 
     async def load(self) -> bool:
         """Load, then set the defaults."""
         await super().load()
-        preprocess, _, postprocess = self._model._sanitize_parameters(truncation=True, top_k=None)
-        self._model._preprocess_params.update(preprocess)
-        self._model._postprocess_params.update(postprocess)
+        preprocess, _, postprocess = self._model._sanitize_parameters(truncation=True, top_k=None)  # noqa: SLF001 - no public way
+        self._model._preprocess_params.update(preprocess)  # noqa: SLF001
+        self._model._postprocess_params.update(postprocess)  # noqa: SLF001
         return True

@@ -16,6 +16,7 @@ refusals it is held at half.
 import http.client
 import re
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 FULL_S = 0.005
@@ -44,14 +45,14 @@ class PendingLateError(PendingUnknownError):
 class PendingRequests:
     """Requests that wait for ``model``, by the metrics at ``url``."""
 
-    def __init__(self, url, model, timeout_s=READ_TIMEOUT_S):
+    def __init__(self, url: str, model: str, timeout_s: float = READ_TIMEOUT_S) -> None:
         parts = urlsplit(url)
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
         self._path = parts.path or "/metrics"
         self._sample = re.compile(_PENDING % re.escape(model).encode(), re.MULTILINE)
         self._source = f"{url} for model '{model}'"
 
-    def __call__(self):
+    def __call__(self) -> int:
         """The number now, summed over versions; raises PendingUnknownError or PendingLateError."""
         try:
             text = self._text()
@@ -64,7 +65,7 @@ class PendingRequests:
             raise PendingUnknownError(f"{self._source}: no nv_inference_pending_request_count")
         return int(sum(map(float, counts)))
 
-    def _text(self):
+    def _text(self) -> bytes:
         while True:
             was_open = self._connection.sock is not None
             try:
@@ -86,7 +87,15 @@ class Admission:
     admit side by side without knowing of each other, so each takes its part of the room. ``clock`` gives seconds.
     """
 
-    def __init__(self, limit, pending, *, sharers=1, warn=lambda message: None, clock=time.monotonic):
+    def __init__(
+        self,
+        limit: int,
+        pending: Callable[[], int],
+        *,
+        sharers: int = 1,
+        warn: Callable[[str], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limit = limit
         self._pending = pending
         self._sharers = sharers
@@ -95,10 +104,10 @@ class Admission:
         self._known = 0
         self._since = 0
         self._ask_again_at = self._refused_since = self._refused_last = float("-inf")
-        self._late_since = None
+        self._late_since: float | None = None
         self._is_unknown = False
 
-    def admit(self, count):
+    def admit(self, count: int) -> int:
         """How many of ``count`` requests that came together may go on; the rest is to be refused."""
         if not self._limit:
             return count
@@ -116,17 +125,17 @@ class Admission:
             self._refused_last = now
         return admitted
 
-    def _bound(self, now):
+    def _bound(self, now: float) -> int:
         stands = now - self._refused_last < STANDING_S <= now - self._refused_since
         return max(1, self._limit // 2) if stands else self._limit
 
-    def _room(self, bound):
+    def _room(self, bound: int) -> int:
         if self._is_unknown:
             return 0
         # Rounded up: a limit below the number of sharers lets each have one.
         return max(0, -((self._known - bound) // self._sharers) - self._since)
 
-    def _ask(self, now):
+    def _ask(self, now: float) -> None:
         self._since = 0
         try:
             self._known = self._pending()
@@ -144,7 +153,7 @@ class Admission:
         self._late_since = None
         self._is_unknown = False
 
-    def _is_just_late(self, error, now):
+    def _is_just_late(self, error: PendingUnknownError, now: float) -> bool:
         if not isinstance(error, PendingLateError) or self._is_unknown:
             return False
         if self._late_since is None:

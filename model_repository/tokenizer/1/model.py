@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -22,7 +24,7 @@ BOUNDED = "classifier"
 class TritonPythonModel:
     """Called by Triton's Python backend."""
 
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         """Read ``tokenizer.json`` beside this file."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -37,11 +39,11 @@ class TritonPythonModel:
             warn=pb_utils.Logger.log_warn,
         )
 
-    def execute(self, requests):
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Tokenise the texts of all requests together; a bad text fails its own request only."""
-        responses = [None] * len(requests)
+        responses: list[Any] = [None] * len(requests)
         work = []
-        texts = []
+        texts: list[str] = []
         admitted = self._admission.admit(len(requests))
         for index, request in enumerate(requests):
             if index >= admitted:
@@ -57,15 +59,15 @@ class TritonPythonModel:
             texts += mine
         rows = self._tokenizer.token_ids(texts) if texts else []
         for index, start, limits in work:
-            mine = rows[start : start + len(limits)]
-            ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(mine, limits, strict=True)]
-            counts = np.array([[len(row)] for row in mine], dtype=np.int32)
+            own = rows[start : start + len(limits)]
+            ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(own, limits, strict=True)]
+            counts = np.array([[len(row)] for row in own], dtype=np.int32)
             responses[index] = pb_utils.InferenceResponse(
                 [pb_utils.Tensor("input_ids", filled(ids)), pb_utils.Tensor("token_count", counts)]
             )
         return responses
 
-    def _read(self, request):
+    def _read(self, request: Any) -> tuple[list[str], list[int]]:
         texts = decode(pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel())
         asked = pb_utils.get_input_tensor_by_name(request, "max_length")
         if asked is None:
@@ -75,5 +77,5 @@ class TritonPythonModel:
         return texts, limits
 
 
-def _error(message, code):
+def _error(message: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

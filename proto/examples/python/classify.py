@@ -5,6 +5,7 @@ This program talks to the server as any language would; for Python there is also
 # ruff: noqa: T201  # a command prints
 
 import argparse
+import io
 import json
 import os
 import struct
@@ -156,5 +157,6 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(encoding="utf-8")
     sys.exit(main())

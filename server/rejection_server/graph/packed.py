@@ -32,6 +32,7 @@ from rejection_server.graph.ragged import (
     logits_of,
     parse_nodes,
 )
+from rejection_server.wording import one_line
 
 GROUP_TOKENS = 256
 """A group's rows hold at most so many tokens; a longer row is a group alone."""
@@ -267,7 +268,7 @@ def _check(packed: ModelProto, rows: list[NDArray[np.int64]], expected: NDArray[
     try:
         got = _session(packed).run([LOGITS], flat)[0]
     except Exception as exc:  # onnxruntime raises nothing narrower
-        raise GraphError(f"the packed form does not run: {' '.join(str(exc).split())[:200]}") from exc
+        raise GraphError(f"the packed form does not run: {one_line(exc, 200)}") from exc
     difference = float(np.abs(got - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise GraphError(f"the packed form's logits differ from the original's by {difference:.2g}")
@@ -278,7 +279,7 @@ def _answers_of_padded(model: ModelProto, rows: list[NDArray[np.int64]]) -> NDAr
     try:
         session = _session(model)
     except Exception as exc:  # onnxruntime raises nothing narrower
-        raise GraphError(f"the model does not run: {' '.join(str(exc).split())[:200]}") from exc
+        raise GraphError(f"the model does not run: {one_line(exc, 200)}") from exc
     given = {value.name for value in session.get_inputs()}
     output = logits_of(model.graph).name
     answers = []

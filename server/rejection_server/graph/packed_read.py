@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from rejection_server.graph.packed_match import MOVES, SCALES, Activation, Blocks, Floats, Linear, Norm
 from rejection_server.graph.ragged import LOGITS, GraphError
+from rejection_server.wording import one_line
 
 _ONE_SPELLING = (  # fusions that would only add spellings to recognise
     "AttentionFusion",
@@ -93,7 +94,7 @@ def _in_one_spelling(model: ModelProto) -> ModelProto:
                 disabled_optimizers=list(_ONE_SPELLING),
             )
         except Exception as exc:  # onnxruntime raises nothing narrower
-            raise GraphError(f"onnxruntime cannot read the model: {' '.join(str(exc).split())[:200]}") from exc
+            raise GraphError(f"onnxruntime cannot read the model: {one_line(exc, 200)}") from exc
         return onnx.load(path)
 
 
@@ -174,36 +175,17 @@ class _Reader:
         return Layer(query, key, value, out, attention_norm, up, activation, down, norm), after
 
     def _embeddings(self, first: str) -> tuple[Floats, Floats, int | None, Floats]:
-        gathers = []
-        pending = [self.blocks.producer(first, "LayerNormalization").input[0]]
-        kind: Floats | None = None
-        while pending:
-            name = pending.pop()
-            if name in self.blocks.constants:  # the embedding of token type 0, looked up already
-                kind = self.blocks.array(name)
-                if kind.size != kind.shape[-1]:
-                    raise GraphError("the embeddings' sum holds a constant that is no vector")
-                kind = kind.reshape(-1)
-                continue
-            node = self.blocks.producer(name)
-            if node.op_type == "Add":
-                pending += node.input
-            elif node.op_type == "Gather" and node.input[0] in self.blocks.constants:
-                gathers.append(node)
-            elif node.op_type in ("Expand", "Unsqueeze", "Identity"):
-                pending.append(node.input[0])
-            else:
-                raise GraphError(f"the embeddings are no plain sum: {node.op_type}")
+        lookups, kind = self._lookups(first)
         try:
-            numbers = self._probe([node.input[1] for node in gathers])
+            numbers = self._probe([node.input[1] for node in lookups])
         except Exception as exc:  # onnxruntime raises nothing narrower
-            reason = " ".join(str(exc).split())[:200]
+            reason = one_line(exc, 200)
             raise GraphError(f"what the embeddings are looked up by cannot be found out: {reason}") from exc
         words: Floats | None = None
         table: Floats | None = None
         padding_id: int | None = None
         start = 0
-        for node, (plain, padded, ids, pad) in zip(gathers, numbers, strict=True):
+        for node, (plain, padded, ids, pad) in zip(lookups, numbers, strict=True):
             weight = self.blocks.array(node.input[0])
             steps = np.arange(plain.size) + (plain[0] if plain.size else 0)
             if np.array_equal(plain, ids) and words is None:
@@ -220,6 +202,30 @@ class _Reader:
             raise GraphError("the embeddings of words and positions are not both there")
         folded = table if kind is None else table + kind
         return words, folded[start:], padding_id, folded[start - 1] if start else folded[0]
+
+    def _lookups(self, first: str) -> tuple[list[NodeProto], Floats | None]:
+        """The lookups whose sum the first layer reads, and the embedding of token type 0 if it was looked up before."""
+        lookups = []
+        pending = [self.blocks.producer(first, "LayerNormalization").input[0]]
+        kind: Floats | None = None
+        while pending:
+            name = pending.pop()
+            if name in self.blocks.constants:
+                kind = self.blocks.array(name)
+                if kind.size != kind.shape[-1]:
+                    raise GraphError("the embeddings' sum holds a constant that is no vector")
+                kind = kind.reshape(-1)
+                continue
+            node = self.blocks.producer(name)
+            if node.op_type == "Add":
+                pending += node.input
+            elif node.op_type == "Gather" and node.input[0] in self.blocks.constants:
+                lookups.append(node)
+            elif node.op_type in ("Expand", "Unsqueeze", "Identity"):
+                pending.append(node.input[0])
+            else:
+                raise GraphError(f"the embeddings are no plain sum: {node.op_type}")
+        return lookups, kind
 
     def _probe(self, names: list[str]) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]]:
         """What the embedding tables are asked for: by plain ids, and by ids with each low id in the middle."""

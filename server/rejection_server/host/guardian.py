@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     triton = _spawn(command, prctl)
     _tell(f"started {triton}")
     unloads = any(argument.startswith("--model-control-mode=") and "none" not in argument for argument in command)
-    status = _watch(triton, launcher, wake, float(stop_grace_s), unloads=unloads)
+    status = _Watch(triton, launcher, wake, float(stop_grace_s), unloads=unloads).until_exit()
     kill_group(triton)
     _kill_adopted()
     remove_leftovers(shm_prefix, Path(runtime_folder))
@@ -79,55 +79,74 @@ def remove_leftovers(shm_prefix: str, runtime_folder: Path) -> None:
     shutil.rmtree(runtime_folder, ignore_errors=True)
 
 
-def _watch(triton: int, launcher: int | None, wake: int, stop_grace_s: float, *, unloads: bool) -> int:
-    """Relay the launcher's commands until Triton has ended; returns its status, negative for a signal.
+class _Watch:
+    """Relays the launcher's commands until Triton has ended.
 
-    `unloads`: whether Triton may end a model's process while it serves, because it was told to unload the model.
+    Args:
+        triton: its process.
+        launcher: a descriptor that tells the launcher's end; None leaves that to the pipe of commands.
+        wake: a descriptor that tells of signals.
+        stop_grace_s: how long Triton may take to stop when it is asked to.
+        unloads: whether Triton may end a model's process while it serves, because it was told to unload the model.
     """
-    commands = sys.stdin.fileno()
-    sources = {commands, wake} | ({launcher} if launcher is not None else set())
-    stubs: dict[int, tuple[int, str]] = {}
-    kill_at = float("inf")
 
-    def stop(grace_s: float) -> None:
-        nonlocal kill_at
-        os.kill(triton, signal.SIGTERM)
-        kill_at = min(kill_at, time.monotonic() + grace_s)
+    def __init__(self, triton: int, launcher: int | None, wake: int, stop_grace_s: float, *, unloads: bool) -> None:
+        self._triton = triton
+        self._launcher = launcher
+        self._wake = wake
+        self._stop_grace_s = stop_grace_s
+        self._unloads = unloads
+        self._commands = sys.stdin.fileno()
+        self._sources = {self._commands, wake} | ({launcher} if launcher is not None else set())
+        self._stubs: dict[int, tuple[int, str]] = {}
+        self._kill_at = float("inf")
 
-    while True:
-        timeout_s = None if kill_at == float("inf") else max(0.0, kill_at - time.monotonic())
-        ready, _, _ = select.select([*sources, *stubs], [], [], timeout_s)
-        if wake in ready:
-            received = set(os.read(wake, 4096))
-            status = _reap(triton)
-            if status is not None:
-                return status
-            if received - {signal.SIGCHLD}:  # somebody signalled the guardian: it means Triton
-                stop(stop_grace_s)
-        command = os.read(commands, 1) if commands in ready else None
+    def until_exit(self) -> int:
+        """Returns Triton's status, negative for a signal."""
+        while True:
+            timeout_s = None if self._kill_at == float("inf") else max(0.0, self._kill_at - time.monotonic())
+            ready = set(select.select([*self._sources, *self._stubs], [], [], timeout_s)[0])
+            if self._wake in ready:
+                received = set(os.read(self._wake, 4096))
+                status = _reap(self._triton)
+                if status is not None:
+                    return status
+                if received - {signal.SIGCHLD}:  # somebody signalled the guardian: it means Triton
+                    self._stop(self._stop_grace_s)
+            self._obey(os.read(self._commands, 1) if self._commands in ready else None, self._launcher in ready)
+            for descriptor in self._stubs.keys() & ready:
+                self._bury(descriptor)
+            if time.monotonic() >= self._kill_at:
+                os.kill(self._triton, signal.SIGKILL)
+                self._kill_at = time.monotonic() + KILL_WAIT_S
+
+    def _stop(self, grace_s: float) -> None:
+        os.kill(self._triton, signal.SIGTERM)
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+
+    def _obey(self, command: bytes | None, is_orphaned: bool) -> None:
         if command == b"w":
-            stubs = _open_stubs(triton)
+            self._stubs = _open_stubs(self._triton)
             _tell("watching")
         elif command == b"t":
-            stop(stop_grace_s)
+            self._stop(self._stop_grace_s)
         elif command == b"k":
-            kill_at = time.monotonic()
-        elif command == b"" or (launcher is not None and launcher in ready):
-            sources = {wake}
-            stop(min(ORPHAN_GRACE_S, stop_grace_s))
-        for descriptor in stubs.keys() & set(ready):
-            pid, instance = stubs.pop(descriptor)
-            os.close(descriptor)
-            status = _zombie_status(pid)
-            # Processes that end while Triton stops, or unloads a model, end well. A machine under load may let Triton
-            # collect one before it is looked at here: then only what Triton was told says whether that was wanted.
-            lost = not unloads if status is None else status != 0
-            if lost and kill_at == float("inf"):
-                _tell(f"lost {instance} {status or 0}")
-                stop(LOST_GRACE_S)
-        if time.monotonic() >= kill_at:
-            os.kill(triton, signal.SIGKILL)
-            kill_at = time.monotonic() + KILL_WAIT_S
+            self._kill_at = time.monotonic()
+        elif command == b"" or is_orphaned:
+            self._sources = {self._wake}
+            self._stop(min(ORPHAN_GRACE_S, self._stop_grace_s))
+
+    def _bury(self, descriptor: int) -> None:
+        """Look at how the process of a model ended; without it Triton is of no use."""
+        pid, instance = self._stubs.pop(descriptor)
+        os.close(descriptor)
+        status = _zombie_status(pid)
+        # Processes that end while Triton stops, or unloads a model, end well. A machine under load may let Triton
+        # collect one before it is looked at here: then only what Triton was told says whether that was wanted.
+        lost = not self._unloads if status is None else status != 0
+        if lost and self._kill_at == float("inf"):
+            _tell(f"lost {instance} {status or 0}")
+            self._stop(LOST_GRACE_S)
 
 
 def _open_stubs(triton: int) -> dict[int, tuple[int, str]]:

@@ -33,9 +33,9 @@ import rejection_server
 from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
 from rejection_server.host.locate import TritonWheel, loader_complaints, needed_libpython
-from rejection_server.host.machine import find_libpython
+from rejection_server.host.machine import CONTAINER_HINT, find_libpython
 
-__all__ = ["ONNX_BACKEND", "Layout", "lay_out", "remove_stale"]
+__all__ = ["Layout", "lay_out", "remove_stale"]
 
 PREFIX = "rejection-server-"
 STALE_AFTER_S = 60.0
@@ -66,7 +66,7 @@ class Layout:
         return f"{self.folder.name}-"
 
 
-def lay_out(wheel: TritonWheel, onnx_backend: Path = ONNX_BACKEND) -> Layout:
+def lay_out(wheel: TritonWheel) -> Layout:
     """Make a fresh runtime folder and check that the system can load Triton from it.
 
     Raises UnsupportedMachineError if a shared library is missing, HostError if no folder can be used.
@@ -77,7 +77,7 @@ def lay_out(wheel: TritonWheel, onnx_backend: Path = ONNX_BACKEND) -> Layout:
     alive_fd = os.open(folder / "alive", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        stub = _fill(folder, wheel, onnx_backend)
+        stub = _fill(folder, wheel)
         environment = _environment(folder, wheel)
         _check_libraries(wheel, stub, environment)
     except BaseException:
@@ -105,7 +105,7 @@ def remove_stale(parent: Path) -> None:
             continue
 
 
-def _fill(folder: Path, wheel: TritonWheel, onnx_backend: Path) -> Path:
+def _fill(folder: Path, wheel: TritonWheel) -> Path:
     """Copy and link the files in; returns the stub."""
     python = folder / "backends" / "python"
     python.mkdir(parents=True)
@@ -115,9 +115,8 @@ def _fill(folder: Path, wheel: TritonWheel, onnx_backend: Path) -> Path:
     shutil.copyfile(wheel.stub, stub)
     stub.chmod(0o700)
 
-    if onnx_backend.is_file():
-        (folder / "backends" / "onnxruntime").mkdir()
-        shutil.copyfile(onnx_backend, folder / "backends" / "onnxruntime" / "model.py")
+    (folder / "backends" / "onnxruntime").mkdir()
+    shutil.copyfile(ONNX_BACKEND, folder / "backends" / "onnxruntime" / "model.py")
 
     (folder / "tmp").mkdir()
     (folder / "lib").mkdir()
@@ -174,8 +173,7 @@ def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, s
     if missing:
         raise UnsupportedMachineError(
             f"Triton needs {', '.join(dict.fromkeys(missing))}, which this system lacks: install it with the "
-            "system's package manager (on Debian and Ubuntu: apt-get install libstdc++6 zlib1g), or use the container "
-            "image in docker/"
+            f"system's package manager (on Debian and Ubuntu: apt-get install libstdc++6 zlib1g), or {CONTAINER_HINT}"
         )
 
 

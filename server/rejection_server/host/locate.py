@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rejection_server.commands import installing
 from rejection_server.host.errors import TritonNotInstalledError, UnsupportedMachineError
 from rejection_server.host.machine import Machine, machine_problem, python_problem
 
@@ -67,7 +68,7 @@ def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
     except importlib.metadata.PackageNotFoundError as exc:
         raise TritonNotInstalledError(
             f"the Python package {WHEEL}, which holds Triton, is not installed in {sys.prefix}: "
-            "start with scripts/serve, which installs it"
+            f"{installing('embedded')} installs it"
         ) from exc
     site_packages = Path(str(distribution.locate_file("")))
     triton = site_packages / "pytriton" / "tritonserver"
@@ -87,7 +88,7 @@ def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
         if not path.exists():
             raise TritonNotInstalledError(
                 f"the installed package {WHEEL} {wheel.version} is incomplete, {path.relative_to(site_packages)} is "
-                "missing: remove .venv and start again with scripts/serve"
+                f"missing: remove the environment {sys.prefix}, and run {installing('embedded')} for a new one"
             )
     return wheel
 

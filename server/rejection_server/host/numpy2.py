@@ -24,8 +24,12 @@ import numpy as np
 
 __all__ = ["repair"]
 
+TABLE = "_ARRAY_API"
+"""Where extension modules find the table."""
 NEW_FROM_DESCR = 94
 """Index of PyArray_NewFromDescr in numpy's table of C functions, the same in every version."""
+STRIDES = 4
+"""Which of its arguments the strides are."""
 TABLE_LENGTH = 300
 """Entries to copy; pybind11 uses none beyond 282."""
 
@@ -63,19 +67,17 @@ def _repair_inputs() -> None:
     new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
     table_type = ctypes.c_void_p * TABLE_LENGTH
-    table = table_type.from_buffer_copy(table_type.from_address(get_pointer(multiarray._ARRAY_API, None)))
+    table = table_type.from_buffer_copy(table_type.from_address(get_pointer(getattr(multiarray, TABLE), None)))
     original = _NewFromDescr(table[NEW_FROM_DESCR] or 0)
 
-    def without_strides(
-        kind: int, items: int, dimension_count: int, dimensions: int, _strides: int, memory: int, flags: int, extra: int
-    ) -> int:
-        array: int = original(kind, items, dimension_count, dimensions, None, memory, flags, extra)
+    def without_strides(*arguments: int | None) -> int:
+        array: int = original(*arguments[:STRIDES], None, *arguments[STRIDES + 1 :])
         return array
 
     replacement = _NewFromDescr(without_strides)
     table[NEW_FROM_DESCR] = ctypes.cast(replacement, ctypes.c_void_p).value
     _kept_alive.extend((table, replacement))
-    multiarray._ARRAY_API = new_capsule(ctypes.addressof(table), None, None)
+    setattr(multiarray, TABLE, new_capsule(ctypes.addressof(table), None, None))
 
 
 def _repair_outputs() -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "METRICS_URL",
     "Endpoints",
     "LogLevel",
+    "Runtime",
     "ServeOptions",
     "check_repository",
     "choose_endpoints",
@@ -107,6 +108,21 @@ class ServeOptions:
         return 0 if self.changes_models else CACHE_BYTES
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What an embedded Triton runs from."""
+
+    repository: Path
+    """The model repository of the options, or what stands in for it."""
+    tritonserver: Path
+    backends: Path
+    caches: Path
+    """Folder of Triton's response caches."""
+    shm_prefix: str
+    """Beginning of the name of every shared memory region."""
+    has_gpu: bool
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """Where a server listens: one address, a port for each service that is on."""
@@ -195,18 +211,8 @@ def choose_endpoints(options: ServeOptions) -> Endpoints:
         )
 
 
-def triton_command(
-    options: ServeOptions,
-    endpoints: Endpoints,
-    *,
-    repository: Path,
-    tritonserver: Path,
-    backends: Path,
-    caches: Path,
-    shm_prefix: str,
-    has_gpu: bool,
-) -> list[str]:
-    """The command line of tritonserver for `repository`, the one of the options or what stands in for it.
+def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime) -> list[str]:
+    """The command line of tritonserver.
 
     Raises OptionError if an extra argument repeats one of ours, or the cache has an impossible size.
     """
@@ -219,14 +225,14 @@ def triton_command(
     grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
     web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
     command = [
-        str(tritonserver),
-        f"--model-repository={repository.resolve()}",
+        str(runtime.tritonserver),
+        f"--model-repository={runtime.repository.resolve()}",
         "--model-control-mode=none",
         "--strict-readiness=true",
         "--rate-limit=execution_count",  # which of several idle instances is taken is for the models to say
-        f"--backend-directory={backends}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--cache-directory={caches}",
+        f"--backend-directory={runtime.backends}",
+        f"--backend-config=python,shm-region-prefix-name={runtime.shm_prefix}",
+        f"--cache-directory={runtime.caches}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--grpc-address={grpc_address}",
         f"--grpc-port={endpoints.grpc_port}",
@@ -237,7 +243,7 @@ def triton_command(
         f"--metrics-port={endpoints.metrics_port}",
         *_LOG_FLAGS[options.log_level],
     ]
-    if not has_gpu:  # looking for a GPU takes time and warns
+    if not runtime.has_gpu:  # looking for a GPU takes time and warns
         command += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
     if options.cache_size:
         if options.cache_size < SMALLEST_CACHE_BYTES:

@@ -30,6 +30,7 @@ from rejection_server.host.machine import Machine
 from rejection_server.host.options import (
     METRICS_URL,
     Endpoints,
+    Runtime,
     ServeOptions,
     check_repository,
     choose_endpoints,
@@ -113,9 +114,7 @@ class Server:
                     self._sizing = sized_repository(
                         self.options.repository, self.options.cores, layout.folder / "repository"
                     )
-                command = triton_command(
-                    self.options,
-                    endpoints,
+                runtime = Runtime(
                     repository=self._sizing.repository,
                     tritonserver=wheel.tritonserver,
                     backends=layout.backends,
@@ -123,7 +122,7 @@ class Server:
                     shm_prefix=layout.shm_prefix,
                     has_gpu=self._has_gpu,
                 )
-                self._launch(command, layout, endpoints)
+                self._launch(triton_command(self.options, endpoints, runtime), layout, endpoints)
                 self._wait_until_ready(endpoints)
             except PortTakenError:
                 self._abandon(layout)
@@ -354,6 +353,7 @@ class Server:
             self._guardian.wait(timeout=ABANDON_S)
         self._guardian.kill()
         self._guardian.wait()
+        self._guardian = None
         guardian.remove_leftovers(layout.shm_prefix, layout.folder)
         os.close(layout.alive_fd)
 

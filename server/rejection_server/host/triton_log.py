@@ -57,6 +57,10 @@ def explain_failure(lines: Iterable[str]) -> HostError | None:
     Triton waiting instead of exiting, so this is worth asking before Triton has ended, too.
     """
     messages = [_message(line) for line in lines]
+    return _load_failure(messages) or _start_failure(messages) or _last_words(messages)
+
+
+def _load_failure(messages: list[str]) -> HostError | None:
     syntax = next((match for message in messages if (match := _CONFIG_SYNTAX.search(message))), None)
     for pattern in (_LOAD_FAILED, _POLL_FAILED, _MODEL_FAILED, _ENSEMBLE_FAILED):
         for message in messages:
@@ -65,6 +69,10 @@ def explain_failure(lines: Iterable[str]) -> HostError | None:
                 if pattern is _POLL_FAILED and syntax is not None:
                     reason += f" (line {syntax['where'].replace(':', ', column ')}: {syntax['what']})"
                 return ModelLoadError(match["model"], reason)
+    return None
+
+
+def _start_failure(messages: list[str]) -> HostError | None:
     for message in messages:
         if match := _STUB_FAILED.search(message):
             return RepositoryError(f"a model could not be started: {_one_line(match['reason'])}")
@@ -74,6 +82,10 @@ def explain_failure(lines: Iterable[str]) -> HostError | None:
             return OptionError(f"tritonserver does not accept what follows `--`: {match['what']}")
         if match := _OPTION_VALUE.search(message):
             return OptionError(f"tritonserver does not accept the value given to {match['option']}")
+    return None
+
+
+def _last_words(messages: list[str]) -> HostError | None:
     for message in reversed(messages):
         if match := _LAST_WORDS.match(message):
             return HostError(f"Triton could not start: {_one_line(match['what'])}")

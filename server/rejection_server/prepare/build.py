@@ -14,15 +14,16 @@ from onnx import ModelProto, helper, numpy_helper
 from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import Activation, Form, GraphError, to_ragged
+from rejection_server.graph.ragged import Form, GraphError, to_ragged
 from rejection_server.graph.walk import drop_traces
-from rejection_server.prepare.describe import check_vocabulary
+from rejection_server.prepare.configuration import Device
+from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.weights import attach, detach
+from rejection_server.wording import one_line
 
 Precision = Literal["fp32", "fp16", "int8"]
-Device = Literal["cpu", "gpu"]
 
 FASTER = 0.95
 """The optimised graph is taken if it needs less than this share of the plain one's time."""
@@ -57,16 +58,9 @@ class Built:
 class Plan:
     """What graph is to be made."""
 
+    model: Description
     precision: Precision
-    device: Device
-    activation: Activation
-    pad_id: int
-    labels: int
-    largest_id: int
-    """Largest token id that the tokenizer can give."""
-    heads: int
-    hidden_size: int
-    max_length: int
+    device: Device = "cpu"
     packed: bool = True
     """Whether the packed form may be taken."""
 
@@ -104,7 +98,7 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
         raise
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no packed form", exc_info=True)
-        return f"not used: {' '.join(str(exc).split())[:160] or type(exc).__name__}", None
+        return f"not used: {one_line(exc, 160)}", None
     finally:
         packed.unlink(missing_ok=True)
     return f"used: {speed}", times
@@ -112,8 +106,10 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
 
 def write_packed(padded: Path, path: Path, plan: Plan) -> None:
     """Write the packed form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
-    model = _read(padded, plan.labels)
-    _write(to_packed(model, heads=plan.heads, int8=plan.precision == "int8", activation=plan.activation), path)
+    model = _read(padded, len(plan.model.labels))
+    _write(
+        to_packed(model, heads=plan.model.heads, int8=plan.precision == "int8", activation=plan.model.activation), path
+    )
 
 
 def _ragged_form(plan: Plan) -> Form:
@@ -134,7 +130,7 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
         raise
     except Exception as exc:  # the optimiser raises whatever its fusions stumble over
         _log.info("the transformer optimiser failed", exc_info=True)
-        return Built(f"not used: it failed ({' '.join(str(exc).split())[:120] or type(exc).__name__})", {}, form)
+        return Built(f"not used: it failed ({one_line(exc, 120)})", {}, form)
     finally:
         for path in (fused, fused.with_name(f"{fused.name}.data")):
             path.unlink(missing_ok=True)
@@ -147,14 +143,14 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
 
 def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     """Write the served form of the padded model to `served`; raises what `build` does."""
-    model = _read(padded, plan.labels)
+    model = _read(padded, len(plan.model.labels))
     rows = embedding_rows(model)
     if rows is not None:
-        check_vocabulary(plan.largest_id, rows)
+        check_vocabulary(plan.model.largest_id, rows)
     model = _in_precision(model, plan.precision)
     weights = detach(model)
     try:
-        ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.activation, pad_id=plan.pad_id)
+        ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.model.activation, pad_id=plan.model.pad_id)
     except GraphError as exc:
         raise UnsupportedError(f"the model's ONNX file cannot be served: {exc}") from exc
     del model
@@ -166,7 +162,7 @@ def _read(path: Path, labels: int) -> ModelProto:
     try:
         model = onnx.load(path)
     except Exception as exc:  # protobuf's own error, or a missing file with the weights
-        raise CorruptedError(f"{path.name} is not a readable ONNX file: {' '.join(str(exc).split())[:200]}") from exc
+        raise CorruptedError(f"{path.name} is not a readable ONNX file: {one_line(exc, 200)}") from exc
     drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open
@@ -217,11 +213,16 @@ def fuse(padded: Path, fused: Path, plan: Plan) -> None:
     """Write the padded model as onnxruntime's transformer optimiser leaves it, the weights in a file beside it."""
     from onnxruntime.transformers.optimizer import optimize_model
 
-    model = _read(padded, plan.labels)
+    model = _read(padded, len(plan.model.labels))
     logging.disable(logging.WARNING)  # this process ends soon; what fused and what did not is not for who prepares
     tables = detach(model, only_tables=True)
     result = optimize_model(
-        model, "bert", num_heads=plan.heads, hidden_size=plan.hidden_size, opt_level=0, use_gpu=plan.device == "gpu"
+        model,
+        "bert",
+        num_heads=plan.model.heads,
+        hidden_size=plan.model.hidden_size,
+        opt_level=0,
+        use_gpu=plan.device == "gpu",
     ).model
     if all(entry.domain != _CONTRIB for entry in result.opset_import):
         result.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
@@ -246,7 +247,7 @@ def milliseconds(paths: list[Path], plan: Plan) -> list[dict[str, float]]:
     clock = time.thread_time if plan.device == "cpu" else time.perf_counter
     sessions = [_session(path, plan.device) for path in paths]
     best: list[dict[str, float]] = [{} for _ in paths]
-    for length in sorted({min(length, plan.max_length) for length in TIMED_LENGTHS}):
+    for length in sorted({min(length, plan.model.model_max_length) for length in TIMED_LENGTHS}):
         ids = np.arange(length, dtype=np.int64) % 7 + 5
         feed = {"input_ids": ids, "sequence_lengths": np.asarray([[length]], dtype=np.int32)}
         for _ in range(TIMED_RUNS):

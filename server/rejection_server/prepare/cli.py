@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from rejection_server.commands import command, installing
+
 __all__ = ["main"]
 
 DESCRIPTION = """\
@@ -26,11 +28,11 @@ original is the repository written, whole and at once.
 
 EPILOG = """\
 examples:
-  scripts/prepare protectai/distilroberta-base-rejection-v1 --output build/rejection
-      then: scripts/serve --repository build/rejection
-  scripts/prepare ./my-classifier --output build/mine --precision fp32
+  {prepare} protectai/distilroberta-base-rejection-v1 --output build/rejection
+      then: {serve} --repository build/rejection
+  {prepare} ./my-classifier --output build/mine --precision fp32
       a folder with config.json, model.safetensors and tokenizer.json
-  scripts/prepare ./my-newer-classifier --output build/mine --version 2
+  {prepare} ./my-newer-classifier --output build/mine --version 2
       beside version 1; a running Triton switches to it without a stop
 
 environment:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _prepare(options)
     except _StoppedError as exc:
-        print("\nscripts/prepare: interrupted; nothing was written", file=sys.stderr)
+        print(f"\n{command('prepare')}: interrupted; nothing was written", file=sys.stderr)
         return 128 + exc.number
 
 
@@ -70,9 +72,9 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts/prepare",
+        prog=command("prepare"),
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG.format(prepare=command("prepare"), serve=command("serve")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -160,8 +162,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         from rejection_server.prepare.memory import PeakMemory
     except ImportError as exc:
         print(
-            f"scripts/prepare: the Python package {exc.name} is not installed in {sys.prefix}: "
-            "start with scripts/prepare, which installs what is needed",
+            f"{command('prepare')}: the Python package {exc.name} is not installed in {sys.prefix}: "
+            f"{installing('prepare')} installs what is needed",
             file=sys.stderr,
         )
         return 1
@@ -188,12 +190,12 @@ def _prepare(arguments: argparse.Namespace) -> int:
         with PeakMemory(os.getpid()) as memory:
             prepared = pipeline.prepare(options, report)
     except PrepareError as exc:
-        print(f"scripts/prepare: {exc}", file=sys.stderr)
+        print(f"{command('prepare')}: {exc}", file=sys.stderr)
         return 1
     print(f"\n{prepared.precision} against the original, as served:\n\n{gate.table(prepared.figures)}\n")
     print(f"Written to {prepared.output}, version {prepared.version} of the classifier.")
     print(f"Took {time.monotonic() - begin:.0f} s and at most {memory.peak_bytes / 1e9:.2f} GB of memory.")
     if options.device == "gpu":
         print("The comparison ran on this machine's processor; the configuration asks for a GPU.")
-    print(f"Serve it:  {shlex.join(['scripts/serve', '--repository', str(prepared.output)])}", flush=True)
+    print(f"Serve it:  {command('serve')} --repository {shlex.quote(str(prepared.output))}", flush=True)
     return 0

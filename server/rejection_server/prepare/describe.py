@@ -13,6 +13,7 @@ from rejection_server.graph.ragged import Activation
 from rejection_server.prepare.errors import CorruptedError, PrepareError, UnsupportedError, VocabularyError
 from rejection_server.prepare.labels import activation_of, labels_of
 from rejection_server.prepare.source import CONFIG, read_json
+from rejection_server.wording import one_line
 
 SERVED_AT_MOST = 2048
 """Tokens; models that can take more need `--max-length`, because attention's memory grows with the square."""
@@ -69,7 +70,9 @@ def describe(folder: Path, texts: Sequence[str], max_length: int | None, tokeniz
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as exc:
-        raise UnsupportedError(f"the model's configuration is not one that transformers knows: {_line(exc)}") from exc
+        raise UnsupportedError(
+            f"the model's configuration is not one that transformers knows: {one_line(exc)}"
+        ) from exc
     labels = labels_of(config.id2label)
     tokenizer = _load_tokenizer(folder)
     backend = tokenizer.backend_tokenizer
@@ -137,7 +140,7 @@ def check_served_tokenizer(path: Path, model_max_length: int) -> None:
     except PrepareError:
         raise
     except Exception as exc:  # tokenizers raises nothing narrower
-        raise UnsupportedError(f"the model's tokenizer cannot be served: {_line(exc)}") from exc
+        raise UnsupportedError(f"the model's tokenizer cannot be served: {one_line(exc)}") from exc
 
 
 def tokenizing() -> ModuleType:
@@ -159,16 +162,12 @@ def _load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, ImportError, KeyError, OSError, AttributeError, TypeError) as exc:
-        raise UnsupportedError(f"the model's tokenizer cannot be read: {_line(exc)}") from exc
+        raise UnsupportedError(f"the model's tokenizer cannot be read: {one_line(exc)}") from exc
     except Exception as exc:  # what `tokenizers` raises for a file it cannot parse
-        raise CorruptedError(f"the model's tokenizer is damaged: {_line(exc)}") from exc
+        raise CorruptedError(f"the model's tokenizer is damaged: {one_line(exc)}") from exc
     if not tokenizer.is_fast:
         raise UnsupportedError(
             f"the model's tokenizer ({type(tokenizer).__name__}) exists in Python only and has no tokenizer.json, "
             "which the server reads: it cannot be served"
         )
     return tokenizer
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -1,5 +1,6 @@
 """Prepares a model: every step from its name to a checked repository, in order."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rejection_server.prepare import gate, repository, served
-from rejection_server.prepare.build import Built, Device, Plan, Precision, build
+from rejection_server.prepare.build import Built, Plan, Precision, build
+from rejection_server.prepare.configuration import Device, Shape
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.reference import answers_of_onnx, answers_of_torch, has_torch
-from rejection_server.prepare.source import Source, digest, find_source
+from rejection_server.prepare.source import TOKENIZER_JSON, Source, digest, find_source
 
 SAMPLE = Path(__file__).parent / "texts.jsonl"
 FEWEST_TEXTS = 200
@@ -58,63 +60,66 @@ class Prepared:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Case:
+    """What is prepared, and what its answers are compared with."""
+
+    options: Options
+    source: Source
+    model: Description
+    shape: Shape
+    version: int
+    texts: list[str]
+    padded: Path
+    """The model as ONNX: padded ids and mask in, logits out."""
+    reference: str
+    """Who gave the answers that count."""
+    expected: gate.Floats
+    """The probabilities [texts, labels] of these."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A repository as it was built, and how it answered."""
+
+    folder: Path
+    precision: Precision
+    built: Built
+    figures: list[gate.Figures]
+    missed: list[str]
+    """What is beyond the thresholds."""
+
+
 def prepare(options: Options, report: Callable[[str], None] = lambda _: None) -> Prepared:
     """Prepare a model; `report` is told what is going on, one line a step.
 
     Raises PrepareError and its kin; then what was at `output` before is still there, unchanged.
     """
-    adds = options.version is not None and (options.output / "classifier").is_dir()
     repository.check_output(options.output)
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
     report(f"{source.name}{'' if source.revision is None else ' at ' + source.revision}: {len(source.files)} files")
     with repository.workplace(options.output) as work:
-        tokenizer_json = work / "tokenizer.json"
-        model = isolated(describe, source.folder, texts, options.max_length, tokenizer_json)
-        shape = repository.Shape(model.labels, model.model_max_length, model.activation, options.device)
-        version = 1 if options.version is None else options.version
-        if adds:
-            repository.check_version(options.output, shape, version, tokenizer_json)
-        report(_described(model))
-        padded, logits, reference = _reference(source, model, work)
-        report(f"{reference} answered {len(texts)} texts")
-        expected = gate.probabilities_of(logits, model.activation)
-
-        form = "packed"
-        for precision, packed in _attempts(options):
-            if not packed and form != "packed":
-                continue  # it would be the same graph again
-            staged = work / f"repository-{precision}-{'packed' if packed else 'loop'}"
-            plan = _plan(model, options.device, precision, packed=packed)
-            built = _build(padded, staged, plan, shape, version, tokenizer_json)
-            form = built.form
-            report(
-                f"built the {precision} graph ({form}); packed form {built.packed}; "
-                f"onnxruntime's transformer optimiser {built.optimizer}"
-            )
-            figures, missed = _check(options, staged, version, precision, shape, texts, model, expected)
-            report(f"the repository answered {len(texts)} texts over gRPC on the embedded Triton")
-            if not missed:
-                break
-            if form == "packed":
-                report(f"warning: packed {precision} is not good enough here, taking loop: {'; '.join(missed)}")
-            elif precision == "int8":
-                report(f"warning: int8 is not good enough for this model, taking fp32: {'; '.join(missed)}")
-            else:
-                break
-        if missed:
+        case = _case(options, source, texts, work, report)
+        chosen = _chosen(case, work, report)
+        if chosen.missed:
             raise GateError(
-                f"the {precision} model does not answer like the original, so nothing was written: {'; '.join(missed)}"
-                f"\n\n{gate.table(figures)}"
+                f"the {chosen.precision} model does not answer like the original, so nothing was written: "
+                f"{'; '.join(chosen.missed)}\n\n{gate.table(chosen.figures)}"
             )
-        facts = _facts(options, source, model, staged, version, precision, built, reference, figures)
-        repository.tidy(staged)
-        repository.write_facts(staged, version, facts)
-        if adds:
-            repository.publish_version(staged, options.output, version)
+        facts = _facts(case, chosen)
+        repository.tidy(chosen.folder)
+        repository.write_facts(chosen.folder, case.version, facts)
+        if _adds(options):
+            repository.publish_version(chosen.folder, options.output, case.version)
         else:
-            repository.publish(staged, options.output)
-    return Prepared(options.output, version, precision, figures, facts)
+            repository.publish(chosen.folder, options.output)
+    return Prepared(options.output, case.version, chosen.precision, chosen.figures, facts)
+
+
+def _adds(options: Options) -> bool:
+    """Whether a version is added to a repository that is there already."""
+    return options.version is not None and (options.output / "classifier").is_dir()
 
 
 def read_texts(path: Path) -> list[str]:
@@ -140,23 +145,25 @@ def _described(model: Description) -> str:
     return f"{model.architecture}, {len(model.labels)} labels ({names}), {model.activation}, {length}"
 
 
-def _reference(source: Source, model: Description, work: Path) -> tuple[Path, Any, str]:
-    """The padded ONNX file, the original's logits, and who gave them."""
+def _case(options: Options, source: Source, texts: list[str], work: Path, report: Callable[[str], None]) -> _Case:
+    """Describe the model and ask the original; its tokenizer, and its ONNX file if it had none, go to `work`."""
+    model = isolated(describe, source.folder, texts, options.max_length, work / TOKENIZER_JSON)
+    shape = Shape(model.labels, model.model_max_length, model.activation, options.device)
+    version = 1 if options.version is None else options.version
+    if _adds(options):
+        repository.check_version(options.output, shape, version, work / TOKENIZER_JSON)
+    report(_described(model))
     padded = source.folder / source.onnx if source.onnx else work / "padded.onnx"
     if source.weights is None:
-        logits = isolated(answers_of_onnx, padded, model.rows, labels=len(model.labels))
-        return padded, logits, f"onnxruntime {importlib.metadata.version('onnxruntime')} (the original ONNX file)"
-    logits = isolated(
-        answers_of_torch,
-        source.folder,
-        source.weights,
-        model.rows,
-        largest_id=model.largest_id,
-        labels=len(model.labels),
-        max_length=model.model_max_length,
-        export_to=None if source.onnx else padded,
-    )
-    return padded, logits, f"PyTorch {importlib.metadata.version('torch')} in float32"
+        logits = isolated(answers_of_onnx, padded, model)
+        reference = f"onnxruntime {importlib.metadata.version('onnxruntime')} (the original ONNX file)"
+    else:
+        export_to = None if source.onnx else padded
+        logits = isolated(answers_of_torch, source.folder, source.weights, model, export_to=export_to)
+        reference = f"PyTorch {importlib.metadata.version('torch')} in float32"
+    report(f"{reference} answered {len(texts)} texts")
+    expected = gate.probabilities_of(logits, model.activation)
+    return _Case(options, source, model, shape, version, texts, padded, reference, expected)
 
 
 def _precisions(options: Options) -> Sequence[Precision]:
@@ -175,51 +182,48 @@ def _attempts(options: Options) -> Sequence[tuple[Precision, bool]]:
     return [(precision, packed) for precision in _precisions(options) for packed in (True, False)]
 
 
-def _plan(model: Description, device: Device, precision: Precision, *, packed: bool) -> Plan:
-    return Plan(
-        precision=precision,
-        device=device,
-        activation=model.activation,
-        pad_id=model.pad_id,
-        labels=len(model.labels),
-        largest_id=model.largest_id,
-        heads=model.heads,
-        hidden_size=model.hidden_size,
-        max_length=model.model_max_length,
-        packed=packed,
+def _chosen(case: _Case, work: Path, report: Callable[[str], None]) -> _Candidate:
+    """The first candidate that answers like the original, or else the last one."""
+    form = "packed"
+    for precision, packed in _attempts(case.options):
+        if not packed and form != "packed":
+            continue  # it would be the same graph again
+        candidate = _candidate(case, Plan(case.model, precision, case.options.device, packed), work, report)
+        form, missed = candidate.built.form, "; ".join(candidate.missed)
+        if not missed:
+            break
+        if form == "packed":
+            report(f"warning: packed {precision} is not good enough here, taking loop: {missed}")
+        elif precision == "int8":
+            report(f"warning: int8 is not good enough for this model, taking fp32: {missed}")
+        else:
+            break
+    return candidate
+
+
+def _candidate(case: _Case, plan: Plan, work: Path, report: Callable[[str], None]) -> _Candidate:
+    """Build a repository in `work` and ask it; raises GateError where it counts tokens otherwise than the original."""
+    staged = work / f"repository-{plan.precision}-{'packed' if plan.packed else 'loop'}"
+    graph = work / "served.onnx"
+    built = build(case.padded, graph, plan)
+    report(
+        f"built the {plan.precision} graph ({built.form}); packed form {built.packed}; "
+        f"onnxruntime's transformer optimiser {built.optimizer}"
     )
-
-
-def _build(
-    padded: Path, staged: Path, plan: Plan, shape: repository.Shape, version: int, tokenizer_json: Path
-) -> Built:
-    graph = staged.with_name("served.onnx")
-    built = build(padded, graph, plan)
     # The gate runs here and now, so on a CPU; the configuration for a GPU is put in afterwards.
-    repository.assemble(
-        staged, replace(shape, device="cpu"), version=version, graph=graph, tokenizer_json=tokenizer_json
-    )
-    return built
-
-
-def _check(
-    options: Options,
-    staged: Path,
-    version: int,
-    precision: Precision,
-    shape: repository.Shape,
-    texts: list[str],
-    model: Description,
-    expected: Any,
-) -> tuple[list[gate.Figures], list[str]]:
-    answers = served.ask(staged, texts)
-    if answers.token_counts != model.token_counts:
-        different = sum(a != b for a, b in zip(answers.token_counts, model.token_counts, strict=True))
-        raise GateError(f"the served tokenizer counts {different} of {len(texts)} texts differently from the original")
-    figures = gate.compare(expected, answers.probabilities, model.token_counts, model.activation)
-    if shape.device != "cpu":
-        (staged / "classifier" / "config.pbtxt").write_text(repository.render("classifier", shape), encoding="utf-8")
-    return figures, gate.failures(figures, thresholds_of(options, precision))
+    on_cpu = replace(case.shape, device="cpu")
+    tokenizer_json = work / TOKENIZER_JSON
+    repository.assemble(staged, on_cpu, version=case.version, graph=graph, tokenizer_json=tokenizer_json)
+    answers = served.ask(staged, case.texts)
+    counts = case.model.token_counts
+    if answers.token_counts != counts:
+        different = sum(a != b for a, b in zip(answers.token_counts, counts, strict=True))
+        raise GateError(f"the served tokenizer counts {different} of {len(counts)} texts differently from the original")
+    repository.configure(staged, case.shape)
+    report(f"the repository answered {len(counts)} texts over gRPC on the embedded Triton")
+    figures = gate.compare(case.expected, answers.probabilities, counts, case.model.activation)
+    missed = gate.failures(figures, thresholds_of(case.options, plan.precision))
+    return _Candidate(staged, plan.precision, built, figures, missed)
 
 
 def thresholds_of(options: Options, precision: Precision) -> gate.Thresholds:
@@ -228,45 +232,31 @@ def thresholds_of(options: Options, precision: Precision) -> gate.Thresholds:
     return replace(gate.THRESHOLDS[precision], **{name: value for name, value in given.items() if value is not None})
 
 
-def _facts(
-    options: Options,
-    source: Source,
-    model: Description,
-    staged: Path,
-    version: int,
-    precision: Precision,
-    built: Built,
-    reference: str,
-    figures: list[gate.Figures],
-) -> dict[str, Any]:
+def _facts(case: _Case, chosen: _Candidate) -> dict[str, Any]:
     """What `model.json` says."""
     tools = {}
     for tool in TOOLS:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             tools[tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    source, built = case.source, chosen.built
     return {
         "name": source.title,
         "source": source.name,
         "revision": source.revision,
-        "architecture": model.architecture,
-        "labels": list(model.labels),
-        "activation": model.activation,
-        "model_max_length": model.model_max_length,
-        "precision": precision,
-        "device": options.device,
+        "architecture": case.model.architecture,
+        **asdict(case.shape),
+        "precision": chosen.precision,
         "form": built.form,
         "packed": built.packed,
         "optimizer": built.optimizer,
         "milliseconds_by_tokens": built.milliseconds,
         "inputs_sha256": {name: digest(source.folder / name) for name in source.files},
-        "sha256": digest(repository.version_folder(staged, version) / "model.onnx"),
+        "sha256": digest(repository.version_folder(chosen.folder, case.version) / "model.onnx"),
         "gate": {
-            "reference": reference,
-            "texts": options.texts.name if options.texts else "bundled sample",
-            "thresholds": asdict(thresholds_of(options, precision)),
-            "figures": [asdict(figure) for figure in figures],
+            "reference": case.reference,
+            "texts": case.options.texts.name if case.options.texts else "bundled sample",
+            "thresholds": asdict(thresholds_of(case.options, chosen.precision)),
+            "figures": [asdict(figure) for figure in chosen.figures],
         },
         "tools": tools,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

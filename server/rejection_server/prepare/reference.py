@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rejection_server.graph.from_torch import exported
-from rejection_server.prepare.describe import check_vocabulary
+from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.source import PICKLE, SAFETENSORS
+from rejection_server.wording import one_line
 
-Rows = Sequence[Sequence[int]]
 Floats = NDArray[np.float64]
 
 
@@ -25,10 +24,8 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def answers_of_torch(
-    folder: Path, weights: str, rows: Rows, *, largest_id: int, labels: int, max_length: int, export_to: Path | None
-) -> Floats:
-    """Logits [texts, labels] of the model in `folder` on PyTorch in float32, each text alone.
+def answers_of_torch(folder: Path, weights: str, described: Description, *, export_to: Path | None) -> Floats:
+    """Logits [texts, labels] of the model in `folder` on PyTorch in float32, each row of its description alone.
 
     With `export_to` the model is also written there as ONNX: `input_ids` and `attention_mask` [rows, tokens] to
     `logits` [rows, labels], the weights in a file beside it.
@@ -38,17 +35,17 @@ def answers_of_torch(
     import torch
 
     model = _load(folder, weights)
-    check_vocabulary(largest_id, model.get_input_embeddings().num_embeddings)
-    answers = []
+    check_vocabulary(described.largest_id, model.get_input_embeddings().num_embeddings)
+    answers, labels = [], len(described.labels)
     with torch.inference_mode():
-        for ids in rows:
+        for ids in described.rows:
             tensor = torch.tensor([list(ids)], dtype=torch.int64)
             logits = model(input_ids=tensor, attention_mask=torch.ones_like(tensor)).logits
             if logits.ndim != 2 or logits.shape[1] != labels:
                 raise UnsupportedError(f"the model has {labels} labels but gives scores of shape {list(logits.shape)}")
             answers.append(logits[0].to(torch.float64).numpy())
     if export_to is not None:
-        _export(model, export_to, max_length)
+        _export(model, export_to, described.model_max_length)
     return np.asarray(answers)
 
 
@@ -73,7 +70,7 @@ def _load(folder: Path, weights: str) -> Any:
     except safetensors.SafetensorError as exc:
         raise CorruptedError(f"{weights} is damaged ({exc}): fetch it again") from exc
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as exc:
-        reason = " ".join(str(exc).split())[:300]
+        reason = one_line(exc)
         raise UnsupportedError(f"transformers cannot read the model from {weights or SAFETENSORS}: {reason}") from exc
     missing = sorted(report["missing_keys"])
     if missing:
@@ -91,12 +88,12 @@ def _export(model: Any, path: Path, max_length: int) -> None:
         # Weights beside the graph: as one message they would be held three times over.
         exported(model, max_length).save(str(path), external_data=True)
     except Exception as exc:  # torch.export raises dozens of kinds
-        reason = " ".join(str(exc).split())[:200]
+        reason = one_line(exc, 200)
         raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
 
 
-def answers_of_onnx(path: Path, rows: Rows, *, labels: int) -> Floats:
-    """Logits [texts, labels] of a padded ONNX model on onnxruntime, each text alone.
+def answers_of_onnx(path: Path, described: Description) -> Floats:
+    """Logits [texts, labels] of a padded ONNX model on onnxruntime, each row of its description alone.
 
     Raises UnsupportedError or CorruptedError.
     """
@@ -104,8 +101,8 @@ def answers_of_onnx(path: Path, rows: Rows, *, labels: int) -> Floats:
     inputs = {value.name for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
     output = "logits" if "logits" in outputs else outputs[0]
-    answers = []
-    for ids in rows:
+    answers, labels = [], len(described.labels)
+    for ids in described.rows:
         tokens = np.asarray([list(ids)], dtype=np.int64)
         feed = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
         (logits,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
@@ -124,4 +121,4 @@ def _open(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime raises nothing narrower
-        raise CorruptedError(f"onnxruntime cannot read {path.name}: {' '.join(str(exc).split())[:300]}") from exc
+        raise CorruptedError(f"onnxruntime cannot read {path.name}: {one_line(exc)}") from exc

@@ -1,4 +1,4 @@
-"""The model repository: rendered, put together in a temporary folder, and put in place at once or not at all."""
+"""The model repository: put together in a temporary folder, and put in place at once or not at all."""
 
 import contextlib
 import ctypes
@@ -8,57 +8,26 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from rejection_server import MODEL_REPOSITORY
-from rejection_server.graph.ragged import Activation
-from rejection_server.prepare.build import Device
+from rejection_server.prepare.configuration import FACTS, MODELS, Shape, configurations
 from rejection_server.prepare.errors import OutputError, disk_errors
 
-TEMPLATES = Path(__file__).parent / "templates"
-MODELS = ("rejection", "scoring", "tokenizer", "classifier")
 TOKENIZER_VERSION = "1"
-"""Version of tokenizer and ensemble; the classifier alone is switched while requests flow."""
-FACTS = "model.json"
+"""Version of tokenizer and ensembles; the classifier alone is switched while requests flow."""
 
-_SHORT_TEXT = 16  # tokens of the second warm-up
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a repository's configurations depend on."""
-
-    labels: tuple[str, ...]
-    model_max_length: int
-    activation: Activation = "softmax"
-    device: Device = "cpu"
-
-
-def render(model: str, shape: Shape) -> str:
-    """The `config.pbtxt` of one of the four models."""
-    return Template((TEMPLATES / f"{model}.pbtxt").read_text(encoding="utf-8")).substitute(
-        labels=len(shape.labels),
-        model_max_length=shape.model_max_length,
-        short_length=min(_SHORT_TEXT, shape.model_max_length),
-        instances=(TEMPLATES / f"instances.{shape.device}.pbtxt").read_text(encoding="utf-8").rstrip("\n"),
-        batching=(TEMPLATES / f"batching.{shape.device}.pbtxt").read_text(encoding="utf-8").rstrip("\n"),
-    )
 
 
 def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, tokenizer_json: Path) -> None:
     """Write a whole repository to the empty folder `repository`; `graph` is moved, `tokenizer_json` copied."""
     with disk_errors(repository):
         for model in MODELS:
-            folder = repository / model
-            folder.mkdir(parents=True)
-            (folder / "config.pbtxt").write_text(render(model, shape), encoding="utf-8")
-            if model in ("rejection", "classifier"):
-                (folder / "labels.txt").write_text("".join(f"{label}\n" for label in shape.labels), encoding="utf-8")
+            (repository / model).mkdir(parents=True)
+        configure(repository, shape)
         for ensemble in ("rejection", "scoring"):  # Triton wants a version folder of them, too
             (repository / ensemble / TOKENIZER_VERSION).mkdir()
             (repository / ensemble / TOKENIZER_VERSION / ".gitkeep").touch()
@@ -71,6 +40,13 @@ def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, token
         classifier = repository / "classifier" / str(version)
         classifier.mkdir()
         graph.replace(classifier / "model.onnx")
+
+
+def configure(repository: Path, shape: Shape) -> None:
+    """Write the files that follow from the shape."""
+    with disk_errors(repository):
+        for name, content in configurations(shape).items():
+            (repository / name).write_text(content, encoding="utf-8")
 
 
 def write_facts(repository: Path, version: int, facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rejection_server.commands import installing
 from rejection_server.prepare.errors import (
     DISK_FULL,
     CorruptedError,
@@ -19,9 +20,11 @@ from rejection_server.prepare.errors import (
     GatedError,
     MissingPackageError,
     NetworkError,
+    PrepareError,
     SourceError,
     UnsupportedError,
 )
+from rejection_server.wording import one_line
 
 CONFIG = "config.json"
 TOKENIZER_JSON = "tokenizer.json"
@@ -40,7 +43,6 @@ ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-INSTALL_EXPORT = "scripts/install export"
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,7 +102,7 @@ def choose_files(names: Iterable[str], *, has_torch: bool, allow_pickle: bool) -
     if onnx is None and not has_torch:
         raise MissingPackageError(
             "the model has no ONNX file, and exporting its weights needs PyTorch, which is not installed: "
-            f"run {INSTALL_EXPORT}"
+            f"run {installing('export')}"
         )
     if not has_torch:
         weights = None
@@ -186,11 +188,8 @@ def check_download(path: Path, sha256: str | None, blob_id: str) -> None:
 
 def digest(path: Path, state: Any = None) -> str:
     """Checksum of a file in hexadecimal, SHA-256 unless another hash is given."""
-    state = state or hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            state.update(block)
-    return str(state.hexdigest())
+        return hashlib.file_digest(stream, lambda: state or hashlib.sha256()).hexdigest()
 
 
 def read_json(path: Path) -> Any:
@@ -208,46 +207,51 @@ def _asked(where: str, ask: Callable[[], T]) -> T:
 
     try:
         return ask()
-    except errors.GatedRepoError as exc:
-        raise GatedError(
+    except (OSError, HTTPError, errors.HFValidationError) as exc:
+        raise _not_given(where, exc) or _not_reached(where, exc) from exc
+
+
+def _not_given(where: str, exc: Exception) -> PrepareError | None:
+    """What the hub's refusal means; None if it did not refuse."""
+    from huggingface_hub import errors
+
+    if isinstance(exc, errors.GatedRepoError):
+        return GatedError(
             f"{where} is gated: ask for access on its page on the hub, then set HF_TOKEN to a token of that account"
-        ) from exc
-    except errors.RevisionNotFoundError as exc:
-        raise SourceError(f"the hub has no {where}: look up the commit, branch or tag on its page") from exc
-    except errors.RepositoryNotFoundError as exc:
-        raise SourceError(
+        )
+    if isinstance(exc, errors.RevisionNotFoundError):
+        return SourceError(f"the hub has no {where}: look up the commit, branch or tag on its page")
+    if isinstance(exc, errors.RepositoryNotFoundError):
+        return SourceError(
             f"the hub has no model {where}, or it is private: check the spelling, or set HF_TOKEN to a token with "
             "access"
-        ) from exc
-    except errors.HFValidationError as exc:
-        raise SourceError(f"'{where}' is neither a folder nor an id on the hub, which looks like name/model") from exc
-    except errors.LocalEntryNotFoundError as exc:
-        # Raised after a look into the cache; what sent it there is the cause.
-        if isinstance(exc.__cause__, errors.HfHubHTTPError):
-            raise NetworkError(_refused(where, exc.__cause__.response.status_code)) from exc
-        raise NetworkError(_unreachable(where)) from exc
-    except errors.HfHubHTTPError as exc:
-        raise NetworkError(_refused(where, exc.response.status_code)) from exc
-    except (HTTPError, ConnectionError, TimeoutError) as exc:
-        raise NetworkError(_unreachable(where)) from exc
-    except OSError as exc:
-        if exc.errno in DISK_FULL:
-            raise DiskFullError(f"the disk is full: {where} could not be stored in the hub's cache (HF_HOME)") from exc
-        # What the hub's client says when it got fewer bytes than it was promised.
-        if "Consistency check failed" in str(exc):
-            raise CorruptedError(f"the download of {where} ended too early: start again, it resumes") from exc
-        raise SourceError(f"{where} could not be fetched: {' '.join(str(exc).split())}") from exc
+        )
+    if isinstance(exc, errors.HFValidationError):
+        return SourceError(f"'{where}' is neither a folder nor an id on the hub, which looks like name/model")
+    # After a look into the cache what sent it there is the cause.
+    refusal = exc.__cause__ if isinstance(exc, errors.LocalEntryNotFoundError) else exc
+    if isinstance(refusal, errors.HfHubHTTPError):
+        return NetworkError(f"the hub answered status {refusal.response.status_code} for {where}: try again later")
+    return None
 
 
-def _refused(where: str, status: int) -> str:
-    return f"the hub answered status {status} for {where}: try again later"
+def _not_reached(where: str, exc: Exception) -> PrepareError:
+    """What it means that the hub's answer did not come, not whole, or could not be stored."""
+    from httpx2 import HTTPError
+    from huggingface_hub import constants, errors
 
-
-def _unreachable(where: str) -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return f"{where} is not complete in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub"
-    return (
-        f"the hub ({constants.ENDPOINT}) could not be reached for {where}: check the network, HF_ENDPOINT and proxies"
-    )
+    if isinstance(exc, HTTPError | ConnectionError | TimeoutError | errors.LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return NetworkError(
+                f"{where} is not complete in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub"
+            )
+        return NetworkError(
+            f"the hub ({constants.ENDPOINT}) could not be reached for {where}: check the network, HF_ENDPOINT and "
+            "proxies"
+        )
+    if isinstance(exc, OSError) and exc.errno in DISK_FULL:
+        return DiskFullError(f"the disk is full: {where} could not be stored in the hub's cache (HF_HOME)")
+    # What the hub's client says when it got fewer bytes than it was promised.
+    if "Consistency check failed" in str(exc):
+        return CorruptedError(f"the download of {where} ended too early: start again, it resumes")
+    return SourceError(f"{where} could not be fetched: {one_line(exc)}")

@@ -1,0 +1,122 @@
+"""A stream of texts: read ahead, sent in as many requests at once as are allowed, answered in order; over a runtime.
+
+The stream itself and the reader of its texts run beside each other, in two threads or two tasks, and wake each other
+by two events.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any, Protocol
+
+from rejection_client._prediction import Prediction, Result
+from rejection_client._runtime import ClosedError
+from rejection_client._transport import Runtime
+from rejection_client.errors import InvalidInputError, RejectionError
+
+READS_AHEAD = 2
+"""Requests' worth of texts that are read ahead of those under way."""
+
+
+class Request(Protocol):
+    """Classifies some texts in one request; `rows` are their places in the stream."""
+
+    def __call__(self, texts: list[str], rows: list[int]) -> Awaitable[list[Prediction]]: ...
+
+
+class Stream:
+    """One stream, with at most `size` texts in a request and `concurrency` requests under way."""
+
+    def __init__(self, runtime: Runtime, request: Request, size: int, concurrency: int) -> None:
+        self._io = runtime
+        self._request = request
+        self._size = size
+        self._concurrency = concurrency
+        self._waiting: deque[tuple[int, str]] = deque()
+        """Read, and not sent yet."""
+        self._under_way: deque[Any] = deque()
+        self._news = runtime.event()
+        """Set when there is something to do for the stream."""
+        self._room = runtime.event()
+        """Set when the reader may go on."""
+        self._ended = False
+        self._error: BaseException | None = None
+        """What the iterable raised at its end."""
+        self._closed = False
+
+    async def results(self, texts: Any) -> AsyncGenerator[Result, None]:
+        """The results in order. Raises what the iterable raises, after the results before it; ClosedError."""
+        self._io.start_background(self._read(texts))
+        try:
+            while self._waiting or self._under_way or not self._ended:
+                self._news.clear()
+                done = self._under_way.popleft() if self._under_way and self._under_way[0].done() else None
+                self._send()  # first, for whoever takes the results may take its time
+                if done is not None:
+                    for result in await self._io.result(done):
+                        yield result
+                elif self._under_way or not self._ended:
+                    await self._io.wait(self._news)
+            if self._error is not None:
+                raise self._error
+        finally:
+            self._closed = True
+            self._room.set()
+            for handle in self._under_way:
+                handle.cancel()
+
+    def _send(self) -> None:
+        """Send what was read, without waiting for a request to fill."""
+        while self._waiting and len(self._under_way) < self._concurrency:
+            batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+            self._under_way.append(self._io.start(self._classify(batch), on_done=self._news.set))
+            self._room.set()
+
+    async def _read(self, texts: Any) -> None:
+        """Read as far ahead as there is room."""
+        index = 0
+        try:
+            async for text in self._io.iterate(texts):
+                while self._is_full():
+                    await self._io.wait(self._room)
+                if self._closed:
+                    return
+                self._waiting.append((index, text))
+                self._news.set()
+                index += 1
+        except asyncio.CancelledError:  # by `close` of the client
+            self._error = ClosedError()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended = True
+            self._news.set()
+
+    def _is_full(self) -> bool:
+        self._room.clear()  # before the look, so that what happens after it is not missed
+        return len(self._waiting) >= READS_AHEAD * self._size and not self._closed
+
+    async def _classify(self, batch: list[tuple[int, str]]) -> list[Result]:
+        """Classify some texts; one that the server refuses fails alone."""
+        results: list[Result] = []
+        groups = [batch]
+        while groups:
+            group = groups.pop()
+            rows = [index for index, _ in group]
+            try:
+                predictions = await self._request([text for _, text in group], rows)
+            except InvalidInputError as error:
+                if error.row in rows:
+                    place = rows.index(error.row)
+                    results.append(Result(*group[place], None, error))
+                    groups += [rest] if (rest := group[:place] + group[place + 1 :]) else []
+                elif len(group) == 1:
+                    results.append(Result(*group[0], None, error))
+                else:  # the server does not say which
+                    middle = len(group) // 2
+                    groups += [group[:middle], group[middle:]]
+            except RejectionError as error:
+                results += [Result(index, text, None, error) for index, text in group]
+            else:
+                results += [Result(*item, answer) for item, answer in zip(group, predictions, strict=True)]
+        return sorted(results, key=lambda result: result.index)

@@ -1,0 +1,129 @@
+"""The files of a model repository that follow from the model: each `config.pbtxt`, and the names of the labels.
+
+Their text stands in `templates`, what they depend on in `model.json` beside the ONNX file. Also a program,
+scripts/render, that brings the files of a repository up to date with both; it needs no other package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any, Literal
+
+from rejection_server import MODEL_REPOSITORY
+from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
+
+if TYPE_CHECKING:
+    from rejection_server.graph.ragged import Activation
+
+__all__ = ["FACTS", "MODELS", "Device", "Shape", "configurations", "newest_facts"]
+
+Device = Literal["cpu", "gpu"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+MODELS = ("rejection", "scoring", "tokenizer", "classifier")
+LABELLED = ("rejection", "classifier")
+"""Models whose outputs have label names, for Triton's classification extension."""
+FACTS = "model.json"
+SHORT_TEXT = 16
+"""Tokens of the second warm-up."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a repository's configurations depend on."""
+
+    labels: tuple[str, ...]
+    model_max_length: int
+    """Longest text in tokens, special ones included."""
+    activation: Activation = "softmax"
+    device: Device = "cpu"
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Shape:
+        """The shape that a `model.json` holds; raises KeyError naming what it lacks."""
+        return cls(tuple(facts["labels"]), facts["model_max_length"], facts["activation"], facts["device"])
+
+
+def configurations(shape: Shape) -> dict[str, str]:
+    """Content of each file that follows from the shape, by its path within the repository."""
+    values = {
+        "labels": len(shape.labels),
+        "model_max_length": shape.model_max_length,
+        "short_length": min(SHORT_TEXT, shape.model_max_length),
+        "instances": _template(f"instances.{shape.device}").rstrip("\n"),
+        "batching": _template(f"batching.{shape.device}").rstrip("\n"),
+        # The contract's own entries name the number of labels.
+        **{name: Template(entries).substitute(labels=len(shape.labels)) for name, entries in _tensors().items()},
+    }
+    files = {f"{model}/config.pbtxt": Template(_template(model)).substitute(values) for model in MODELS}
+    return files | {f"{model}/labels.txt": "".join(f"{label}\n" for label in shape.labels) for model in LABELLED}
+
+
+def _tensors() -> dict[str, str]:
+    """The contract's tensors, as the templates name them."""
+    made_by = {model: [tensor for tensor in OUTPUTS if tensor.made_by == model] for model in MODELS}
+    return {
+        "public_inputs": declared(INPUTS, about=True),
+        "public_outputs": declared(OUTPUTS, about=True, labels=True),
+        "inputs": declared(INPUTS),
+        "outputs": declared(OUTPUTS),
+        "tokenizer_outputs": declared(made_by["tokenizer"]),
+        "classifier_outputs": declared(made_by["classifier"], labels=True),
+        "input_maps": mapped("input", INPUTS),
+        "output_maps": mapped("output", OUTPUTS),
+        "tokenizer_maps": mapped("output", made_by["tokenizer"]),
+        "classifier_maps": mapped("output", made_by["classifier"]),
+    }
+
+
+def newest_facts(repository: Path) -> dict[str, Any]:
+    """What `model.json` of the classifier's newest version says; raises FileNotFoundError if no version has one."""
+    found = {int(path.parent.name): path for path in repository.glob(f"classifier/[0-9]*/{FACTS}")}
+    if not found:
+        raise FileNotFoundError(f"{repository} holds no classifier/VERSION/{FACTS}: it is no prepared model repository")
+    facts: dict[str, Any] = json.loads(found[max(found)].read_text(encoding="utf-8"))
+    return facts
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / f"{name}.pbtxt").read_text(encoding="utf-8")
+
+
+def main() -> int:
+    """Write the files that are out of date, or with --check only name them; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/render",
+        description="Bring config.pbtxt and labels.txt of a model repository up to date with their templates "
+        "(server/rejection_server/prepare/templates) and with what model.json says of the classifier.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is out of date")
+    parser.add_argument(
+        "repository", type=Path, nargs="?", default=MODEL_REPOSITORY, help="folder (default: the bundled repository)"
+    )
+    options = parser.parse_args()
+    try:
+        files = configurations(Shape.of(newest_facts(options.repository)))
+    except (OSError, ValueError, KeyError) as exc:
+        sys.stderr.write(f"scripts/render: {options.repository} cannot be rendered: {exc}\n")
+        return 1
+    stale = [name for name, content in files.items() if _held(options.repository / name) != content]
+    for name in stale:
+        if not options.check:
+            (options.repository / name).write_text(files[name], encoding="utf-8")
+        sys.stdout.write(f"{name} {'is out of date: run scripts/render' if options.check else 'written'}\n")
+    return 1 if stale and options.check else 0
+
+
+def _held(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
