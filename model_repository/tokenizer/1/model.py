@@ -48,8 +48,7 @@ class TritonPythonModel:
         admitted = self._admission.admit(len(requests))
         for index, request in enumerate(requests):
             if index >= admitted:
-                message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
-                responses[index] = _error(message, pb_utils.TritonError.UNAVAILABLE)
+                responses[index] = _error(self._admission.refusal, pb_utils.TritonError.UNAVAILABLE)
                 continue
             try:
                 mine, limits = self._read(request)

@@ -89,4 +89,6 @@ def log_lines(stream: IO[bytes]) -> Iterator[str]:
                 buffer = b""
             for line in lines:
                 yield from repeats.take(line.decode(errors="replace").rstrip())
+    if buffer:
+        yield from repeats.take(buffer.decode(errors="replace").rstrip())
     yield from repeats.due(now=True)

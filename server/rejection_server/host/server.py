@@ -162,9 +162,10 @@ class Server:
         return _required(self._endpoints).triton
 
     @property
-    def guard_pid(self) -> int | None:
-        """Process number of the guard, None without one."""
-        return _required(self._processes).guard_pid
+    def pids(self) -> tuple[int, ...]:
+        """Process numbers of tritonserver and, if there is one, of the guard: with their children all that serves."""
+        guard = _required(self._processes).guard_pid
+        return (self.pid,) if guard is None else (self.pid, guard)
 
     @property
     def http_address(self) -> str | None:

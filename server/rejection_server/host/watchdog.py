@@ -158,26 +158,33 @@ class _Turns:
     def __init__(self, pid: int, pulse: Pulse) -> None:
         self.pulse = pulse
         self._tasks = Path(f"/proc/{pid}/task")
-        self._counts: dict[str, bytes] = {}
-        self._ran = ""
+        self._counts = self._read_all()
+        self._busy = ""
         """The thread of which a count changed last; none ever does where the kernel does not count."""
 
     def look(self, now: float) -> bool:
         """Take note of what ran; False if the process has ended. Raises SilenceError."""
-        try:
-            # That which ran last time first: it is the health thread more often than not.
-            threads = sorted((task.name for task in self._tasks.iterdir()), key=lambda thread: thread != self._ran)
-        except OSError:
-            return False
-        is_first = not self._counts
-        for thread in threads:
-            with contextlib.suppress(OSError):
-                count = (self._tasks / thread / "schedstat").read_bytes()
-                before, self._counts[thread] = self._counts.get(thread), count
-                if count != before and not is_first:
-                    self._ran = thread
-                    self.pulse.beat(now)
-                    return True
-        if self._ran:
+        # Most of the time it is the health thread again.
+        if self._busy and self._read(self._busy) != self._counts.get(self._busy):
+            self._counts[self._busy] = self._read(self._busy)
+            self.pulse.beat(now)
+            return True
+        before, self._counts = self._counts, self._read_all()
+        changed = [thread for thread, count in self._counts.items() if before.get(thread) != count]
+        if changed:
+            self._busy = changed[-1]
+            self.pulse.beat(now)
+        elif self._busy:
             self.pulse.check(now)
-        return True
+        return bool(self._counts)
+
+    def _read_all(self) -> dict[str, bytes]:
+        with contextlib.suppress(OSError):
+            return {task.name: self._read(task.name) for task in self._tasks.iterdir()}
+        return {}
+
+    def _read(self, thread: str) -> bytes:
+        try:
+            return (self._tasks / thread / "schedstat").read_bytes()
+        except OSError:
+            return b""
