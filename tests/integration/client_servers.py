@@ -96,7 +96,12 @@ def start_servers(repository: Path, hosts: tuple[str, ...] = ("127.0.0.1",), por
     """Ready servers, started at once, one for each address of this machine."""
 
     def start(host: str) -> Server:
-        server = Server(ServeOptions(repository=repository, host=host, grpc_port=port, metrics_port=None))
+        # Triton itself: its models see what clients cancel, and tests freeze it.
+        server = Server(
+            ServeOptions(
+                repository=repository, host=host, grpc_port=port, guard=False, metrics_port=None, silence_s=None
+            )
+        )
         server.start()
         return server
 
