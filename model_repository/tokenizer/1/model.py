@@ -17,7 +17,7 @@ from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
 METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable: where Triton serves its metrics, if not on its usual port."""
+"""Environment variable: where Triton serves its metrics, if not on its usual port; empty: a guard bounds the queue."""
 BOUNDED = "classifier"
 _STRING_ID = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
 """Refused here, since Triton reads such an id from a wrong address where an ensemble, `scoring`, has answered as a step
@@ -34,10 +34,11 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer(
             folder / "tokenizer.json", int(config["parameters"]["model_max_length"]["string_value"])
         )
-        self._limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        metrics = os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics")
         self._admission = Admission(
-            self._limit,
-            PendingRequests(os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics"), BOUNDED),
+            limit if metrics else 0,
+            PendingRequests(metrics, BOUNDED),
             sharers=sum(group["count"] for group in config["instance_group"]),
             warn=pb_utils.Logger.log_warn,
         )
@@ -50,8 +51,7 @@ class TritonPythonModel:
         if isinstance(request.correlation_id(), str):
             return _error(_STRING_ID, pb_utils.TritonError.INVALID_ARG)
         if not self._admission.admit(1):
-            message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
-            return _error(message, pb_utils.TritonError.UNAVAILABLE)
+            return _error(self._admission.refusal, pb_utils.TritonError.UNAVAILABLE)
         try:
             texts, limits = self._read(request)
         except TextError as error:
