@@ -295,7 +295,7 @@ class _Connection(Session):
             stream.closed = True  # answered; what follows on this stream is of no interest
             if not stream.status:
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
-            elif stream.status in FAULTS:
+            elif stream.status in FAULTS and stream.is_inference:
                 self._upstream.failed(stream)
             self._upstream.done(stream)
 
