@@ -25,7 +25,7 @@ def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 def assert_one_sentence(done: subprocess.CompletedProcess[str], status: int, words: str) -> None:
     assert done.returncode == status
     assert done.stdout == ""
-    said = [line for line in done.stderr.splitlines() if not line.startswith("Loading the models")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("Loading the models", "/dev/shm has"))]
     assert len(said) == 1, done.stderr
     assert re.search(words, said[0])
 
@@ -82,6 +82,36 @@ def test_wrong_triton_arguments(tmp_path: Path, argument: str, words: str) -> No
     repository = model(tmp_path / "repository", 'backend: "python"', "")
     done = serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off", "--", argument)
     assert_one_sentence(done, 2, words)
+
+
+def in_a_changed_system(changes: str) -> subprocess.CompletedProcess[str]:
+    """The command where mounts were changed first, in a namespace of its own; skips where this user may not."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare -rm is not allowed to this user: mounts cannot be changed for a test")
+    serving = f'exec "{sys.executable}" -m rejection_server serve --grpc-port 0 --metrics-port off'
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"set -e; {changes}; {serving}"],
+        env={**os.environ, "REJECTION_SCRIPTS": "scripts"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            f"for folder in /tmp /var/tmp; do mount -t tmpfs -o size=64k none $folder; done; unset TMPDIR; "
+            f"mount --bind '{sys.prefix}' '{sys.prefix}'; mount -o remount,bind,ro '{sys.prefix}'",
+            r"no folder for temporary files .*\(/tmp is full .* is not writable\): set TMPDIR",
+        ),
+        ("mount -t tmpfs -o size=1m none /dev/shm", r"/dev/shm, which is full \(1\.0 of 4 MiB needed\): .*--shm-size"),
+        ("mount -t tmpfs -o ro none /dev/shm", "/dev/shm, which is not writable: .*--shm-size"),
+    ],
+)
+def test_systems_that_lack_something(changes: str, words: str) -> None:
+    assert_one_sentence(in_a_changed_system(changes), 1, words)
 
 
 def test_missing_wheel() -> None:

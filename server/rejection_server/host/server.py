@@ -37,6 +37,7 @@ from rejection_server.host.options import (
     triton_command,
 )
 from rejection_server.host.sizing import Sizing, sized_repository
+from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 
 __all__ = ["Server"]
@@ -105,6 +106,7 @@ class Server:
         check_machine(Machine.current())
         wheel = find_wheel()
         check_repository(self.options.repository)
+        check_log(self.options.log_path)
         for attempt in range(1, ATTEMPTS + 1):
             self._guardian = None
             endpoints = self._endpoints = choose_endpoints(self.options)
