@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pytest
 from support.repository import ROOT
 
 
-def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def serve(*arguments: str, address_space: int = -1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command; `address_space` is what a process may have, in bytes."""
     return subprocess.run(
         [sys.executable, "-m", "rejection_server", "serve", *arguments],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (address_space, -1)),
         env={**os.environ, "REJECTION_SCRIPTS": "scripts", **environment},
         capture_output=True,
         text=True,
@@ -112,6 +115,12 @@ def in_a_changed_system(changes: str) -> subprocess.CompletedProcess[str]:
 )
 def test_systems_that_lack_something(changes: str, words: str) -> None:
     assert_one_sentence(in_a_changed_system(changes), 1, words)
+
+
+@pytest.mark.parametrize("mib", [60, 100, 300, 600, 1000, 1500])
+def test_too_little_address_space(mib: int) -> None:
+    done = serve("--grpc-port", "0", "--metrics-port", "off", address_space=mib << 20)
+    assert_one_sentence(done, 1, rf"a process may have {mib} MiB .*ulimit -v.*Triton needs 2048 MiB or more: lift")
 
 
 def test_missing_wheel() -> None:

@@ -8,6 +8,7 @@ HostError
 ├── RepositoryError           the model repository is missing or holds no model
 ├── ModelLoadError            Triton refused a model
 ├── ModelProcessError         the process of a Python model died while serving
+├── OutOfMemoryError          a limit of memory was reached, or the machine's is used up
 ├── StartupTimeoutError       Triton runs but did not become ready in time
 └── TritonExitedError         Triton ended by itself
 """
@@ -16,11 +17,14 @@ from __future__ import annotations
 
 import signal
 
+from rejection_server.limits import memory_limits, oom_kills
+
 __all__ = [
     "HostError",
     "ModelLoadError",
     "ModelProcessError",
     "OptionError",
+    "OutOfMemoryError",
     "PortTakenError",
     "RepositoryError",
     "StartupTimeoutError",
@@ -80,9 +84,29 @@ class ModelProcessError(HostError):
 
     def __init__(self, instance: str, returncode: int) -> None:
         ending = describe_exit(returncode, f"the process of model instance {instance}")
-        super().__init__(f"{ending}: Triton does not start it again, so the server was stopped")
+        why = _memory_used_up(returncode)
+        super().__init__(
+            f"{ending}{f', {why}' if why else ''}: Triton does not start it again, so the server was stopped"
+        )
         self.instance = instance
         self.returncode = returncode
+
+
+class OutOfMemoryError(HostError):
+    """Memory could not be had while the models were loaded.
+
+    Attributes:
+        reason: the words of the library that asked for it, on one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        # Threads are refused for want of memory for their stacks, and by a limit on their number.
+        other = ", or a limit of processes is reached (ulimit -u, a container's)" if "thread" in reason else ""
+        super().__init__(
+            f"the memory does not suffice for this model on so many cores, there is {memory_limits()}{other}: allow "
+            f"more, or give fewer --cores ({reason})"
+        )
+        self.reason = reason
 
 
 class StartupTimeoutError(HostError):
@@ -97,8 +121,16 @@ class TritonExitedError(HostError):
     """
 
     def __init__(self, returncode: int, detail: str = "") -> None:
+        detail = detail or _memory_used_up(returncode)
         super().__init__(describe_exit(returncode) + (f": {detail}" if detail else ""))
         self.returncode = returncode
+
+
+def _memory_used_up(returncode: int) -> str:
+    """Why the kernel killed a process, if it was for memory; else nothing."""
+    if returncode != -signal.SIGKILL or not oom_kills():
+        return ""
+    return f"as the memory was used up ({memory_limits()}); allow more, or give fewer --cores"
 
 
 def describe_exit(returncode: int, subject: str = "Triton") -> str:
