@@ -1,11 +1,11 @@
-"""How much memory this process and those that it starts may use, by whom it is limited; takes the standard library alone."""
+"""How much memory this process and those that it starts may use, and who limits it; of the standard library alone."""
 
 from __future__ import annotations
 
 import resource
 from pathlib import Path
 
-__all__ = ["address_space_problem", "memory_limits", "oom_kills"]
+__all__ = ["address_space_limit", "address_space_problem", "memory_limits", "oom_kills"]
 
 SMALLEST_ADDRESS_SPACE = 2 * 2**30
 """Triton's process with the bundled model does not start with 1.5 GiB on two cores, and does with 2.2 GiB."""
@@ -13,10 +13,16 @@ ROOT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 
+def address_space_limit() -> int | None:
+    """Bytes of address space that a process may have, None without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def address_space_problem() -> str | None:
     """One sentence if the limit of address space (`ulimit -v`) is too small for any server; None if it is not."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY or limit >= SMALLEST_ADDRESS_SPACE:
+    limit = address_space_limit()
+    if limit is None or limit >= SMALLEST_ADDRESS_SPACE:
         return None
     return (
         f"a process may have {limit >> 20} MiB of address space here (ulimit -v), and Triton needs "
@@ -27,8 +33,7 @@ def address_space_problem() -> str | None:
 def memory_limits() -> str:
     """The limits that hold, in words: of address space, of the control group, else what the machine has free."""
     found = []
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if address_space != resource.RLIM_INFINITY:
+    if (address_space := address_space_limit()) is not None:
         found.append(f"{address_space >> 20} MiB of address space a process (ulimit -v)")
     if (limit := _control_group_limit()) is not None:
         found.append(f"{limit >> 20} MiB in all for the control group (container)")

@@ -39,6 +39,8 @@ def test_both_limits_are_told(group: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "3000 MiB of address space a process (ulimit -v) and 900 MiB in all for the control group (container)"
     )
     assert limits.address_space_problem() is None
+    assert "most likely as its memory was used up (3000 MiB of" in str(TritonExitedError(-11))
+    assert "memory" not in str(TritonExitedError(1))
 
 
 def test_a_kill_for_want_of_memory_is_told(group: Path) -> None:

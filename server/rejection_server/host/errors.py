@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import signal
 
-from rejection_server.limits import memory_limits, oom_kills
+from rejection_server.limits import address_space_limit, memory_limits, oom_kills
 
 __all__ = [
     "HostError",
@@ -127,10 +127,14 @@ class TritonExitedError(HostError):
 
 
 def _memory_used_up(returncode: int) -> str:
-    """Why the kernel killed a process, if it was for memory; else nothing."""
-    if returncode != -signal.SIGKILL or not oom_kills():
+    """Why a process ended, if it was for memory, or if it is like one that got none; else nothing."""
+    if returncode == -signal.SIGKILL and oom_kills():
+        why = "as the memory was used up"
+    elif returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS) and address_space_limit() is not None:
+        why = "most likely as its memory was used up"  # Triton does not always look whether it got what it asked for
+    else:
         return ""
-    return f"as the memory was used up ({memory_limits()}); allow more, or give fewer --cores"
+    return f"{why} ({memory_limits()}); allow more, or give fewer --cores"
 
 
 def describe_exit(returncode: int, subject: str = "Triton") -> str:
