@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rejection_server import MODEL_REPOSITORY, __version__
 from rejection_server.commands import command, installing
+from rejection_server.limits import address_space_problem
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
@@ -181,6 +182,9 @@ def _size(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
+    if problem := address_space_problem():
+        print(f"{PROG}: {problem}", file=sys.stderr)
+        return 1
     try:
         # Only now: help and wrong options are answered before anything is installed.
         from rejection_server.host import HostError, ServeOptions, Server
