@@ -147,7 +147,7 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
-    model = _in_precision(model, plan.precision)
+    model = in_precision(model, plan.precision)
     weights = detach(model)
     try:
         ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.model.activation, pad_id=plan.model.pad_id)
@@ -184,7 +184,8 @@ def embedding_rows(model: ModelProto) -> int | None:
     return None
 
 
-def _in_precision(model: ModelProto, precision: Precision) -> ModelProto:
+def in_precision(model: ModelProto, precision: Precision) -> ModelProto:
+    """The padded float32 model in that precision, its inputs and outputs as they were; it may change `model`."""
     if precision == "int8":
         return quantize_per_token(model)
     if precision == "fp16":
