@@ -29,7 +29,7 @@ def probabilities(feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     """Of a graph whose first logit is the length of the row."""
     lengths = feed["sequence_lengths"]
     assert lengths.shape == (len(lengths), 1)
-    assert (lengths.dtype, feed["input_ids"].dtype) == (np.int32, np.int64)
+    assert (lengths.dtype.name, feed["input_ids"].dtype.name) == ("int32", "int64")
     assert lengths.sum() == len(feed["input_ids"])
     logits = np.concatenate([lengths, np.full_like(lengths, 4)], axis=1)
     return gate.probabilities_of(logits.astype(np.float64), "softmax").astype(np.float32)
