@@ -137,11 +137,11 @@ def to_packed(model: ModelProto, *, heads: int, int8: bool = False, activation: 
     hidden = encoder.words.shape[1]
     if heads < 1 or hidden % heads:
         raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
-    rows = _rows_to_compare(encoder)
+    rows = rows_to_compare(encoder)
     # One form of the weights after the other: a large model is in memory often enough.
-    expected = _answers_of_padded(model, rows)
+    expected = answers_of_padded(model, rows)
     plain = _packed(encoder, heads, labels, activation, int8=False)
-    _check(plain, rows, expected)
+    check_answers(plain, rows, expected)
     if not int8:
         return plain
     del plain
@@ -204,7 +204,7 @@ def _body(encoder: Encoder, heads: int, labels: int, int8: bool) -> tuple[onnx.G
     nodes.nodes += parse_nodes(_GROUP + positions + (_ZEROS if int8 else ""))
     last = Layers(nodes, Group(), heads, int8).encoder(encoder)
     first = nodes.add("Gather", last, "group_firsts")
-    head, weights = _head(encoder, labels, int8)
+    head, weights = head_of(encoder, labels, int8=int8)
     nodes.nodes += [
         helper.make_node("Unsqueeze", [first, "ragged_axis1"], [encoder.hidden]),
         *head,
@@ -229,7 +229,8 @@ def _body(encoder: Encoder, heads: int, labels: int, int8: bool) -> tuple[onnx.G
     return graph, [*nodes.initializers.values(), *weights]
 
 
-def _head(encoder: Encoder, labels: int, int8: bool) -> tuple[list[NodeProto], list[TensorProto]]:
+def head_of(encoder: Encoder, labels: int, *, int8: bool = False) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Nodes and weights from the first tokens' [rows, 1, hidden] to the logits."""
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         list(encoder.head),
@@ -244,7 +245,7 @@ def _head(encoder: Encoder, labels: int, int8: bool) -> tuple[list[NodeProto], l
     return list(model.graph.node), list(model.graph.initializer)
 
 
-def _rows_to_compare(encoder: Encoder) -> list[NDArray[np.int64]]:
+def rows_to_compare(encoder: Encoder) -> list[NDArray[np.int64]]:
     """Random rows, the padding id among them."""
     random = np.random.default_rng(0)
     lengths = [min(length, len(encoder.positions)) for length in _CHECKED_LENGTHS]
@@ -254,22 +255,24 @@ def _rows_to_compare(encoder: Encoder) -> list[NDArray[np.int64]]:
     return rows
 
 
-def _check(packed: ModelProto, rows: list[NDArray[np.int64]], expected: NDArray[Any]) -> None:
-    """Raise GraphError unless the packed form answers as expected."""
+def check_answers(
+    ragged: ModelProto, rows: list[NDArray[np.int64]], expected: NDArray[Any], form: str = "packed"
+) -> None:
+    """Raise GraphError unless the graph of that form answers as expected."""
     flat = {
         INPUT_IDS: np.concatenate(rows).astype(np.int64),
         SEQUENCE_LENGTHS: np.asarray([[len(row)] for row in rows], np.int32),
     }
     try:
-        got = _session(packed).run([LOGITS], flat)[0]
+        got = _session(ragged).run([LOGITS], flat)[0]
     except Exception as exc:  # onnxruntime raises nothing narrower
-        raise GraphError(f"the packed form does not run: {one_line(exc, 200)}") from exc
+        raise GraphError(f"the {form} form does not run: {one_line(exc, 200)}") from exc
     difference = float(np.abs(got - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise GraphError(f"the packed form's logits differ from the original's by {difference:.2g}")
+        raise GraphError(f"the {form} form's logits differ from the original's by {difference:.2g}")
 
 
-def _answers_of_padded(model: ModelProto, rows: list[NDArray[np.int64]]) -> NDArray[Any]:
+def answers_of_padded(model: ModelProto, rows: list[NDArray[np.int64]]) -> NDArray[Any]:
     """Logits [rows, labels] of the original, a row at a time."""
     try:
         session = _session(model)

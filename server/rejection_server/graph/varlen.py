@@ -1,0 +1,133 @@
+"""Varlen form of a BERT-like classifier, for GPUs: the tokens of all rows in one long sequence, nothing padded.
+
+Linear layers, norms and activations run on [tokens of all rows, hidden]. Attention is onnxruntime's operator
+PackedMultiHeadAttention, which takes where each row begins. In float16 it is flash attention on GPUs of compute
+capability 8.0 and newer, on 7.5 memory-efficient attention. A processor has no kernel for it: to compare with the
+original, :func:`rejection_server.graph.varlen_twin.cpu_twin` puts a subgraph in its place.
+"""
+
+import dataclasses
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from rejection_server.graph.gpu_rows import gpu_rows
+from rejection_server.graph.packed import answers_of_padded, check_answers, head_of, rows_to_compare
+from rejection_server.graph.packed_layers import CONTRIB, Nodes
+from rejection_server.graph.packed_read import Encoder, read_encoder
+from rejection_server.graph.ragged import GraphError, labels_of, logits_of
+from rejection_server.graph.rows import (
+    INPUT_IDS,
+    LOGITS,
+    PROBABILITIES,
+    SEQUENCE_LENGTHS,
+    Activation,
+    parse_nodes,
+    scores,
+    tell,
+)
+from rejection_server.graph.varlen_layers import Choices, Rows, VarlenLayers
+from rejection_server.graph.varlen_twin import cpu_twin
+from rejection_server.onnx_backend.token_ids import TokenIds
+
+__all__ = ["Choices", "cpu_twin", "to_varlen", "varlen_of"]
+
+_OPSET = 18
+_IR_VERSION = 9
+
+_TOKENS = """
+    varlen_numbers_flat = Reshape(varlen_numbers, gpu_last)
+    varlen_positions = Gather(varlen_numbers_flat, gpu_token_places)
+    varlen_firsts = Reshape(gpu_before, gpu_last)
+    varlen_count = Shape(gpu_tokens)
+    varlen_bounds = Concat<axis=0>(varlen_firsts, varlen_count)
+    varlen_cumulative = Cast<to=6>(varlen_bounds)
+"""
+_NUMBERS = "varlen_numbers = Identity(gpu_numbers)"
+# RoBERTa numbers a row's tokens from 1, padding tokens not counted; those have the number 0.
+_NUMBERS_BUT_PADDING = """
+    varlen_padding = Constant<value_int=PADDING>()
+    varlen_is_padding = Equal(gpu_ids, varlen_padding)
+    varlen_counted = Where(varlen_is_padding, gpu_zero, gpu_kept)
+    varlen_counted_so_far = CumSum(varlen_counted, gpu_axis1)
+    varlen_numbers = Mul(varlen_counted_so_far, varlen_counted)
+"""
+# For each token, then for each place without one: where it lies in a grid whose rows begin with their tokens.
+_OFFSETS = """
+    varlen_is_token = LessOrEqual(gpu_columns, gpu_lengths)
+    varlen_is_token_flat = Reshape(varlen_is_token, gpu_last)
+    varlen_is_none_flat = Not(varlen_is_token_flat)
+    varlen_token_row = NonZero(varlen_is_token_flat)
+    varlen_none_row = NonZero(varlen_is_none_flat)
+    varlen_offsets_row = Concat<axis=1>(varlen_token_row, varlen_none_row)
+    varlen_grid_shape = Shape(gpu_grid)
+    varlen_offsets = Reshape(varlen_offsets_row, varlen_grid_shape)
+    varlen_token_offset = Cast<to=6>(varlen_offsets)
+"""
+_NO_OFFSETS = """
+    varlen_grid_shape = Shape(gpu_grid)
+    varlen_token_offset = ConstantOfShape<value=int32[1]{0}>(varlen_grid_shape)
+"""
+
+
+def to_varlen(
+    model: ModelProto, *, heads: int, activation: Activation = "softmax", choices: Choices | None = None
+) -> ModelProto:
+    """Give a padded float32 BERT-like classifier of ``heads`` attention heads the varlen form.
+
+    ``model`` and the result have the inputs and outputs that :func:`rejection_server.graph.ragged.to_ragged` describes.
+    The head, from each row's first token on, stays in float32.
+
+    Raises :class:`GraphError` when the model is not recognised, or when the float32 form's CPU twin answers differently
+    from it.
+    """
+    choices = choices or Choices()
+    labels = labels_of(logits_of(model.graph))
+    encoder = read_encoder(model)
+    hidden = encoder.words.shape[1]
+    if heads < 1 or hidden % heads:
+        raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
+    rows = rows_to_compare(encoder)
+    expected = answers_of_padded(model, rows)
+    plain = varlen_of(encoder, heads, labels, activation, dataclasses.replace(choices, float16=False))
+    check_answers(cpu_twin(plain), rows, expected, "varlen")
+    return varlen_of(encoder, heads, labels, activation, choices) if choices.float16 else plain
+
+
+def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation, choices: Choices) -> ModelProto:
+    """The varlen form of what :func:`rejection_server.graph.packed_read.read_encoder` read, not compared with it."""
+    value = helper.make_tensor_value_info
+    accepted = TokenIds(len(encoder.words), len(encoder.positions))
+    nodes = Nodes("varlen")
+    nodes.nodes += gpu_rows(accepted, choices.columns)
+    numbers = _NUMBERS
+    if encoder.padding_id is not None:
+        numbers = _NUMBERS_BUT_PADDING.replace("=PADDING>", f"={encoder.padding_id}>")
+    nodes.nodes += parse_nodes(numbers + _TOKENS + (_OFFSETS if choices.exact_offsets else _NO_OFFSETS))
+    table = np.concatenate([encoder.padding_position[None], encoder.positions])
+    encoder = dataclasses.replace(encoder, positions=table)
+    first = VarlenLayers(nodes, Rows(), heads, choices).encoder(encoder)
+    head, weights = head_of(encoder, labels)
+    inner = {name: f"varlen_head_{name}" for node in head for name in node.output}  # one of them may be `logits`
+    for node in head:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner[name] for name in node.output]
+    graph = helper.make_graph(
+        [
+            *nodes.nodes,
+            helper.make_node("Unsqueeze", [first, "ragged_axis1"], [encoder.hidden]),
+            *head,
+            *scores(inner[encoder.logits], activation),
+        ],
+        "varlen_classifier",
+        [value(INPUT_IDS, TensorProto.INT64, ["tokens"]), value(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1])],
+        [value(name, TensorProto.FLOAT, ["rows", labels]) for name in (LOGITS, PROBABILITIES)],
+    )
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB, 1)]
+    result = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    tell(result, accepted)
+    weights = [*nodes.initializers.values(), *weights]
+    nodes.initializers.clear()
+    while weights:  # last, and one by one: what is put into a graph is copied
+        result.graph.initializer.append(weights.pop())
+    return result
