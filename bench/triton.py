@@ -74,7 +74,8 @@ def started(
 
 
 Counts = Mapping[str, Mapping[str, int]]
-"""Triton's statistics since its start, by model; times in nanoseconds, `batch N` executions of N texts."""
+"""Triton's statistics since its start, by model; times in nanoseconds, `batch N` executions of N texts,
+`executing` the time of all executions."""
 
 
 def _counts(model: Any) -> dict[str, int]:
@@ -91,6 +92,9 @@ def _counts(model: Any) -> dict[str, int]:
         "infer": stats.compute_infer.ns,
         "output": stats.compute_output.ns,
         **{f"batch {entry.batch_size}": entry.compute_infer.count for entry in model.batch_stats},
+        "executing": sum(
+            entry.compute_input.ns + entry.compute_infer.ns + entry.compute_output.ns for entry in model.batch_stats
+        ),
     }
 
 

@@ -1,0 +1,91 @@
+"""The command `scripts/bench gpu`."""
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.gpu.plan import NEEDED, SECTIONS, GpuSettings
+from bench.settings import BUILD
+
+EPILOG = """examples:
+  scripts/bench gpu                            all of it, ten minutes
+  scripts/bench gpu --sections served          again behind Triton alone, with the graphs of the last run
+  scripts/bench gpu --dry                      on the processor, with a tiny model: does it run at all
+
+It needs a GPU, its driver, onnxruntime-gpu in the place of onnxruntime, and PyTorch. The checkpoint has the shape of
+DistilRoBERTa (82 million parameters) and random weights from a seed; its graphs are compared with PyTorch in float32
+before anything is timed. What is measured is on disk as soon as it is there."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    result = argparse.ArgumentParser(
+        prog="scripts/bench gpu",
+        description="Measure the served graphs on the GPU of this machine: are they right, tokens a second alone and "
+        "beside PyTorch, and behind Triton, where the processor's share is told, too. Writes result.json and page.md.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument("--sections", type=_sections, metavar="A,B", help=f"of {', '.join(SECTIONS)} (all)")
+    result.add_argument("--dry", action="store_true", help="on the processor, with a tiny model, in a minute")
+    result.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="how long all takes, beside the usual (1)"
+    )
+    result.add_argument("--output", type=Path, metavar="FOLDER", help="where results go (build/bench/results/gpu-DATE)")
+    result.add_argument("--work", type=Path, metavar="FOLDER", help="checkpoint and graphs (build/bench/gpu)")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 1 if anything failed."""
+    options = parser().parse_args(arguments)
+    work = options.work or BUILD / ("gpu-dry" if options.dry else "gpu")
+    settings = GpuSettings(work.absolute(), options.dry, options.sections or tuple(SECTIONS), options.scale)
+    work.mkdir(parents=True, exist_ok=True)
+    date = datetime.datetime.now(datetime.UTC)
+    output = options.output or BUILD / "results" / date.strftime("gpu-%Y-%m-%d-%H%M%S")
+
+    from bench import machine
+    from bench.gpu import page
+    from bench.gpu.results import Results, run
+
+    facts = {"date": date.isoformat(timespec="seconds"), "commit": machine.commit(), "dry": settings.dry}
+    results = Results(output / "result.json", facts)
+    good = True
+    try:
+        for section in settings.sections:
+            done = run(section, _function(section), settings, results)
+            good = good and done
+            if section in NEEDED and not done:
+                break
+    finally:
+        text = page.text(results)
+        (output / "page.md").write_text(text, encoding="utf-8")
+        sys.stdout.write(f"\n{text}\nFigures: {output / 'result.json'}\n")
+        sys.stdout.flush()
+    return 0 if good else 1
+
+
+def _function(section: str):  # type: ignore[no-untyped-def]  # Section, which takes imports to name
+    """What a section runs; imported late, because help needs nothing installed."""
+    from bench.gpu import graphs, preflight, sections, served
+
+    return {
+        "preflight": preflight.check,
+        "graphs": graphs.make,
+        "gate": sections.gate,
+        "onnxruntime": sections.raw,
+        "torch": sections.beside_torch,
+        "served": served.measure,
+    }[section]
+
+
+def _sections(text: str) -> tuple[str, ...]:
+    given = tuple(name.strip() for name in text.split(","))
+    for name in given:
+        if name not in SECTIONS:
+            raise argparse.ArgumentTypeError(f"there is no section {name}: choose from {', '.join(SECTIONS)}")
+    return given

@@ -1,0 +1,56 @@
+"""What is measured on a GPU, in order of worth, and how long each part may take. Standard library only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.settings import BUILD
+
+SECTIONS = {"preflight": 60.0, "graphs": 150.0, "gate": 60.0, "onnxruntime": 150.0, "torch": 150.0, "served": 300.0}
+"""The parts in the order in which they run, and the seconds that each may take."""
+NEEDED = ("preflight", "graphs")
+"""Without these nothing else can run."""
+WORKLOADS = ("mixed", "long", "short")
+"""Rows as chat models answer (181 tokens on average), of 512 tokens, of 20."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSettings:
+    """Everything that is chosen about a run."""
+
+    work: Path = BUILD / "gpu"
+    """Checkpoint and graphs; what is there already is taken."""
+    dry: bool = False
+    """On the processor, with a tiny model: whether all of it works, not how fast."""
+    sections: tuple[str, ...] = tuple(SECTIONS)
+    scale: float = 1.0
+    """How long sections and windows are, beside what stands here."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of a batch, roughly: so many that its last row is whole."""
+        return (512, 2048) if self.dry else (512, 2048, 8192, 16384, 32768)
+
+    @property
+    def window_s(self) -> float:
+        """How long an execution is repeated for a figure."""
+        return (0.05 if self.dry else 0.6) * self.scale
+
+    @property
+    def device(self) -> str:
+        """As PyTorch and onnxruntime's tensors name it."""
+        return "cpu" if self.dry else "cuda"
+
+    @property
+    def layouts(self) -> tuple[tuple[int, int], ...]:
+        """Tokenizer processes and classifier instances, best guess first."""
+        return ((1, 1),) if self.dry else ((6, 1), (6, 2), (9, 2), (4, 1), (1, 1), (6, 4))
+
+    @property
+    def loads(self) -> tuple[tuple[int, int], ...]:
+        """Texts in a request, and callers."""
+        return ((1, 2), (8, 1)) if self.dry else ((1, 512), (32, 16), (1, 128), (32, 64), (1, 32), (1, 8), (1, 1))
+
+    @property
+    def load_s(self) -> float:
+        """How long a load is measured."""
+        return (0.5 if self.dry else 4.0) * self.scale

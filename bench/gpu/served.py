@@ -1,0 +1,204 @@
+"""The served graph behind Triton: tokenizer processes and classifier instances in turn, and what each part costs."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from bench.compose import mixed_texts, roberta_tokenizer
+from bench.generator import Generator
+from bench.gpu import graphs
+from bench.gpu.plan import GpuSettings
+from bench.gpu.results import Add
+from bench.load import Load
+from bench.random_model import LABELS
+from bench.settings import LOADGEN
+from bench.triton import Running, started
+from rejection_server.prepare import repository
+from rejection_server.prepare.configuration import Shape
+
+PARTS = {"tokenizer": "/tokenizer/", "stand-in": "/backends/onnxruntime/"}
+"""What the command line of a part's processes holds."""
+TEXTS = 3000
+WARM_S = 0.5
+SLOWER = 0.8
+"""The open loop's rate, beside what the best closed loop reached."""
+
+
+def measure(settings: GpuSettings, add: Add) -> None:
+    """Every layout under every load, then an open loop on the best one."""
+    with tempfile.TemporaryDirectory(dir=settings.work) as folder:
+        texts = mixed_texts(48 if settings.dry else TEXTS)
+        sent = Path(folder) / "texts.jsonl"
+        sent.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        best: tuple[float, tuple[int, int]] = (0.0, settings.layouts[0])
+        for layout in settings.layouts:
+            with _serving(settings, Path(folder), layout, add) as running:
+                for batch, callers in settings.loads:
+                    load = Load(texts, settings.load_s, WARM_S * settings.scale, batch, callers)
+                    rate = _window(settings, running, load, sent, layout, add)
+                    best = max(best, (rate if batch == 1 else 0.0, layout))
+        with _serving(settings, Path(folder), best[1], add) as running:
+            load = Load(texts, settings.load_s, WARM_S, 1, 0, SLOWER * best[0])
+            _window(settings, running, load, sent, best[1], add)
+
+
+@contextlib.contextmanager
+def _serving(settings: GpuSettings, folder: Path, layout: tuple[int, int], add: Add) -> Iterator[Running]:
+    place = folder / "repository"
+    shutil.rmtree(place, ignore_errors=True)
+    _write_repository(settings, place, layout)
+    begin = time.monotonic()
+    lines: list[str] = []
+    with started(place, lines.append) as running:
+        add("started", tokenizers=layout[0], instances=layout[1], seconds=round(time.monotonic() - begin, 1))
+        yield running
+
+
+def _write_repository(settings: GpuSettings, place: Path, layout: tuple[int, int]) -> None:
+    tokenizer, graph = settings.work / "tokenizer.json", settings.work / "served.onnx"
+    roberta_tokenizer().save(str(tokenizer))
+    graph.unlink(missing_ok=True)
+    os.link(graphs.path_of(settings, graphs.SERVED), graph)
+    shape = Shape(LABELS, 512, "softmax", "cpu" if settings.dry else "gpu")
+    place.mkdir()
+    repository.assemble(place, shape, version=1, graph=graph, tokenizer_json=tokenizer)
+    for name, count in zip(("tokenizer", "classifier"), layout, strict=True):
+        path = place / name / "config.pbtxt"
+        config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        del config.instance_group[1:]
+        config.instance_group[0].count = count
+        config.parameters.pop("instances_per_core", None)
+        config.parameters.pop("rows_per_run", None)
+        path.write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def _window(
+    settings: GpuSettings, running: Running, load: Load, sent: Path, layout: tuple[int, int], add: Add
+) -> float:
+    """Measure one load; returns texts a second."""
+    pid = running.target.pids[0]
+    before_counts, before_cpu, begin = running.counts(), _cpu_s(pid), time.monotonic()
+    with _gpu_use(settings.dry) as use:
+        said = _by_program(running.address, load, sent) if LOADGEN.is_file() else _by_python(running, load)
+        seconds = time.monotonic() - begin
+        after_cpu, after_counts = _cpu_s(pid), running.counts()
+    texts = _passed(before_counts, after_counts, "classifier", "texts") or 1
+    cpu = {name: after_cpu[name] - before_cpu[name] for name in after_cpu}
+    infer_s = _passed(before_counts, after_counts, "classifier", "infer") / 1e9
+    busy = {
+        "tokenizer": cpu["tokenizer"] / seconds / layout[0],
+        "classifier": _passed(before_counts, after_counts, "classifier", "executing") / 1e9 / seconds / layout[1],
+        "load generator": said.pop("generator_cpu_s") / (said["seconds"] or 1),
+        "all cores": sum(cpu.values()) / seconds / (os.cpu_count() or 1),
+    }
+    executions = _passed(before_counts, after_counts, "classifier", "executions") or 1
+    add(
+        "load",
+        tokenizers=layout[0],
+        instances=layout[1],
+        batch=load.batch,
+        callers=load.concurrency,
+        rate=round(load.rate, 1),
+        **said,
+        texts_per_execution=round(texts / executions, 1),
+        infer_ms=round(1000 * infer_s / (_passed(before_counts, after_counts, "classifier", "requests") or 1), 3),
+        gpu_use=round(sum(use) / len(use), 3) if use else None,
+        cpu_ms_per_text={name: round(1000 * spent / texts, 4) for name, spent in cpu.items()},
+        busy={name: round(share, 3) for name, share in busy.items()},
+        limit=max(busy, key=lambda name: busy[name]),
+    )
+    return float(said["texts_per_s"])
+
+
+def _passed(before: Any, after: Any, model: str, name: str) -> int:
+    return int(after[model].get(name, 0) - before.get(model, {}).get(name, 0))
+
+
+def _cpu_s(pid: int) -> dict[str, float]:
+    """CPU time so far of Triton and of each part's processes, seconds."""
+    spent = dict.fromkeys((*PARTS, "tritonserver"), 0.0)
+    root = psutil.Process(pid)
+    for process in [root, *root.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            line, times = " ".join(process.cmdline()), process.cpu_times()
+            part = next((name for name, held in PARTS.items() if held in line), "tritonserver")
+            spent[part] += times.user + times.system
+    return spent
+
+
+def _by_program(address: str, load: Load, sent: Path) -> dict[str, Any]:
+    """Have the load generator in C++ send the load."""
+    how = ["--rate", f"{load.rate:.2f}"] if load.rate else ["--concurrency", str(load.concurrency)]
+    channels = min(8, load.concurrency or 8)
+    command = [LOADGEN, "--url", address, "--texts", sent, "--batch", load.batch, *how, "--channels", channels]
+    command += ["--seconds", f"{load.seconds:g}", "--warmup-seconds", f"{load.warm_s:g}"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise RuntimeError(f"the load generator ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    said = json.loads(done.stdout)
+    latency = said["latency_ms"] or {}
+    return {
+        "texts_per_s": round(said["texts_per_s"], 1),
+        "seconds": said["seconds"],
+        "failed": sum(said["failed"].values()),
+        **{f"{name}_ms": latency.get(name) for name in ("p50", "p99")},
+        "generator": "C++",
+        "generator_cpu_s": said["cpu_s"],
+    }
+
+
+def _by_python(running: Running, load: Load) -> dict[str, Any]:
+    """Have the load generator in Python send it, which some thousand requests a second keep busy."""
+    import numpy as np
+
+    with Generator(running.target.caller) as generator:
+        result = generator.run(load, np.zeros((len(load.texts), len(LABELS))))
+    recorded = result.recorded
+    inside = (recorded.done >= recorded.begin) & (recorded.done <= recorded.end)
+    seconds = recorded.end - recorded.begin
+    spent = (recorded.done - recorded.due)[inside] * 1000
+    return {
+        "texts_per_s": round(float(recorded.texts[inside].sum()) / seconds, 1),
+        "seconds": round(seconds, 2),
+        "failed": recorded.failed,
+        **{f"p{share}_ms": round(float(np.percentile(spent, share)), 3) if len(spent) else None for share in (50, 99)},
+        "generator": "Python",
+        "generator_cpu_s": result.cpu_s,
+    }
+
+
+@contextlib.contextmanager
+def _gpu_use(dry: bool) -> Iterator[list[float]]:
+    """Shares of time that the GPU ran a kernel, a sample each half second, as NVIDIA's library says."""
+    found: list[float] = []
+    if dry:
+        yield found
+        return
+    done = threading.Event()
+
+    def sample() -> None:
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not done.wait(0.5):
+            with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+                answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=5)
+                found.append(float(answer.stdout.splitlines()[0]) / 100)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
