@@ -17,11 +17,12 @@ from onnx import ModelProto
 from rejection_server.graph.packed_read import read_encoder
 from rejection_server.graph.ragged import labels_of, logits_of, to_ragged
 from rejection_server.graph.varlen import Choices, cpu_twin, varlen_of
-from rejection_server.prepare.build import Precision, in_precision
+from rejection_server.onnx_backend.token_ids import TokenIds
+from rejection_server.prepare.build import Precision, embedding_rows, in_precision
 
 CHOICES = {
     "varlen-fp16": Choices(),
-    "varlen-fp16-longest": Choices(width=None),
+    "varlen-fp16-512-columns": Choices(columns=512),
     "varlen-fp16-no-offsets": Choices(exact_offsets=False),
     "varlen-fp16-plain-norm": Choices(fused_norm=False),
     "varlen-fp16-plain-gelu": Choices(fused_activation=False),
@@ -45,6 +46,7 @@ def graphs(
     labels = labels_of(logits_of(padded.graph))
     if set(CHOICES) & set(names):
         encoder = read_encoder(padded)
+    accepted = TokenIds(embedding_rows(padded) or pad_id + 1, 512)
     for name in names:
         if name in CHOICES:
             model = varlen_of(encoder, heads, labels, "softmax", CHOICES[name])
@@ -52,7 +54,7 @@ def graphs(
         else:
             model = ModelProto()
             model.CopyFrom(padded)
-            yield name, to_ragged(in_precision(model, PADDED[name]), form="padded", pad_id=pad_id)
+            yield name, to_ragged(in_precision(model, PADDED[name]), form="padded", accepted=accepted, pad_id=pad_id)
 
 
 def write_graphs(made: Iterator[tuple[str, ModelProto]], folder: Path) -> Iterator[tuple[str, Path]]:

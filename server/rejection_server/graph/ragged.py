@@ -16,6 +16,7 @@ from typing import Literal
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from rejection_server.graph.gpu_rows import gpu_rows
 from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.rows import (
     INPUT_IDS,
@@ -48,16 +49,13 @@ _ROW = """
 """
 
 _PADDED = """
-    ragged_longest = ReduceMax<keepdims=0>(ragged_lengths)
-    ragged_positions = Range(ragged_zero, ragged_longest, ragged_one)
-    ragged_column = Unsqueeze(ragged_lengths, ragged_axis1)
-    ragged_inside = Less(ragged_positions, ragged_column)
-    ragged_first = Unsqueeze(ragged_starts, ragged_axis1)
-    ragged_anywhere = Add(ragged_first, ragged_positions)
-    ragged_index = Where(ragged_inside, ragged_anywhere, ragged_zero)
-    ragged_gathered = Gather(ragged_tokens, ragged_index)
-    ragged_padding = Constant<value_int=PAD>()
-    row_input_ids = Where(ragged_inside, ragged_gathered, ragged_padding)
+    ragged_columns = Slice(gpu_columns, gpu_zero_vector, gpu_longest_vector, gpu_zero_vector)
+    ragged_inside = LessOrEqual(ragged_columns, gpu_lengths)
+    ragged_behind_padding = Add(gpu_before, ragged_columns)
+    ragged_places = Where(ragged_inside, ragged_behind_padding, gpu_zero)
+    ragged_padding = Constant<value_ints=[PAD]>()
+    ragged_padded = Concat<axis=0>(ragged_padding, gpu_tokens)
+    row_input_ids = Gather(ragged_padded, ragged_places)
     row_attention_mask = Cast<to=7>(ragged_inside)
     row_shape = Shape(row_input_ids)
     row_token_type_ids = ConstantOfShape<value=int64[1]{0}>(row_shape)
@@ -94,12 +92,11 @@ def to_ragged(
     logits = logits_of(model.graph)
     labels = labels_of(logits)
     inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
-    nodes = real_tokens(accepted)
     initializers: list[TensorProto] = []
     if form == "loop":
-        nodes += _loop(inner, labels)
+        nodes = [*real_tokens(accepted), *_loop(inner, labels)]
     else:
-        nodes += parse_nodes(_PADDED.replace("PAD", str(pad_id)))
+        nodes = gpu_rows(accepted) + parse_nodes(_PADDED.replace("PAD", str(pad_id)))
         nodes += [*inner.node, helper.make_node("Identity", ["row_logits"], ["ragged_logits"])]
         initializers = list(inner.initializer)
     as_float = helper.make_node("Cast", ["ragged_logits"], ["ragged_scores"], to=TensorProto.FLOAT)

@@ -23,9 +23,8 @@ class Choices:
 
     float16: bool = True
     """Weights and activations in float16, else in float32."""
-    width: int | None = 512
-    """Columns of the grid that rows are told apart in, at most the model's positions: a longer row is cut. None takes
-    the longest row of the batch."""
+    columns: int | None = None
+    """See :func:`rejection_server.graph.gpu_rows.gpu_rows`."""
     exact_offsets: bool = True
     """Fill `token_offset`, of which flash and memory-efficient attention read the shape alone."""
     fused_norm: bool = True
@@ -42,16 +41,16 @@ class Choices:
 class Rows:
     """Names of what tells the tokens of all rows apart: t tokens."""
 
-    ids: str = "varlen_ids"
+    ids: str = "gpu_tokens"
     """int64 [t]"""
     positions: str = "varlen_positions"
-    """int32 [t]: row of the table of positions."""
+    """int64 [t]: row of the table of positions."""
     offsets: str = "varlen_token_offset"
     """int32 [rows, columns]"""
     cumulative: str = "varlen_cumulative"
     """int32 [rows + 1]: where each row begins among the t, and t."""
     firsts: str = "varlen_firsts"
-    """int32 [rows]: each row's first token."""
+    """int64 [rows]: each row's first token."""
 
 
 @dataclass(frozen=True)
