@@ -2,12 +2,17 @@
 
 import argparse
 import datetime
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.gpu.plan import NEEDED, SECTIONS, GpuSettings
 from bench.settings import BUILD
+
+if TYPE_CHECKING:
+    from bench.gpu.results import Section
 
 EPILOG = """examples:
   scripts/bench gpu                            all of it, ten minutes
@@ -69,18 +74,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if good else 1
 
 
-def _function(section: str):  # type: ignore[no-untyped-def]  # Section, which takes imports to name
-    """What a section runs; imported late, because help needs nothing installed."""
-    from bench.gpu import graphs, preflight, sections, served
-
-    return {
-        "preflight": preflight.check,
-        "graphs": graphs.make,
-        "gate": sections.gate,
-        "onnxruntime": sections.raw,
-        "torch": sections.beside_torch,
-        "served": served.measure,
+def _function(section: str) -> "Section":
+    """What a section runs; imported one by one, because not every section needs all that others do."""
+    module, name = {
+        "preflight": ("preflight", "check"),
+        "graphs": ("graphs", "make"),
+        "gate": ("sections", "gate"),
+        "onnxruntime": ("sections", "raw"),
+        "torch": ("sections", "beside_torch"),
+        "served": ("served", "measure"),
     }[section]
+    found: Section = getattr(importlib.import_module(f"bench.gpu.{module}"), name)
+    return found
 
 
 def _sections(text: str) -> tuple[str, ...]:

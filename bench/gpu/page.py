@@ -38,7 +38,8 @@ def text(results: Results) -> str:
     parts += _table("Behind Triton", loads, {
         "tokenizers": "tokenizers", "instances": "instances", "texts a request": "batch", "callers": "callers",
         "open loop": lambda entry: entry["rate"] or "", "texts/s": "texts_per_s", "p50 ms": "p50_ms",
-        "p99 ms": "p99_ms", "failed": "failed", "texts an execution": "texts_per_execution", "GPU busy": "gpu_use",
+        "p99 ms": "p99_ms", "failed": "failed", "texts an execution": "texts_per_execution", "its ms": "execution_ms",
+        "GPU busy": "gpu_use",
         "CPU ms a text": lambda entry: _named(entry["cpu_ms_per_text"]), "busy": lambda entry: _named(entry["busy"]),
     })  # fmt: skip
     if loads:

@@ -1,4 +1,4 @@
-"""Whether this machine can measure a GPU: driver, libraries, memory, onnxruntime's provider; and what the GPU can do."""
+"""Whether this machine can measure a GPU: driver, memory, libraries, onnxruntime's provider; what the GPU can do."""
 
 import platform
 import subprocess
@@ -42,7 +42,7 @@ def _gpu() -> dict[str, Any]:
         "nvidia-smi",
         "--query-gpu=name,driver_version,compute_cap,memory.total,memory.free",
         "--format=csv,noheader,nounits",
-    ]  # noqa: E501
+    ]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as exc:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ from bench.gpu import graphs
 from bench.gpu.plan import GpuSettings
 from bench.gpu.results import Add
 from bench.load import Load
+from bench.machine import cores
 from bench.random_model import LABELS
 from bench.settings import LOADGEN
 from bench.triton import Running, started
 from rejection_server.prepare import repository
 from rejection_server.prepare.configuration import Shape
 
-PARTS = {"tokenizer": "/tokenizer/", "stand-in": "/backends/onnxruntime/"}
+Layout = tuple[int, int]
+"""Tokenizer processes, classifier instances."""
+
+PARTS = {"tokenizer": "/tokenizer/", "stand-in": "/backends/onnxruntime"}
 """What the command line of a part's processes holds."""
 TEXTS = 3000
 WARM_S = 0.5
@@ -39,34 +44,81 @@ SLOWER = 0.8
 def measure(settings: GpuSettings, add: Add) -> None:
     """Every layout under every load, then an open loop on the best one."""
     with tempfile.TemporaryDirectory(dir=settings.work) as folder:
-        texts = mixed_texts(48 if settings.dry else TEXTS)
-        sent = Path(folder) / "texts.jsonl"
-        sent.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-        best: tuple[float, tuple[int, int]] = (0.0, settings.layouts[0])
-        for layout in settings.layouts:
-            with _serving(settings, Path(folder), layout, add) as running:
-                for batch, callers in settings.loads:
-                    load = Load(texts, settings.load_s, WARM_S * settings.scale, batch, callers)
-                    rate = _window(settings, running, load, sent, layout, add)
+        _Sweep(settings, add, Path(folder), mixed_texts(48 if settings.dry else TEXTS)).go()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    settings: GpuSettings
+    add: Add
+    folder: Path
+    texts: list[str]
+
+    @property
+    def sent(self) -> Path:
+        """The texts as a file."""
+        return self.folder / "texts.jsonl"
+
+    def go(self) -> None:
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in self.texts)
+        self.sent.write_text(lines, encoding="utf-8")
+        best: tuple[float, Layout] = (0.0, self.settings.layouts[0])
+        for layout in self.settings.layouts:
+            with self._serving(layout) as running:
+                for batch, callers in self.settings.loads:
+                    rate = self._window(running, layout, self._load(batch, callers))
                     best = max(best, (rate if batch == 1 else 0.0, layout))
-        with _serving(settings, Path(folder), best[1], add) as running:
-            load = Load(texts, settings.load_s, WARM_S, 1, 0, SLOWER * best[0])
-            _window(settings, running, load, sent, best[1], add)
+        with self._serving(best[1]) as running:
+            self._window(running, best[1], self._load(1, 0, SLOWER * best[0]))
+
+    def _load(self, batch: int, callers: int, rate: float = 0.0) -> Load:
+        return Load(self.texts, self.settings.load_s, WARM_S, batch, callers, rate)
+
+    @contextlib.contextmanager
+    def _serving(self, layout: Layout) -> Iterator[Running]:
+        place = self.folder / "repository"
+        shutil.rmtree(place, ignore_errors=True)
+        _write_repository(self.settings, place, layout)
+        begin = time.monotonic()
+        with started(place, lambda _: None) as running:
+            self.add("started", tokenizers=layout[0], instances=layout[1], seconds=round(time.monotonic() - begin, 1))
+            yield running
+
+    def _window(self, running: Running, layout: Layout, load: Load) -> float:
+        """Measure one load; returns texts a second."""
+        pid = running.target.pids[0]
+        before, spent, begin = running.counts()["classifier"], _cpu_s(pid), time.monotonic()
+        with _gpu_use(self.settings.dry) as use:
+            said = _by_program(running.address, load, self.sent) if LOADGEN.is_file() else _by_python(running, load)
+            seconds = time.monotonic() - begin
+        cpu = {name: total - spent[name] for name, total in _cpu_s(pid).items()}
+        after = running.counts()["classifier"]
+        passed = {name: after[name] - before.get(name, 0) for name in ("texts", "executions", "requests", "executing")}
+        busy = {
+            "tokenizer": cpu["tokenizer"] / seconds / layout[0],
+            "classifier": passed["executing"] / 1e9 / seconds / layout[1],
+            "load generator": said.pop("generator_cpu_s") / (said["seconds"] or 1),
+            "all cores": sum(cpu.values()) / seconds / cores(),
+        }
+        self.add(
+            "load",
+            tokenizers=layout[0],
+            instances=layout[1],
+            batch=load.batch,
+            callers=load.concurrency,
+            rate=round(load.rate, 1),
+            **said,
+            texts_per_execution=round(passed["texts"] / (passed["executions"] or 1), 1),
+            execution_ms=round(passed["executing"] / 1e6 / (passed["executions"] or 1), 3),
+            gpu_use=round(sum(use) / len(use), 3) if use else None,
+            cpu_ms_per_text={name: round(1000 * used / (passed["texts"] or 1), 4) for name, used in cpu.items()},
+            busy={name: round(share, 3) for name, share in busy.items()},
+            limit=max(busy, key=lambda name: busy[name]),
+        )
+        return float(said["texts_per_s"])
 
 
-@contextlib.contextmanager
-def _serving(settings: GpuSettings, folder: Path, layout: tuple[int, int], add: Add) -> Iterator[Running]:
-    place = folder / "repository"
-    shutil.rmtree(place, ignore_errors=True)
-    _write_repository(settings, place, layout)
-    begin = time.monotonic()
-    lines: list[str] = []
-    with started(place, lines.append) as running:
-        add("started", tokenizers=layout[0], instances=layout[1], seconds=round(time.monotonic() - begin, 1))
-        yield running
-
-
-def _write_repository(settings: GpuSettings, place: Path, layout: tuple[int, int]) -> None:
+def _write_repository(settings: GpuSettings, place: Path, layout: Layout) -> None:
     tokenizer, graph = settings.work / "tokenizer.json", settings.work / "served.onnx"
     roberta_tokenizer().save(str(tokenizer))
     graph.unlink(missing_ok=True)
@@ -82,48 +134,6 @@ def _write_repository(settings: GpuSettings, place: Path, layout: tuple[int, int
         config.parameters.pop("instances_per_core", None)
         config.parameters.pop("rows_per_run", None)
         path.write_text(text_format.MessageToString(config), encoding="utf-8")
-
-
-def _window(
-    settings: GpuSettings, running: Running, load: Load, sent: Path, layout: tuple[int, int], add: Add
-) -> float:
-    """Measure one load; returns texts a second."""
-    pid = running.target.pids[0]
-    before_counts, before_cpu, begin = running.counts(), _cpu_s(pid), time.monotonic()
-    with _gpu_use(settings.dry) as use:
-        said = _by_program(running.address, load, sent) if LOADGEN.is_file() else _by_python(running, load)
-        seconds = time.monotonic() - begin
-        after_cpu, after_counts = _cpu_s(pid), running.counts()
-    texts = _passed(before_counts, after_counts, "classifier", "texts") or 1
-    cpu = {name: after_cpu[name] - before_cpu[name] for name in after_cpu}
-    infer_s = _passed(before_counts, after_counts, "classifier", "infer") / 1e9
-    busy = {
-        "tokenizer": cpu["tokenizer"] / seconds / layout[0],
-        "classifier": _passed(before_counts, after_counts, "classifier", "executing") / 1e9 / seconds / layout[1],
-        "load generator": said.pop("generator_cpu_s") / (said["seconds"] or 1),
-        "all cores": sum(cpu.values()) / seconds / (os.cpu_count() or 1),
-    }
-    executions = _passed(before_counts, after_counts, "classifier", "executions") or 1
-    add(
-        "load",
-        tokenizers=layout[0],
-        instances=layout[1],
-        batch=load.batch,
-        callers=load.concurrency,
-        rate=round(load.rate, 1),
-        **said,
-        texts_per_execution=round(texts / executions, 1),
-        infer_ms=round(1000 * infer_s / (_passed(before_counts, after_counts, "classifier", "requests") or 1), 3),
-        gpu_use=round(sum(use) / len(use), 3) if use else None,
-        cpu_ms_per_text={name: round(1000 * spent / texts, 4) for name, spent in cpu.items()},
-        busy={name: round(share, 3) for name, share in busy.items()},
-        limit=max(busy, key=lambda name: busy[name]),
-    )
-    return float(said["texts_per_s"])
-
-
-def _passed(before: Any, after: Any, model: str, name: str) -> int:
-    return int(after[model].get(name, 0) - before.get(model, {}).get(name, 0))
 
 
 def _cpu_s(pid: int) -> dict[str, float]:

@@ -18,6 +18,8 @@ class TorchModel:
         import torch
 
         self.torch, self.device = torch, device
+        if device == "cpu":
+            torch.set_num_threads(1)  # several wait for each other on a busy machine
         loaded = silent_transformers().AutoModelForSequenceClassification.from_pretrained(
             checkpoint, attn_implementation="sdpa"
         )
