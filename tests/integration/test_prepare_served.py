@@ -1,5 +1,6 @@
 """What is written, as served: labels, precisions, the gate's verdict, and a second version while requests flow."""
 
+import hashlib
 import json
 import threading
 import time
@@ -7,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from tritonclient.grpc import service_pb2
 
+from rejection_server.graph.varlen import cpu_twin
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.errors import GateError, OutputError
 from rejection_server.prepare.pipeline import Options, prepare
+from rejection_server.prepare.recorded import compare_again
 from support import tiny_transformers
 from support.kserve import Wire, request
 from support.tree import fingerprint
@@ -149,11 +154,25 @@ def test_a_model_beyond_the_thresholds_leaves_what_was_there(original: Path, rep
     assert fingerprint(repository) == before
 
 
-def test_for_a_gpu(folder: Path) -> None:
-    original = tiny_transformers.make(folder / "for-gpu", "bert", settings=GENTLE)
-    prepared = prepare(Options(model=str(original), output=folder / "gpu", device="gpu"))
+@pytest.mark.parametrize(("architecture", "form"), [("bert", "varlen"), ("mpnet", "padded")])
+def test_for_a_gpu(folder: Path, architecture: str, form: str) -> None:
+    original = tiny_transformers.make(folder / f"for-gpu-{architecture}", architecture, settings=GENTLE)
+    prepared = prepare(Options(model=str(original), output=folder / f"gpu-{architecture}", device="gpu"))
     assert prepared.precision == "fp16"
     assert prepared.figures[-1].agreement_clear == 1
     assert 1e-7 < prepared.figures[-1].largest < 1e-2
     assert "KIND_GPU" in (prepared.output / "classifier" / "config.pbtxt").read_text()
-    assert facts_of(prepared.output)["form"] == "padded"
+    facts = facts_of(prepared.output)
+    assert (facts["form"], facts["packed"].split(":")[0]) == (form, "used" if form == "varlen" else "not used")
+
+    version = prepared.output / "classifier" / "1"
+    graph = onnx.load(version / "model.onnx")
+    assert any(node.op_type == "PackedMultiHeadAttention" for node in graph.graph.node) == (form == "varlen")
+    assert facts["sha256"] == hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest()
+    # As a machine with a GPU does, without the model or PyTorch.
+    runner = onnxruntime.InferenceSession(cpu_twin(graph).SerializeToString())
+    figures, missed = compare_again(version, lambda feed: runner.run(["probabilities"], feed)[0])
+    assert missed == []
+    assert figures[-1].texts == prepared.figures[-1].texts
+    assert figures[-1].largest == pytest.approx(prepared.figures[-1].largest, rel=0.5)
+    assert "differs by" in compare_again(version, lambda feed: 1 - runner.run(["probabilities"], feed)[0])[1][1]

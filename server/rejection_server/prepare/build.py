@@ -15,11 +15,18 @@ from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Form, GraphError, to_ragged
+from rejection_server.graph.varlen import Choices, cpu_twin, to_varlen
 from rejection_server.graph.walk import drop_traces
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.describe import Description, check_vocabulary
-from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
+from rejection_server.prepare.errors import (
+    CorruptedError,
+    DiskFullError,
+    UnsupportedError,
+    VocabularyError,
+    disk_errors,
+)
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.weights import attach, detach
 from rejection_server.wording import one_line
@@ -50,9 +57,11 @@ class Built:
     milliseconds: dict[str, float]
     """Time of a text of so many tokens on one thread of this machine, the fastest of several runs."""
     form: str
-    """loop, padded or packed."""
+    """loop or packed, for a GPU padded or varlen."""
     packed: str = "not tried"
-    """Whether the packed form was taken, and why."""
+    """Whether the packed form, for a GPU the varlen form, was taken, and why."""
+    twin: Path | None = None
+    """What a processor can run in place of the graph, equal to it but for the operator that only GPUs have."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,23 @@ class Plan:
     precision: Precision
     device: Device = "cpu"
     packed: bool = True
-    """Whether the packed form may be taken."""
+    """Whether the packed form, for a GPU the varlen form, may be taken."""
 
 
 def build(padded: Path, served: Path, plan: Plan) -> Built:
     """Write the served form of the padded model to `served`: for a CPU packed, where allowed, possible and not slower.
 
-    Otherwise with or without onnxruntime's optimiser, whichever is faster. Each step has a process of its own: memory
-    is what a large float32 model is short of. Raises UnsupportedError, VocabularyError, CorruptedError or
-    DiskFullError.
+    For a GPU varlen, where allowed and possible. Otherwise with or without onnxruntime's optimiser, whichever is
+    faster. Each step has a process of its own: memory is what a large float32 model is short of. Raises
+    UnsupportedError, VocabularyError, CorruptedError or DiskFullError.
     """
-    isolated(write_graph, padded, served, plan)
     packed = "not tried"
+    if plan.packed and plan.device == "gpu":
+        twin = served.with_name("twin.onnx")
+        packed = _varlen(padded, served, twin, plan)
+        if packed == "used":
+            return Built("not used: the varlen form is built anew", {}, "varlen", packed, twin)
+    isolated(write_graph, padded, served, plan)
     if plan.packed and plan.device == "cpu" and plan.precision != "fp16":
         packed, times = _replaced_by_packed(padded, served, plan)
         if times is not None:
@@ -103,6 +117,35 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
     finally:
         packed.unlink(missing_ok=True)
     return f"used: {speed}", times
+
+
+def _varlen(padded: Path, served: Path, twin: Path, plan: Plan) -> str:
+    """Write the varlen form to `served`, and to `twin` what a processor runs; returns whether, and why not."""
+    try:
+        isolated(write_varlen, padded, served, plan)
+        isolated(write_twin, served, twin)
+    except (DiskFullError, VocabularyError):
+        raise
+    except Exception as exc:  # not recognised, or whatever onnxruntime raises
+        _log.info("no varlen form", exc_info=True)
+        served.unlink(missing_ok=True)
+        return f"not used: {one_line(exc, 160)}"
+    return "used"
+
+
+def write_varlen(padded: Path, path: Path, plan: Plan) -> None:
+    """Write the varlen form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
+    model = _read(padded, len(plan.model.labels))
+    rows = embedding_rows(model)
+    if rows is not None:
+        check_vocabulary(plan.model.largest_id, rows)
+    choices = Choices(float16=plan.precision == "fp16")
+    _write(to_varlen(model, heads=plan.model.heads, activation=plan.model.activation, choices=choices), path)
+
+
+def write_twin(path: Path, twin: Path) -> None:
+    """Write what a processor runs of the varlen graph at `path` to `twin`."""
+    _write(cpu_twin(onnx.load(path)), twin)
 
 
 def write_packed(padded: Path, path: Path, plan: Plan) -> None:

@@ -1,12 +1,16 @@
 """Are the served answers those of the original? Pure comparison of probabilities, by length of the text."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rejection_server.graph.rows import Activation
+if TYPE_CHECKING:
+    from rejection_server.graph.rows import Activation
 
 Floats = NDArray[np.float64]
 

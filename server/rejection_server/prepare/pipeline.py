@@ -15,6 +15,7 @@ from rejection_server.prepare.configuration import Device, Shape
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.recorded import Recorded
 from rejection_server.prepare.reference import answers_of_onnx, answers_of_torch, has_torch
 from rejection_server.prepare.source import TOKENIZER_JSON, Source, digest, find_source
 
@@ -34,7 +35,7 @@ class Options:
     revision: str | None = None
     """Commit, branch or tag on the hub."""
     precision: Precision | Literal["auto"] = "auto"
-    """auto: int8 for a CPU, fp16 for a GPU."""
+    """auto: int8 for a CPU, fp16 for a GPU; where either is not near enough, fp32."""
     device: Device = "cpu"
     texts: Path | None = None
     """Texts to compare on, one a line or JSON lines with `text`; None takes the bundled sample."""
@@ -74,8 +75,10 @@ class _Case:
     """The model as ONNX: padded ids and mask in, logits out."""
     reference: str
     """Who gave the answers that count."""
+    logits: gate.Floats
+    """These, [texts, labels]."""
     expected: gate.Floats
-    """The probabilities [texts, labels] of these."""
+    """Their probabilities."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def _case(options: Options, source: Source, texts: list[str], work: Path, report
         reference = f"PyTorch {importlib.metadata.version('torch')} in float32"
     report(f"{reference} answered {len(texts)} texts")
     expected = gate.probabilities_of(logits, model.activation)
-    return _Case(options, source, model, shape, version, texts, padded, reference, expected)
+    return _Case(options, source, model, shape, version, texts, padded, reference, logits, expected)
 
 
 def _precisions(options: Options) -> Sequence[Precision]:
@@ -171,11 +174,12 @@ def _precisions(options: Options) -> Sequence[Precision]:
     chosen = options.precision
     if chosen == "auto":
         chosen = "int8" if options.device == "cpu" else "fp16"
-    return ("int8", "fp32") if chosen == "int8" else (chosen,)
+    gives_way = chosen == "int8" or (chosen == "fp16" and options.device == "gpu")
+    return (chosen, "fp32") if gives_way else (chosen,)
 
 
 def _attempts(options: Options) -> Sequence[tuple[Precision, bool]]:
-    """What is tried, one after the other: a precision, and whether it may be packed.
+    """What is tried, one after the other: a precision, and whether it may be packed (for a GPU varlen).
 
     The packed form's int8 rounds differently from the loop's, so either may pass where the other does not.
     """
@@ -184,18 +188,20 @@ def _attempts(options: Options) -> Sequence[tuple[Precision, bool]]:
 
 def _chosen(case: _Case, work: Path, report: Callable[[str], None]) -> _Candidate:
     """The first candidate that answers like the original, or else the last one."""
-    form = "packed"
+    better, other = ("varlen", "padded") if case.options.device == "gpu" else ("packed", "loop")
+    precisions = _precisions(case.options)
+    form = better
     for precision, packed in _attempts(case.options):
-        if not packed and form != "packed":
+        if not packed and form != better:
             continue  # it would be the same graph again
         candidate = _candidate(case, Plan(case.model, precision, case.options.device, packed), work, report)
         form, missed = candidate.built.form, "; ".join(candidate.missed)
         if not missed:
             break
-        if form == "packed":
-            report(f"warning: packed {precision} is not good enough here, taking loop: {missed}")
-        elif precision == "int8":
-            report(f"warning: int8 is not good enough for this model, taking fp32: {missed}")
+        if form == better:
+            report(f"warning: {form} {precision} is not good enough here, taking {other}: {missed}")
+        elif precision != precisions[-1]:
+            report(f"warning: {precision} is not good enough for this model, taking fp32: {missed}")
         else:
             break
     return candidate
@@ -203,23 +209,29 @@ def _chosen(case: _Case, work: Path, report: Callable[[str], None]) -> _Candidat
 
 def _candidate(case: _Case, plan: Plan, work: Path, report: Callable[[str], None]) -> _Candidate:
     """Build a repository in `work` and ask it; raises GateError where it counts tokens otherwise than the original."""
-    staged = work / f"repository-{plan.precision}-{'packed' if plan.packed else 'loop'}"
+    staged = work / f"repository-{plan.precision}-{'packed' if plan.packed else 'plain'}"
     graph = work / "served.onnx"
     built = build(case.padded, graph, plan)
     report(
-        f"built the {plan.precision} graph ({built.form}); packed form {built.packed}; "
+        f"built the {plan.precision} graph ({built.form}); "
+        f"{'varlen' if plan.device == 'gpu' else 'packed'} form {built.packed}; "
         f"onnxruntime's transformer optimiser {built.optimizer}"
     )
-    # The gate runs here and now, so on a CPU; the configuration for a GPU is put in afterwards.
+    # The gate runs here and now, so on a CPU; what is for a GPU is put in afterwards.
     on_cpu = replace(case.shape, device="cpu")
     tokenizer_json = work / TOKENIZER_JSON
-    repository.assemble(staged, on_cpu, version=case.version, graph=graph, tokenizer_json=tokenizer_json)
+    repository.assemble(staged, on_cpu, version=case.version, graph=built.twin or graph, tokenizer_json=tokenizer_json)
     answers = served.ask(staged, case.texts)
     counts = case.model.token_counts
     if answers.token_counts != counts:
         different = sum(a != b for a, b in zip(answers.token_counts, counts, strict=True))
         raise GateError(f"the served tokenizer counts {different} of {len(counts)} texts differently from the original")
     repository.configure(staged, case.shape)
+    folder = repository.version_folder(staged, case.version)
+    if built.twin:
+        graph.replace(folder / "model.onnx")
+    if case.shape.device == "gpu":
+        Recorded(case.model.rows, case.logits).write(folder)
     report(f"the repository answered {len(counts)} texts over gRPC on the embedded Triton")
     figures = gate.compare(case.expected, answers.probabilities, counts, case.model.activation)
     missed = gate.failures(figures, thresholds_of(case.options, plan.precision))
