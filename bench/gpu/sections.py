@@ -1,5 +1,6 @@
 """What is measured without a server: are the graphs right on this GPU, and how many tokens a second do they take."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,7 @@ def raw(settings: GpuSettings, add: Add) -> None:
             if workload == "mixed":
                 work = plain(runner, flat(rows))
                 _time(settings, add, work, rows, shape, graph=first, workload=workload, inputs="arrays")
+    _fresh(settings, add, runner, shape, first)
     # In turns: whatever the GPU's clocks do meets all of them.
     for name in rest:
         other = session(graphs.path_of(settings, name), dry=settings.dry)
@@ -91,6 +93,28 @@ def raw(settings: GpuSettings, add: Add) -> None:
                         settings, add, work, rows, shape, graph=label, workload=workload, inputs="on the GPU", turn=name
                     )
         del other
+
+
+def _fresh(settings: GpuSettings, add: Add, runner: Any, shape: dict[str, Any], graph: str) -> None:
+    """The rate of batches as a server has them: arrays of 64 rows, each batch of other lengths than the last."""
+    sets = [batch("mixed", 64 * 181, shape["vocab_size"], seed)[:64] for seed in range(4 if settings.dry else 40)]
+    works = itertools.cycle([plain(runner, flat(rows)) for rows in sets])
+    mean = [row for rows in sets for row in rows]
+    seconds, calls = median_s(lambda: next(works)(), 2 * settings.window_s, warm=len(sets))
+    tokens = sum(map(len, mean)) / len(sets)
+    add(
+        "rate",
+        graph=graph,
+        workload="mixed, each batch another",
+        inputs="arrays",
+        rows=64,
+        tokens=round(tokens),
+        ms=round(seconds * 1000, 3),
+        calls=calls,
+        texts_per_s=round(64 / seconds, 1),
+        tokens_per_s=round(tokens / seconds),
+        tflops=round(flop(mean, shape) / len(sets) / seconds / 1e12, 2),
+    )
 
 
 def beside_torch(settings: GpuSettings, add: Add) -> None:
