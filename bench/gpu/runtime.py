@@ -19,9 +19,9 @@ def session(model: Path | bytes, *, dry: bool, exact: bool = False) -> onnxrunti
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # the processor only prepares the GPU's work
     given = model if isinstance(model, bytes) else str(model)
     if dry:
-        options.intra_op_num_threads = 1
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     if PROVIDER not in onnxruntime.get_available_providers():
         raise RuntimeError(
