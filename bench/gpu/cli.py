@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     result.add_argument("--sections", type=_sections, metavar="A,B", help=f"of {', '.join(SECTIONS)} (all)")
+    result.add_argument("--graphs", type=_names, default=(), metavar="A,B", help="graphs, the first in full (all)")
     result.add_argument("--dry", action="store_true", help="on the processor, with a tiny model, in a minute")
     result.add_argument(
         "--scale", type=float, default=1.0, metavar="X", help="how long all takes, beside the usual (1)"
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; 1 if anything failed."""
     options = parser().parse_args(arguments)
     work = options.work or BUILD / ("gpu-dry" if options.dry else "gpu")
-    settings = GpuSettings(work.absolute(), options.dry, options.sections or tuple(SECTIONS), options.scale)
+    sections = options.sections or tuple(SECTIONS)
+    settings = GpuSettings(work.absolute(), options.dry, sections, options.graphs, options.scale)
     work.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC)
     output = options.output or BUILD / "results" / date.strftime("gpu-%Y-%m-%d-%H%M%S")
@@ -89,8 +91,12 @@ def _function(section: str) -> "Section":
 
 
 def _sections(text: str) -> tuple[str, ...]:
-    given = tuple(name.strip() for name in text.split(","))
+    given = _names(text)
     for name in given:
         if name not in SECTIONS:
             raise argparse.ArgumentTypeError(f"there is no section {name}: choose from {', '.join(SECTIONS)}")
     return given
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))

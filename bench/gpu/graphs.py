@@ -44,6 +44,8 @@ def make(settings: GpuSettings, add: Add) -> None:
 
 def names(settings: GpuSettings) -> tuple[str, ...]:
     """The graphs that are measured."""
+    if settings.graphs:
+        return settings.graphs
     return ("varlen-fp16", "varlen-fp32", "padded-fp32") if settings.dry else NAMES
 
 

@@ -34,6 +34,10 @@ def text(results: Results) -> str:
         "ms": "ms", "texts/s": "texts_per_s", "tokens/s": "tokens_per_s", "TFLOP/s": "tflops",
         "of the ceiling": lambda entry: f"{entry['tflops'] / ceiling:.0%}" if ceiling else "",
     })  # fmt: skip
+    for entry in results.of("onnxruntime", "kernels"):
+        rows = [{"kernel": name, "ms": ms, "launches": count} for name, (ms, count) in entry["by_name"].items()]
+        title = f"Where the GPU's time goes: {entry['graph']}, {entry['on_gpu_ms']} of {entry['ms']} ms"
+        parts += _table(title, rows[:12], {"kernel": "kernel", "ms": "ms", "launches": "launches"})
     loads = results.of("served", "load")
     parts += _table("Behind Triton", loads, {
         "tokenizers": "tokenizers", "instances": "instances", "texts a request": "batch", "callers": "callers",
@@ -49,10 +53,10 @@ def text(results: Results) -> str:
             f"{best['instances']} classifier instances; what was busiest then is the {best['limit']} "
             f"({best['busy'][best['limit']]:.0%})."
         )
-    failed = [entry for entry in results.entries if entry["kind"] in ("failed", "cut")]
-    parts += [
-        f"- {entry['section']}: {entry['kind']}: {entry.get('why') or entry.get('after_s', '')}" for entry in failed
-    ]
+    for entry in results.entries:
+        if entry["kind"] in ("failed", "cut"):
+            told = (entry["section"], entry["kind"], entry.get("graph"), entry.get("why"))
+            parts.append("- " + ": ".join(filter(None, told)))
     return "\n\n".join(parts) + "\n"
 
 

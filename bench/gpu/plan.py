@@ -22,6 +22,8 @@ class GpuSettings:
     dry: bool = False
     """On the processor, with a tiny model: whether all of it works, not how fast."""
     sections: tuple[str, ...] = tuple(SECTIONS)
+    graphs: tuple[str, ...] = ()
+    """Names of the graphs to measure, the first in full; none is all of them."""
     scale: float = 1.0
     """How long sections and windows are, beside what stands here."""
 

@@ -1,6 +1,7 @@
 """What is measured without a server: are the graphs right on this GPU, and how many tokens a second do they take."""
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ from bench.gpu.torch_forms import TorchModel, packed_forward
 GATE_TOKENS = 8192
 LIMITS = {"fp32": (2e-3, 5e-4), "fp16": (0.2, 0.02)}
 """Largest difference from float32 in PyTorch of a logit and of a probability."""
-PART_TOKENS = (8192,)
-"""Batches that the graphs beside the served one and the plain forms are compared at."""
+PROFILED = ("varlen-fp16-joined", "padded-fp16")
+"""Graphs whose kernels are told, beside those of the served one."""
+PART_TOKENS = 8192
+"""Tokens of the batches that the graphs beside the first are compared at."""
 
 
 def gate(settings: GpuSettings, add: Add) -> None:
@@ -67,32 +70,74 @@ def _difference(runner: Any, sets: dict[str, list[Ids]], expected: dict[str, Any
 
 
 def raw(settings: GpuSettings, add: Add) -> None:
-    """Rates of the graphs in onnxruntime, inputs on the GPU already, and of the served one also from arrays."""
+    """Rates of the graphs in onnxruntime, and in the end what the GPU's time goes into.
+
+    The first that runs is measured with all batches; each other one in turns with it, so that whatever the GPU's clocks
+    do meets both.
+    """
     shape = graphs.config_of(settings)
-    named = graphs.names(settings)
-    first, rest = named[0], named[1:]
-    runner = session(graphs.path_of(settings, first), dry=settings.dry)
+    first: tuple[str, Any] | None = None
+    for name in graphs.names(settings):
+        try:
+            runner = session(graphs.path_of(settings, name), dry=settings.dry)
+            if first is None:
+                _in_full(settings, add, runner, shape, name)
+                first = (name, runner)
+            else:
+                _in_turns(settings, add, shape, first, (name, runner))
+        except Exception as exc:  # the other graphs are of interest all the same
+            add("failed", graph=name, why=" ".join(str(exc).split())[:300])
+    if first is None or settings.dry:
+        return
+    for name in (first[0], *PROFILED):
+        rows = batch(WORKLOADS[0], PART_TOKENS, shape["vocab_size"])
+        runner = session(graphs.path_of(settings, name), dry=False)
+        _kernels(add, bound(runner, flat(rows), settings.device), name)
+
+
+def _in_full(settings: GpuSettings, add: Add, runner: Any, shape: dict[str, Any], name: str) -> None:
     for workload in WORKLOADS:
         for tokens in settings.tokens:
             rows = batch(workload, tokens, shape["vocab_size"])
             work = bound(runner, flat(rows), settings.device)
-            _time(settings, add, work, rows, shape, graph=first, workload=workload, inputs="on the GPU")
-            if workload == "mixed":
+            _time(settings, add, work, rows, shape, graph=name, workload=workload, inputs="on the GPU")
+            if workload == WORKLOADS[0]:
                 work = plain(runner, flat(rows))
-                _time(settings, add, work, rows, shape, graph=first, workload=workload, inputs="arrays")
-    _fresh(settings, add, runner, shape, first)
-    # In turns: whatever the GPU's clocks do meets all of them.
-    for name in rest:
-        other = session(graphs.path_of(settings, name), dry=settings.dry)
-        for workload in WORKLOADS:
-            for tokens in PART_TOKENS if not settings.dry else settings.tokens[:1]:
-                rows = batch(workload, tokens, shape["vocab_size"])
-                for label, one in ((first, runner), (name, other)):
-                    work = bound(one, flat(rows), settings.device)
-                    _time(
-                        settings, add, work, rows, shape, graph=label, workload=workload, inputs="on the GPU", turn=name
-                    )
-        del other
+                _time(settings, add, work, rows, shape, graph=name, workload=workload, inputs="arrays")
+    _fresh(settings, add, runner, shape, name)
+
+
+def _in_turns(settings: GpuSettings, add: Add, shape: dict[str, Any], *sides: tuple[str, Any]) -> None:
+    for workload in WORKLOADS:
+        rows = batch(workload, settings.tokens[0] if settings.dry else PART_TOKENS, shape["vocab_size"])
+        for name, runner in sides:
+            about = {"graph": name, "workload": workload, "inputs": "on the GPU", "turn": sides[-1][0]}
+            _time(settings, add, bound(runner, flat(rows), settings.device), rows, shape, **about)
+
+
+def _kernels(add: Add, work: Callable[[], Any], graph: str, runs: int = 10) -> None:
+    """What the GPU's time goes into: kernels by name, as PyTorch's profiler sees them of the whole process."""
+    import torch
+
+    work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        begin = time.perf_counter()
+        for _ in range(runs):
+            work()
+        seconds = time.perf_counter() - begin
+    found = sorted(profile.key_averages(), key=lambda entry: -entry.self_device_time_total)
+    total = sum(entry.self_device_time_total for entry in found) / 1000 / runs
+    add(
+        "kernels",
+        graph=graph,
+        ms=round(1000 * seconds / runs, 3),
+        on_gpu_ms=round(total, 3),
+        launches=round(sum(entry.count for entry in found if entry.self_device_time_total) / runs),
+        by_name={
+            entry.key[:100]: [round(entry.self_device_time_total / 1000 / runs, 4), round(entry.count / runs, 1)]
+            for entry in found[:25]
+        },
+    )
 
 
 def _fresh(settings: GpuSettings, add: Add, runner: Any, shape: dict[str, Any], graph: str) -> None:
