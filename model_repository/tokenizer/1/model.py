@@ -17,8 +17,11 @@ from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
 METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable: where Triton serves its metrics, if not on its usual port."""
+"""Environment variable: where Triton serves its metrics, if not on its usual port; empty: a guard bounds the queue."""
 BOUNDED = "classifier"
+_STRING_ID = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
+"""Refused here, since Triton reads such an id from a wrong address where an ensemble, `scoring`, has answered as a step
+of another one, and ends (EnsembleContext::ConsumeResponse). An error it passes on without reading the id."""
 
 
 class TritonPythonModel:
@@ -31,41 +34,34 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer(
             folder / "tokenizer.json", int(config["parameters"]["model_max_length"]["string_value"])
         )
-        self._limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        metrics = os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics")
         self._admission = Admission(
-            self._limit,
-            PendingRequests(os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics"), BOUNDED),
+            limit if metrics else 0,
+            PendingRequests(metrics, BOUNDED),
             sharers=sum(group["count"] for group in config["instance_group"]),
             warn=pb_utils.Logger.log_warn,
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Tokenise the texts of all requests together; a bad text fails its own request only."""
-        responses: list[Any] = [None] * len(requests)
-        work = []
-        texts: list[str] = []
-        admitted = self._admission.admit(len(requests))
-        for index, request in enumerate(requests):
-            if index >= admitted:
-                message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
-                responses[index] = _error(message, pb_utils.TritonError.UNAVAILABLE)
-                continue
-            try:
-                mine, limits = self._read(request)
-            except TextError as error:
-                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
-                continue
-            work.append((index, len(texts), limits))
-            texts += mine
-        rows = self._tokenizer.token_ids(texts) if texts else []
-        for index, start, limits in work:
-            own = rows[start : start + len(limits)]
-            ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(own, limits, strict=True)]
-            counts = np.array([[len(row)] for row in own], dtype=np.int32)
-            responses[index] = pb_utils.InferenceResponse(
-                [pb_utils.Tensor("input_ids", filled(ids)), pb_utils.Tensor("token_count", counts)]
-            )
-        return responses
+        """Answer each request by itself; Triton gives one at a time."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        if isinstance(request.correlation_id(), str):
+            return _error(_STRING_ID, pb_utils.TritonError.INVALID_ARG)
+        if not self._admission.admit(1):
+            return _error(self._admission.refusal, pb_utils.TritonError.UNAVAILABLE)
+        try:
+            texts, limits = self._read(request)
+        except TextError as error:
+            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        rows = self._tokenizer.token_ids(texts)
+        ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        counts = np.array([[len(row)] for row in rows], dtype=np.int32)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor("input_ids", filled(ids)), pb_utils.Tensor("token_count", counts)]
+        )
 
     def _read(self, request: Any) -> tuple[list[str], list[int]]:
         texts = decode(pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel())

@@ -1,0 +1,72 @@
+"""A guard as a process: `python -m rejection_server.guard`.
+
+Standard input: the settings as one line of JSON; then, for each further line, the counts are printed; its end stops
+the guard, as SIGTERM and SIGINT do. Standard output, a line of JSON each: `{"port": ..., "pid": ...}` once it listens
+(and `"metrics_port"`), or `{"error": ...}`; the counts; and `{"event": ...}` when Triton becomes `unresponsive` (it
+does not answer, although it is connected) or `lost` (it cannot be reached), with the `seconds` since its last answer,
+and `responsive` again; `unhealthy`, with Triton's `message`, when it gave up the process of a model. Calls under way
+are answered before it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+
+from rejection_server.guard.server import Guard
+from rejection_server.guard.settings import GuardSettings, SettingsError
+from rejection_server.guard.turns import TurnLoop
+from rejection_server.host.errors import HostError
+
+
+def main() -> int:
+    """Serve until told to stop; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="guard: %(message)s")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with asyncio.Runner(loop_factory=TurnLoop) as runner:
+            runner.run(_serve())
+    except (SettingsError, HostError, OSError) as exc:
+        _tell({"error": str(exc)})
+        return 1
+    return 0
+
+
+async def _serve() -> None:
+    loop = asyncio.get_running_loop()
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    settings = GuardSettings.from_json((await commands.readline()).decode())
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Guard(settings, on_event=_tell) as guard:
+        told: dict[str, object] = {"port": guard.port, "pid": os.getpid()}
+        if guard.metrics_port is not None:
+            told["metrics_port"] = guard.metrics_port
+        _tell(told)
+        follower = loop.create_task(_follow(commands, guard, stop))
+        await stop.wait()
+        follower.cancel()
+
+
+async def _follow(commands: asyncio.StreamReader, guard: Guard, stop: asyncio.Event) -> None:
+    while await commands.readline():
+        _tell(guard.snapshot().to_dict())
+    stop.set()
+
+
+def _tell(message: dict[str, object]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

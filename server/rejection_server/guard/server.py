@@ -1,0 +1,185 @@
+"""The guard itself: it listens, serves, drains and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import ssl
+from collections.abc import Callable
+
+from rejection_server.guard import nghttp2
+from rejection_server.guard.context import Context
+from rejection_server.guard.counters import Snapshot
+from rejection_server.guard.down import Caller
+from rejection_server.guard.metrics import MetricsServer
+from rejection_server.guard.refusal import percent_decoded
+from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.stream import begin_conversation
+
+__all__ = ["Guard"]
+
+TICK_S = 0.1
+TICKS_OF_A_SWEEP = 10
+DRAIN_STEP_S = 0.02
+GOODBYE_S = 1.0
+"""How long callers have to take the last of their answers and close the connection."""
+BACKLOG = 1024
+
+
+class Guard:
+    """One guard, in the running event loop.
+
+    As an asynchronous context manager it listens inside the block and is gone after it, calls under way answered:
+
+        async with Guard(GuardSettings(upstream="127.0.0.1:8001", public_models=("rejection",))) as guard:
+            print(guard.port)
+    """
+
+    def __init__(self, settings: GuardSettings, on_event: Callable[[dict[str, object]], None] | None = None) -> None:
+        self.settings = settings
+        self._context = Context(settings)
+        if on_event is not None:
+            self._context.health.on_event = on_event
+            self._context.upstream.on_given_up = lambda message: on_event(
+                {"event": "unhealthy", "message": percent_decoded(message)}
+            )
+        self._connections: set[Caller] = set()
+        self._listener: asyncio.Server | None = None
+        self._metrics: MetricsServer | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self.port = 0
+        """Where it listens."""
+        self.metrics_port: int | None = None
+        """Where its metrics are, None if nowhere."""
+
+    async def __aenter__(self) -> Guard:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Drain and stop."""
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, and begin to connect to Triton. Raises OSError if the address cannot be had, ssl.SSLError."""
+        loop = asyncio.get_running_loop()
+        settings, context = self.settings, self._context
+        context.now = loop.time()
+        options = nghttp2.new_options(reset_burst=settings.reset_burst, reset_rate=settings.reset_rate)
+        context.upstream.open()
+
+        def connection() -> Caller:
+            return Caller(context, options, lambda call: begin_conversation(call, context), self._connections)
+
+        tls = _tls(settings)
+        listening = await self._listening_socket()
+        self._listener = await loop.create_server(
+            connection,
+            sock=listening,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=settings.handshake_timeout_s if tls else None,
+        )
+        self.port = int(listening.getsockname()[1])
+        if settings.metrics_port is not None:
+            self._metrics = MetricsServer(settings, self.snapshot)
+            self.metrics_port = await self._metrics.start()
+        self._ticker = loop.create_task(self._tick())
+
+    async def drain(self) -> None:
+        """Refuse new calls, answer those under way, for `drain_timeout_s` at most, and say goodbye to all callers."""
+        context, loop = self._context, asyncio.get_running_loop()
+        context.is_stopping = True
+        for connection in list(self._connections):
+            connection.stop()
+        until = loop.time() + self.settings.drain_timeout_s
+        while loop.time() < until and (context.admission.requests or any(c.is_busy() for c in self._connections)):
+            await asyncio.sleep(DRAIN_STEP_S)
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.refuse_all()
+            connection.say_goodbye()
+        until = loop.time() + GOODBYE_S
+        while loop.time() < until and self._connections:
+            await asyncio.sleep(DRAIN_STEP_S)
+
+    async def stop(self) -> None:
+        """Drain, and close everything."""
+        await self.drain()
+        for connection in list(self._connections):
+            connection.transport.abort()
+        self._context.upstream.close()
+        self._context.inferences.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticker
+
+    def snapshot(self) -> Snapshot:
+        """What it has done so far."""
+        counters, admission = self._context.counters, self._context.admission
+        return Snapshot(
+            calls=counters.calls(),
+            models=dict(counters.models),
+            refused=counters.refused.total(),
+            refused_by=dict(counters.refused),
+            cancelled=counters.cancelled,
+            received_bytes=counters.received_bytes,
+            sent_bytes=counters.sent_bytes,
+            connections=len(self._connections),
+            under_way=admission.requests,
+            under_way_bytes=admission.bytes,
+        )
+
+    async def _tick(self) -> None:
+        context, loop = self._context, asyncio.get_running_loop()
+        for number in itertools.count():
+            context.now = now = loop.time()
+            if context.streams:
+                for connection in list(self._connections):
+                    connection.expire(now)
+            if number % TICKS_OF_A_SWEEP == 0:
+                for connection in list(self._connections):
+                    connection.sweep()
+                context.health.look(now)
+            await asyncio.sleep(TICK_S)
+
+    async def _listening_socket(self) -> socket.socket:
+        settings = self.settings
+        if settings.listen_fd is not None:
+            return socket.socket(fileno=settings.listen_fd)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        # IPv4 first: that is where clients look for "localhost".
+        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if settings.reuse_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+
+def _tls(settings: GuardSettings) -> ssl.SSLContext | None:
+    """What callers have to speak, None for plain HTTP/2."""
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    context.set_alpn_protocols(["h2"])
+    if settings.tls_client_ca is not None:
+        context.load_verify_locations(settings.tls_client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,154 @@
+"""What a guard can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["GuardSettings", "SettingsError"]
+
+_MEBIBYTE = 1 << 20
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, missing or of the wrong type; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings:
+    """Where a guard listens, what it stands in front of, and its bounds; times are in seconds."""
+
+    upstream: str
+    """HOST:PORT of Triton's gRPC service."""
+    public_models: tuple[str, ...]
+    """The models that may be asked for inference."""
+    host: str = "127.0.0.1"
+    """Name or address to listen on."""
+    port: int = 0
+    """Port to listen on; 0 takes a free one."""
+    listen_fd: int | None = None
+    """Descriptor of a listening socket that was inherited, in place of `host` and `port`."""
+    reuse_port: bool = False
+    """Whether several guards share the port, each taking its part of the connections."""
+
+    upstream_connections: int = 2
+    """Connections to Triton; its gRPC service handles each by one of its threads."""
+    upstream_key: str | None = None
+    """Name of a header that opens Triton's restricted protocols, such as `triton-grpc-protocol-KEY`."""
+    upstream_value: str | None = None
+    """Value of that header."""
+
+    max_requests: int = 512
+    """Inference requests under way, those that wait in the guard and those that Triton has."""
+    max_bytes: int = 256 * _MEBIBYTE
+    """Bytes of all requests under way, those still arriving included."""
+    max_upstream_requests: int = 256
+    """Inference requests that Triton has at a time; the others wait here and are dropped if their caller leaves.
+    To keep every instance busy with requests of one text it takes a batch for each instance of tokenizer and
+    classifier, and as many that wait: 64 x 2 x 2."""
+    max_message_bytes: int = 65 * _MEBIBYTE
+    """Bytes of one request, decompressed: 64 texts of 1 MiB and what is around them fit by default."""
+    max_elements: int = 4096
+    """Elements of a BYTES tensor, each of which is checked."""
+    max_connections: int = 4096
+    """Connections of callers."""
+    max_connections_per_peer: int = 2560
+    """Connections of callers of one address, IPv6 by its first 64 bits."""
+    max_streams: int = 1024
+    """Calls at a time of one connection."""
+    max_all_streams: int = 16384
+    """Calls at a time of all connections."""
+    max_header_bytes: int = 16384
+    """Bytes of a call's metadata, each name and value counted with 32 bytes more, as HTTP/2 does."""
+    max_stream_messages: int = 64
+    """Messages of a ModelStreamInfer under way; the next ones are not read before."""
+    reset_burst: int = 5000
+    """Calls that one connection may cancel at once."""
+    reset_rate: int = 500
+    """Calls that one connection may cancel each second."""
+
+    handshake_timeout_s: float = 10.0
+    """Time for TLS and the first frame of HTTP/2."""
+    receive_timeout_s: float = 60.0
+    """Time in which a request has to arrive."""
+    write_timeout_s: float = 30.0
+    """How long a peer may take nothing of what was sent to it."""
+    idle_timeout_s: float = 1800.0
+    """How long a connection without calls is kept."""
+    live_timeout_s: float = 3.0
+    """After how long without an answer of Triton to "are you alive?" an event says so."""
+    drain_timeout_s: float = 30.0
+    """How long the calls under way may take when the guard stops."""
+
+    tls_certificate: Path | None = None
+    """PEM file with the certificate and its chain; with it, callers have to speak TLS."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key."""
+    tls_client_ca: Path | None = None
+    """PEM file with the authorities whose client certificates are let in; None asks for none."""
+
+    metrics_port: int | None = None
+    """Port for metrics in Prometheus' text format, GET /metrics; 0 takes a free one, None leaves them out."""
+    metrics_host: str = "127.0.0.1"
+    """Name or address to listen on for it."""
+    upstream_metrics: str | None = None
+    """URL of Triton's own metrics, such as http://127.0.0.1:8002/metrics, to publish together with the guard's."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise SettingsError("tls_certificate and tls_key belong together: give both or neither")
+        if (self.upstream_key is None) != (self.upstream_value is None):
+            raise SettingsError("upstream_key and upstream_value belong together: give both or neither")
+        if self.upstream_metrics is not None and not self.upstream_metrics.startswith("http://"):
+            raise SettingsError(f"upstream_metrics '{self.upstream_metrics}' is not a URL that begins with http://")
+        if not self.upstream.rpartition(":")[2].isdigit():
+            raise SettingsError(f"upstream '{self.upstream}' is not HOST:PORT")
+
+    @property
+    def upstream_address(self) -> tuple[str, int]:
+        """Host and port of Triton."""
+        host, _, port = self.upstream.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, line: str) -> GuardSettings:
+        """Read settings; raises SettingsError naming what is wrong."""
+        try:
+            given = json.loads(line)
+        except ValueError as exc:
+            raise SettingsError(f"the settings are not a line of JSON: {exc}") from exc
+        if not isinstance(given, dict):
+            raise SettingsError("the settings are not a JSON object")
+        hints = typing.get_type_hints(cls)
+        if unknown := given.keys() - hints.keys():
+            raise SettingsError(f"there is no setting '{min(unknown)}'")
+        try:
+            values: dict[str, Any] = {name: _read(name, value, hints[name]) for name, value in given.items()}
+            return cls(**values)
+        except TypeError as exc:
+            raise SettingsError(str(exc).partition("() ")[2]) from exc
+
+
+def _read(name: str, value: object, hint: object) -> object:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) not in kinds:
+        raise SettingsError(f"setting '{name}' is {value!r}, which is not of its type")
+    return value

@@ -1,0 +1,293 @@
+"""The connections to Triton: calls of one message and one answer, never cancelled.
+
+Triton 2.51 may die of a call that is cancelled while it is answered, so a call that Triton has runs to its end,
+whoever still waits for it. A call that waits here for its turn is dropped when its caller leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from ctypes import byref
+from typing import Protocol
+
+from rejection_server.guard import nghttp2, session
+from rejection_server.guard.admission import Admission
+from rejection_server.guard.nghttp2 import FrameHead, Headers
+from rejection_server.guard.refusal import Code, Refusal
+from rejection_server.guard.session import Session, Stream
+from rejection_server.guard.settings import GuardSettings
+
+__all__ = ["Exchange", "Owner", "Upstream"]
+
+_log = logging.getLogger(__name__)
+
+MAX_PASSED = 1024
+"""Calls other than inference that Triton has at a time."""
+GIVEN_UP = (b"is not healthy", b"obtain the health mutex")
+"""In Triton's INTERNAL errors: a model's process did not run for a second, so Triton waits for it no more. What that
+process still answers may then be taken for the answer to another request."""
+BACKOFF_S = 0.02
+MAX_BACKOFF_S = 1.0
+
+
+class Owner(Protocol):
+    """Who waits for an answer of Triton."""
+
+    def answered(self, exchange: Exchange) -> None:
+        """The exchange has a status, and a body if that is OK, or else the refusal that the guard has to give."""
+
+
+class Exchange(Stream):
+    """One call of Triton.
+
+    Args:
+        path: the method.
+        frame: the message with its gRPC prefix.
+        owner: who is told.
+        extra: header fields of the caller to pass on.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "extra",
+        "held",
+        "inquiry",
+        "is_inference",
+        "message",
+        "owner",
+        "path",
+        "refusal",
+        "status",
+    )
+
+    def __init__(self, path: bytes, frame: bytes, owner: Owner, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__()
+        self.path = path
+        self.out = frame
+        self.finished = True
+        self.owner = owner
+        self.extra = extra
+        self.status = b""
+        self.message = b""
+        """The answer's `grpc-status` and `grpc-message`, as they came."""
+        self.refusal: Refusal | None = None
+        """Why Triton did not answer."""
+        self.is_inference = False
+        """Whether it was admitted as an inference request, which ends with it."""
+        self.held = 0
+        """Bytes admitted for it."""
+        self.inquiry = ""
+        """A model that is not public and of which this asks whether it exists."""
+        self.abandoned = False
+
+
+class Upstream:
+    """All connections to Triton."""
+
+    def __init__(self, settings: GuardSettings, admission: Admission) -> None:
+        self._settings = settings
+        self._admission = admission
+        self._connected: list[_Connection] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._next = 0
+        self._inferences = 0
+        self._passed = 0
+        self.on_given_up: Callable[[bytes], None] = lambda _message: None
+        """Told of each answer by which Triton has given up the process of a model."""
+        self._waiting: OrderedDict[Exchange, None] = OrderedDict()
+        self._requests: dict[bytes, Headers] = {}
+        self._is_starting_waiting = False
+        extra = () if settings.upstream_key is None else ((settings.upstream_key, settings.upstream_value or ""),)
+        self._fixed = (
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":authority", settings.upstream.encode()),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            *((name.lower().encode(), value.encode()) for name, value in extra),
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is any connection."""
+        return bool(self._connected)
+
+    def open(self) -> None:
+        """Begin to connect, and to connect again whenever a connection breaks."""
+        loop = asyncio.get_running_loop()
+        self._keepers = [loop.create_task(self._keep()) for _ in range(self._settings.upstream_connections)]
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        for connection in self._connected:
+            connection.say_goodbye()
+
+    def send(self, exchange: Exchange) -> None:
+        """Call Triton, at once or when it is this exchange's turn; raises Refusal."""
+        if exchange.is_inference:
+            if self._inferences >= self._settings.max_upstream_requests:
+                self._waiting[exchange] = None
+                return
+            self._inferences += 1
+        elif self._passed >= MAX_PASSED:
+            raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {MAX_PASSED} calls wait; try again later")
+        else:
+            self._passed += 1
+        self._start(exchange)
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Nobody waits for it any more."""
+        exchange.abandoned = True
+        if exchange in self._waiting:
+            del self._waiting[exchange]
+            self._release(exchange)
+
+    def lost(self, connection: _Connection) -> None:
+        """The connection is gone."""
+        if connection in self._connected:
+            self._connected.remove(connection)
+
+    def done(self, exchange: Exchange) -> None:
+        """Triton has answered, or cannot any more."""
+        if exchange.is_inference:
+            self._inferences -= 1
+        else:
+            self._passed -= 1
+        self._release(exchange)
+        if not exchange.abandoned:
+            exchange.owner.answered(exchange)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        if self._is_starting_waiting:
+            return
+        self._is_starting_waiting = True
+        try:
+            while self._waiting and self._inferences < self._settings.max_upstream_requests:
+                exchange, _ = self._waiting.popitem(last=False)
+                self._inferences += 1
+                self._start(exchange)
+        finally:
+            self._is_starting_waiting = False
+
+    def _start(self, exchange: Exchange) -> None:
+        while self._connected:
+            self._next = (self._next + 1) % len(self._connected)
+            connection = self._connected[self._next]
+            if connection.submit(exchange, self._headers(exchange)):
+                return
+            self.lost(connection)
+            connection.say_goodbye()
+        self.fail(exchange, "the server cannot be reached: send the request again after a while")
+
+    def fail(self, exchange: Exchange, sentence: str) -> None:
+        """End an exchange that Triton does not answer."""
+        exchange.refusal = Refusal(Code.UNAVAILABLE, sentence, "unreachable")
+        self.done(exchange)
+
+    def _release(self, exchange: Exchange) -> None:
+        if exchange.is_inference:
+            self._admission.leave()
+        self._admission.release(exchange.held)
+
+    def _headers(self, exchange: Exchange) -> Headers:
+        if exchange.extra:
+            return Headers([(b":path", exchange.path), *self._fixed, *exchange.extra])
+        headers = self._requests.get(exchange.path)
+        if headers is None:
+            headers = self._requests[exchange.path] = Headers([(b":path", exchange.path), *self._fixed])
+        return headers
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        host, port = self._settings.upstream_address
+        pause_s = BACKOFF_S
+        while True:
+            try:
+                _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
+            except OSError as exc:
+                _log.debug("no connection to %s: %s", self._settings.upstream, exc)
+                await asyncio.sleep(pause_s)
+                pause_s = min(MAX_BACKOFF_S, 2 * pause_s)
+                continue
+            self._connected.append(connection)
+            await connection.gone
+            _log.warning("the connection to %s broke", self._settings.upstream)
+            await asyncio.sleep(pause_s)
+            pause_s = min(MAX_BACKOFF_S, 2 * pause_s) if not connection.greeted else BACKOFF_S
+
+
+class _Connection(Session):
+    """One connection to Triton."""
+
+    is_server = False
+
+    def __init__(self, upstream: Upstream) -> None:
+        options = nghttp2.new_options(reset_burst=1 << 20, reset_rate=1 << 20)
+        super().__init__(
+            options,
+            {nghttp2.SETTINGS_INITIAL_WINDOW_SIZE: session.STREAM_WINDOW, nghttp2.SETTINGS_ENABLE_PUSH: 0},
+        )
+        self._upstream = upstream
+        self._provider = byref(session.provider())
+        self.gone: asyncio.Future[None] = self.loop.create_future()
+
+    def submit(self, exchange: Exchange, headers: Headers) -> bool:
+        """Send a call; False if this connection takes no more."""
+        if not self.session or self.is_ending or self.transport.is_closing():
+            return False
+        stream_id = self.lib.submit_request(self.session, None, headers.array, headers.count, self._provider, None)
+        if stream_id < 0:
+            return False
+        exchange.id = stream_id
+        self.streams[stream_id] = exchange
+        self.flush_soon()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what was under way."""
+        self._upstream.lost(self)
+        super().connection_lost(exc)
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def headers_began(self, stream_id: int) -> None:
+        self.current = self.streams.get(stream_id)
+
+    def header(self, name: bytes, value: bytes) -> int:
+        if self.current is not None:
+            if name == b"grpc-status":
+                self.current.status = value
+            elif name == b"grpc-message":
+                self.current.message = value
+        return 0
+
+    def frame_came(self, head: FrameHead) -> int:  # noqa: ARG002 - a hook
+        return 0
+
+    def data_came(self, stream: Exchange, size: int) -> None:  # noqa: ARG002 - a hook
+        if stream.abandoned:
+            stream.body.clear()
+        if stream.unconsumed >= session.WINDOW_STEP:
+            self.consume_stream(stream)
+
+    def ended(self, stream: Exchange) -> None:
+        if not stream.closed:
+            stream.closed = True  # answered; what follows on this stream is of no interest
+            if not stream.status:
+                stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
+            elif stream.status == b"13" and any(words in stream.message for words in GIVEN_UP):
+                self._upstream.on_given_up(stream.message)
+            self._upstream.done(stream)
+
+    def stream_closed(self, stream: Exchange) -> None:
+        self._upstream.fail(stream, "the server went away during the call: send the request again")
+
+    def _close(self, stream: Exchange) -> None:
+        if not stream.closed:
+            super()._close(stream)

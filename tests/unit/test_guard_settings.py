@@ -1,0 +1,62 @@
+"""The guard's settings as a line of JSON, and its bounds."""
+
+from pathlib import Path
+
+import pytest
+
+from rejection_server.guard.admission import Admission
+from rejection_server.guard.refusal import Code, Refusal
+from rejection_server.guard.settings import GuardSettings, SettingsError
+
+
+def test_settings_come_back_as_they_were_written() -> None:
+    settings = GuardSettings(
+        upstream="127.0.0.1:8001",
+        public_models=("rejection", "tone"),
+        port=8080,
+        tls_certificate=Path("a.pem"),
+        tls_key=Path("b.pem"),
+        receive_timeout_s=3,
+    )
+    assert GuardSettings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not a line of JSON"),
+        ("[]", "not a JSON object"),
+        ('{"upstream": "a:1", "public_models": [], "prot": 1}', "there is no setting 'prot'"),
+        ('{"upstream": "a:1"}', "missing 1 required keyword-only argument: 'public_models'"),
+        ('{"upstream": "a:1", "public_models": "rejection"}', "setting 'public_models' is 'rejection'"),
+        ('{"upstream": "a:1", "public_models": [], "port": "80"}', "setting 'port' is '80'"),
+        ('{"upstream": "a:1", "public_models": [], "port": true}', "setting 'port' is True"),
+        ('{"upstream": "a", "public_models": []}', "upstream 'a' is not HOST:PORT"),
+        ('{"upstream": "a:1", "public_models": [], "tls_key": "k"}', "tls_certificate and tls_key belong together"),
+    ],
+)
+def test_wrong_settings_are_named(line: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        GuardSettings.from_json(line)
+
+
+def test_requests_over_the_bound_are_refused_until_one_has_left() -> None:
+    admission = Admission(max_requests=2, max_bytes=100)
+    admission.enter()
+    admission.enter()
+    with pytest.raises(Refusal, match="the queue is full: at most 2 requests wait") as caught:
+        admission.enter()
+    assert caught.value.code is Code.UNAVAILABLE
+    admission.leave()
+    admission.enter()
+    assert admission.requests == 2
+
+
+def test_bytes_over_the_bound_are_refused_and_counted_until_they_are_released() -> None:
+    admission = Admission(max_requests=2, max_bytes=100)
+    admission.hold(100)
+    with pytest.raises(Refusal, match="the queue is full: at most 100 bytes of requests wait"):
+        admission.hold(1)
+    admission.release(101)
+    admission.hold(100)
+    assert admission.bytes == 100
