@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, helper
 
+from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
@@ -42,7 +43,6 @@ TIMED_RUNS = 8
 LARGEST_FILE = 2**31 - 1
 
 _CONTRIB = "com.microsoft"
-_OPSET = 18
 _OLDEST = 13
 
 _log = logging.getLogger(__name__)
@@ -239,25 +239,10 @@ def in_precision(model: ModelProto, precision: Precision) -> ModelProto:
     if precision == "int8":
         return quantize_per_token(model)
     if precision == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        model = at_least_opset(model, _OPSET)
-        _spell_out_constants(model)
-        converted: ModelProto = convert_float_to_float16(model, keep_io_types=True)
-        del converted.graph.value_info[:]
-        return converted
+        return to_float16(model)
     if any(entry.domain in ("", "ai.onnx") and entry.version < _OLDEST for entry in model.opset_import):
         return at_least_opset(model, _OLDEST)  # while the weights are there: their shapes guide the conversion
     return model
-
-
-def _spell_out_constants(model: ModelProto) -> None:
-    """Give constants written as plain numbers the form of tensors, the only one that the conversion sees."""
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-                value = np.asarray(helper.get_attribute_value(attribute), dtype=np.float32)
-                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
 
 
 def fuse(padded: Path, fused: Path, plan: Plan) -> None:

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32", "fp16", "int8"),
         default="auto",
-        help="of the weights; auto is int8 on a CPU and fp16 on a GPU; int8 gives way to fp32 if it is not good enough",
+        help="of the weights; auto is int8 on a CPU and fp16 on a GPU; both give way to fp32 if not good enough",
     )
     parser.add_argument(
         "--device", choices=("cpu", "gpu"), default="cpu", help="what the repository is for (default: %(default)s)"
@@ -196,6 +196,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(f"Written to {prepared.output}, version {prepared.version} of the classifier.")
     print(f"Took {time.monotonic() - begin:.0f} s and at most {memory.peak_bytes / 1e9:.2f} GB of memory.")
     if options.device == "gpu":
-        print("The comparison ran on this machine's processor; the configuration asks for a GPU.")
+        print(
+            "The comparison ran on this machine's processor; for one on the GPU its texts and answers are in gate.npz."
+        )
     print(f"Serve it:  {command('serve')} --repository {shlex.quote(str(prepared.output))}", flush=True)
     return 0

@@ -1,0 +1,65 @@
+"""A padded float32 classifier in float16: weights and activations, but not what makes integers."""
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from rejection_server.graph.opset import at_least_opset
+
+_OPSET = 18
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+
+
+def to_float16(model: ModelProto) -> ModelProto:
+    """The model in float16, its inputs and outputs as they were, by onnxruntime's own conversion."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = at_least_opset(model, _OPSET)
+    _spell_out_constants(model)
+    kept = _nodes_of_indices(model)
+    converted: ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(kept))
+    _join(converted, kept)
+    OnnxModel(converted).topological_sort()  # casts between the two types were added at the end
+    del converted.graph.value_info[:]
+    return converted
+
+
+def _nodes_of_indices(model: ModelProto) -> set[str]:
+    """Names of the nodes that make integers by way of floats, such as the buckets of relative positions.
+
+    In float16 some would be the neighbouring integer. Nodes without a name are given one.
+    """
+    producers: dict[str, NodeProto] = {}
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+        producers |= dict.fromkeys(node.output, node)
+    pending = [node for node in model.graph.node if node.op_type == "Cast" and node.attribute[0].i in _INTEGERS]
+    kept: set[str] = set()
+    while pending:
+        node = pending.pop()
+        if node.name not in kept:
+            kept.add(node.name)
+            pending += [producers[name] for name in node.input if name in producers]
+    return kept
+
+
+def _join(model: ModelProto, names: set[str]) -> None:
+    """Let these nodes, which compute in float32, take each other's results as they are, not by way of float16."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.name not in names:
+            continue
+        for i, name in enumerate(node.input):
+            to_float = producers.get(name)
+            to_half = producers.get(to_float.input[0]) if to_float and to_float.op_type == "Cast" else None
+            if to_half and to_half.op_type == "Cast" and to_half.attribute[0].i == TensorProto.FLOAT16:
+                node.input[i] = to_half.input[0]
+
+
+def _spell_out_constants(model: ModelProto) -> None:
+    """Give constants written as plain numbers the form of tensors, the only one that the conversion sees."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                value = np.asarray(helper.get_attribute_value(attribute), dtype=np.float32)
+                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
