@@ -47,6 +47,8 @@ class Running:
 
     target: Target
     address: str
+    direct: str
+    """Triton's own address, behind the guard."""
     counts: Callable[[], "Counts"]
 
 
@@ -70,7 +72,8 @@ def started(
             answer = ask(service_pb2.ModelStatisticsRequest(), timeout=30)
             return {model.name: _counts(model) for model in answer.model_stats}
 
-        yield Running(Target(OURS, server.pids, TritonCaller(server.grpc_address)), server.grpc_address, counts)
+        target = Target(OURS, server.pids, TritonCaller(server.grpc_address))
+        yield Running(target, server.grpc_address, server.triton_address, counts)
 
 
 Counts = Mapping[str, Mapping[str, int]]

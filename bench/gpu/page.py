@@ -40,7 +40,8 @@ def text(results: Results) -> str:
         parts += _table(title, rows[:12], {"kernel": "kernel", "ms": "ms", "launches": "launches"})
     loads = results.of("served", "load")
     parts += _table("Behind Triton", loads, {
-        "tokenizers": "tokenizers", "instances": "instances", "texts a request": "batch", "callers": "callers",
+        "called": "door", "tokenizers": "tokenizers", "instances": "instances", "texts a request": "batch",
+        "callers": "callers",
         "open loop": lambda entry: entry["rate"] or "", "texts/s": "texts_per_s", "p50 ms": "p50_ms",
         "p99 ms": "p99_ms", "failed": "failed", "texts an execution": "texts_per_execution", "its ms": "execution_ms",
         "GPU busy": "gpu_use",
@@ -50,8 +51,8 @@ def text(results: Results) -> str:
         best = max(loads, key=lambda entry: entry["texts_per_s"])
         parts.append(
             f"**The limit**: {best['texts_per_s']} texts/s with {best['tokenizers']} tokenizer processes and "
-            f"{best['instances']} classifier instances; what was busiest then is the {best['limit']} "
-            f"({best['busy'][best['limit']]:.0%})."
+            f"{best['instances']} classifier instances, calls to the {best['door']}; "
+            f"what was busiest then is the {best['limit']} ({best['busy'][best['limit']]:.0%})."
         )
     for entry in results.entries:
         if entry["kind"] in ("failed", "cut"):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.settings import BUILD
 
@@ -9,6 +10,8 @@ SECTIONS = {"preflight": 60.0, "graphs": 150.0, "gate": 60.0, "onnxruntime": 130
 """The parts in the order in which they run, and the seconds that each may take."""
 NEEDED = ("preflight", "graphs")
 """Without these nothing else can run."""
+Door = Literal["guard", "triton"]
+"""Whom the load generator calls: the server as it is, or Triton behind its guard."""
 WORKLOADS = ("mixed", "long", "short")
 """Rows as chat models answer (181 tokens on average), of 512 tokens, of 20."""
 
@@ -48,11 +51,15 @@ class GpuSettings:
         return ((1, 1),) if self.dry else ((6, 1), (6, 2), (9, 2), (1, 1), (4, 1), (6, 4))
 
     @property
-    def loads(self) -> tuple[tuple[int, int], ...]:
-        """Texts in a request, and callers."""
-        return ((1, 2), (8, 1)) if self.dry else ((1, 512), (32, 16), (1, 128), (32, 64), (1, 32), (1, 8), (1, 1))
+    def loads(self) -> tuple[tuple[int, int, Door], ...]:
+        """Texts in a request, callers, and whom they call."""
+        if self.dry:
+            return ((1, 2, "triton"), (8, 1, "guard"))
+        full: tuple[tuple[int, int, Door], ...] = ((1, 512, "triton"), (1, 512, "guard"), (32, 16, "triton"))
+        return (*full, (32, 16, "guard"), (1, 128, "triton"), (32, 64, "triton"), (1, 32, "triton"), (1, 8, "guard"),
+                (1, 1, "triton"), (1, 1, "guard"))  # fmt: skip
 
     @property
     def load_s(self) -> float:
         """How long a load is measured."""
-        return (0.5 if self.dry else 4.0) * self.scale
+        return (0.5 if self.dry else 3.0) * self.scale

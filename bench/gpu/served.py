@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,22 @@ from tritonclient.grpc import model_config_pb2
 from bench.compose import mixed_texts, roberta_tokenizer
 from bench.generator import Generator
 from bench.gpu import graphs
-from bench.gpu.plan import GpuSettings
+from bench.gpu.plan import Door, GpuSettings
 from bench.gpu.results import Add
 from bench.load import Load
 from bench.machine import cores
 from bench.random_model import LABELS
 from bench.settings import LOADGEN
-from bench.triton import Running, started
+from bench.triton import Running, TritonCaller, started
 from rejection_server.prepare import repository
 from rejection_server.prepare.configuration import Shape
 
 Layout = tuple[int, int]
 """Tokenizer processes, classifier instances."""
 
-PARTS = {"tokenizer": "/tokenizer/", "stand-in": "/backends/onnxruntime"}
+PARTS = {"guard": "rejection_server.guard", "tokenizer": "/tokenizer/", "stand-in": "/backends/onnxruntime"}
 """What the command line of a part's processes holds."""
+DOORS: tuple[Door, ...] = ("triton", "guard")
 TEXTS = 3000
 WARM_S = 0.5
 SLOWER = 0.8
@@ -65,11 +66,12 @@ class _Sweep:
         best: tuple[float, Layout] = (0.0, self.settings.layouts[0])
         for layout in self.settings.layouts:
             with self._serving(layout) as running:
-                for batch, callers in self.settings.loads:
-                    rate = self._window(running, layout, self._load(batch, callers))
+                for batch, callers, door in self.settings.loads:
+                    rate = self._window(running, layout, self._load(batch, callers), door)
                     best = max(best, (rate if batch == 1 else 0.0, layout))
         with self._serving(best[1]) as running:
-            self._window(running, best[1], self._load(1, 0, SLOWER * best[0]))
+            for door in DOORS:
+                self._window(running, best[1], self._load(1, 0, SLOWER * best[0]), door)
 
     def _load(self, batch: int, callers: int, rate: float = 0.0) -> Load:
         return Load(self.texts, self.settings.load_s, WARM_S, batch, callers, rate)
@@ -84,24 +86,26 @@ class _Sweep:
             self.add("started", tokenizers=layout[0], instances=layout[1], seconds=round(time.monotonic() - begin, 1))
             yield running
 
-    def _window(self, running: Running, layout: Layout, load: Load) -> float:
+    def _window(self, running: Running, layout: Layout, load: Load, door: Door) -> float:
         """Measure one load; returns texts a second."""
-        pid = running.target.pids[0]
-        before, spent, begin = running.counts()["classifier"], _cpu_s(pid), time.monotonic()
+        pids, address = running.target.pids, running.direct if door == "triton" else running.address
+        before, spent, begin = running.counts()["classifier"], _cpu_s(pids), time.monotonic()
         with _gpu_use(self.settings.dry) as use:
-            said = _by_program(running.address, load, self.sent) if LOADGEN.is_file() else _by_python(running, load)
+            said = _by_program(address, load, self.sent) if LOADGEN.is_file() else _by_python(address, load)
             seconds = time.monotonic() - begin
-        cpu = {name: total - spent[name] for name, total in _cpu_s(pid).items()}
+        cpu = {name: total - spent[name] for name, total in _cpu_s(pids).items()}
         after = running.counts()["classifier"]
         passed = {name: after[name] - before.get(name, 0) for name in ("texts", "executions", "requests", "executing")}
         busy = {
             "tokenizer": cpu["tokenizer"] / seconds / layout[0],
             "classifier": passed["executing"] / 1e9 / seconds / layout[1],
+            "guard": cpu["guard"] / seconds,
             "load generator": said.pop("generator_cpu_s") / (said["seconds"] or 1),
             "all cores": sum(cpu.values()) / seconds / cores(),
         }
         self.add(
             "load",
+            door=door,
             tokenizers=layout[0],
             instances=layout[1],
             batch=load.batch,
@@ -138,11 +142,11 @@ def _write_repository(settings: GpuSettings, place: Path, layout: Layout) -> Non
         path.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
-def _cpu_s(pid: int) -> dict[str, float]:
-    """CPU time so far of Triton and of each part's processes, seconds."""
+def _cpu_s(pids: Sequence[int]) -> dict[str, float]:
+    """CPU time so far of Triton and of each other part, seconds; `pids` are theirs or those of their parents."""
     spent = dict.fromkeys((*PARTS, "tritonserver"), 0.0)
-    root = psutil.Process(pid)
-    for process in [root, *root.children(recursive=True)]:
+    roots = [psutil.Process(pid) for pid in pids]
+    for process in {*roots, *(child for root in roots for child in root.children(recursive=True))}:
         with contextlib.suppress(psutil.Error):
             line, times = " ".join(process.cmdline()), process.cpu_times()
             part = next((name for name, held in PARTS.items() if held in line), "tritonserver")
@@ -171,11 +175,11 @@ def _by_program(address: str, load: Load, sent: Path) -> dict[str, Any]:
     }
 
 
-def _by_python(running: Running, load: Load) -> dict[str, Any]:
+def _by_python(address: str, load: Load) -> dict[str, Any]:
     """Have the load generator in Python send it, which some thousand requests a second keep busy."""
     import numpy as np
 
-    with Generator(running.target.caller) as generator:
+    with Generator(TritonCaller(address)) as generator:
         result = generator.run(load, np.zeros((len(load.texts), len(LABELS))))
     recorded = result.recorded
     inside = (recorded.done >= recorded.begin) & (recorded.done <= recorded.end)

@@ -70,6 +70,7 @@ def test_what_a_section_found_is_kept_and_the_next_one_runs(tmp_path: Path, name
 def test_the_page_names_the_limit(tmp_path: Path) -> None:
     results = Results(tmp_path / "result.json", FACTS)
     load: dict[str, Any] = {"tokenizers": 6, "instances": 1, "batch": 1, "callers": 8, "rate": 0.0, "failed": 0}
+    load["door"] = "triton"
     load |= {"cpu_ms_per_text": {"tokenizer": 0.4}, "limit": "tokenizer"}
     results.add("served", "load", {**load, "texts_per_s": 90.0, "busy": {"tokenizer": 0.97, "classifier": 0.5}})
     results.add("served", "load", {**load, "texts_per_s": 80.0, "busy": {"tokenizer": 0.5}})
