@@ -60,6 +60,7 @@ class Exchange(Stream):
         "owner",
         "path",
         "refusal",
+        "request_id",
         "status",
     )
 
@@ -81,6 +82,8 @@ class Exchange(Stream):
         """Bytes admitted for it."""
         self.inquiry = ""
         """A model that is not public and of which this asks whether it exists."""
+        self.request_id = ""
+        """The id that the caller gave the request: Triton's errors do not repeat it."""
         self.abandoned = False
 
 
