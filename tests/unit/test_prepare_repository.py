@@ -65,6 +65,7 @@ def test_other_shapes() -> None:
     config = configurations(Shape(("a", "b", "c"), 12, device="gpu"))["classifier/config.pbtxt"]
     assert "KIND_GPU" in config
     assert "KIND_CPU" not in config
+    assert re.findall(r"batch_size: (\d+)", config) == ["64", "64", "1"], "the largest batch is met before any caller"
     assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
 
 

@@ -48,9 +48,7 @@ _NUMBERS = "varlen_numbers = Identity(gpu_numbers)"
 _NUMBERS_BUT_PADDING = """
     varlen_padding = Constant<value_int=PADDING>()
     varlen_is_padding = Equal(gpu_ids, varlen_padding)
-    varlen_is_no_padding = Not(varlen_is_padding)
-    varlen_no_padding = Cast<to=7>(varlen_is_no_padding)
-    varlen_counted = Mul(gpu_kept, varlen_no_padding)
+    varlen_counted = Where(varlen_is_padding, gpu_zero, gpu_kept)
     varlen_counted_so_far = CumSum(varlen_counted, gpu_axis1)
     varlen_numbers = Mul(varlen_counted_so_far, varlen_counted)
 """

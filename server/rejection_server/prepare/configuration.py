@@ -56,6 +56,8 @@ def configurations(shape: Shape) -> dict[str, str]:
         "labels": len(shape.labels),
         "model_max_length": shape.model_max_length,
         "short_length": min(SHORT_TEXT, shape.model_max_length),
+        # A processor runs the rows of a batch one after the other or in small groups.
+        "warmup_rows": 64 if shape.device == "gpu" else 1,
         "instances": _template(f"instances.{shape.device}").rstrip("\n"),
         "batching": _template(f"batching.{shape.device}").rstrip("\n"),
         # The contract's own entries name the number of labels.
