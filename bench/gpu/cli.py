@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--sections", type=_sections, metavar="A,B", help=f"of {', '.join(SECTIONS)} (all)")
     result.add_argument("--graphs", type=_names, default=(), metavar="A,B", help="graphs, the first in full (all)")
+    layouts = "tokenizer processes and classifier instances behind Triton (a choice)"
+    result.add_argument("--layouts", type=_layouts, default=(), metavar="NxN,NxN", help=layouts)
     result.add_argument("--dry", action="store_true", help="on the processor, with a tiny model, in a minute")
     result.add_argument(
         "--scale", type=float, default=1.0, metavar="X", help="how long all takes, beside the usual (1)"
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     work = options.work or BUILD / ("gpu-dry" if options.dry else "gpu")
     sections = options.sections or tuple(SECTIONS)
-    settings = GpuSettings(work.absolute(), options.dry, sections, options.graphs, options.scale)
+    settings = GpuSettings(work.absolute(), options.dry, sections, options.graphs, options.scale, options.layouts)
     work.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC)
     output = options.output or BUILD / "results" / date.strftime("gpu-%Y-%m-%d-%H%M%S")
@@ -100,3 +103,10 @@ def _sections(text: str) -> tuple[str, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _layouts(text: str) -> tuple[tuple[int, int], ...]:
+    found = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name) for name in _names(text)]
+    if None in found:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of layouts such as 6x2,6x4")
+    return tuple((int(match[1]), int(match[2])) for match in found if match)

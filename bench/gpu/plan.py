@@ -30,6 +30,9 @@ class GpuSettings:
     scale: float = 1.0
     """How long sections and windows are, beside what stands here."""
 
+    tried: tuple[tuple[int, int], ...] = ()
+    """Tokenizer processes and classifier instances to try; none is a choice of them."""
+
     @property
     def tokens(self) -> tuple[int, ...]:
         """Tokens of a batch, roughly: so many that its last row is whole."""
@@ -48,7 +51,9 @@ class GpuSettings:
     @property
     def layouts(self) -> tuple[tuple[int, int], ...]:
         """Tokenizer processes and classifier instances, best guess first."""
-        return ((1, 1),) if self.dry else ((6, 1), (6, 2), (9, 2), (1, 1), (4, 1), (6, 4))
+        if self.tried:
+            return self.tried
+        return ((1, 1),) if self.dry else ((6, 2), (6, 1), (6, 4), (9, 2), (1, 1), (4, 1))
 
     @property
     def loads(self) -> tuple[tuple[int, int, Door], ...]:

@@ -9,42 +9,29 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-PROVIDER = "CUDAExecutionProvider"
+from rejection_server.host.gpu import cuda_session
 
 
-def session(model: Path | bytes, *, dry: bool, exact: bool = False) -> onnxruntime.InferenceSession:
+def session(model: Path | bytes, *, dry: bool, exact: bool = False) -> Any:
     """A session on the GPU, or with `dry` on the processor; `exact` keeps float32 products from being rounded to TF32.
 
-    Raises RuntimeError, in a sentence, where onnxruntime would fall back to the processor.
+    Raises GpuError, in a sentence, where onnxruntime would fall back to the processor.
     """
+    if not dry:
+        return cuda_session(model, exact=exact)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # the processor only prepares the GPU's work
+    options.intra_op_num_threads = 1
     given = model if isinstance(model, bytes) else str(model)
-    if dry:
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    if PROVIDER not in onnxruntime.get_available_providers():
-        raise RuntimeError(
-            f"the installed onnxruntime {onnxruntime.__version__} runs on processors alone: install onnxruntime-gpu "
-            "in its place"
-        )
-    onnxruntime.preload_dlls()
-    chosen = (PROVIDER, {"device_id": "0", "use_tf32": "0" if exact else "1"})
-    made = onnxruntime.InferenceSession(given, options, providers=[chosen, "CPUExecutionProvider"])
-    if PROVIDER not in made.get_providers():
-        raise RuntimeError(
-            "onnxruntime could not start its CUDA provider and would run on the processor: install nvidia-cublas, "
-            "nvidia-curand, nvidia-cuda-runtime and nvidia-cuda-nvrtc of its CUDA version"
-        )
-    return made
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
-def plain(runner: onnxruntime.InferenceSession, feed: Mapping[str, NDArray[Any]]) -> Callable[[], Any]:
+def plain(runner: Any, feed: Mapping[str, NDArray[Any]]) -> Callable[[], Any]:
     """A run as a server calls it: arrays in, arrays out."""
     return lambda: runner.run(["logits"], dict(feed))
 
 
-def bound(runner: onnxruntime.InferenceSession, feed: Mapping[str, NDArray[Any]], device: str) -> Callable[[], Any]:
+def bound(runner: Any, feed: Mapping[str, NDArray[Any]], device: str) -> Callable[[], Any]:
     """A run whose inputs lie on the GPU already and whose few outputs come to the processor."""
     binding = runner.io_binding()
     for name, array in feed.items():
