@@ -25,6 +25,7 @@ EPILOG = """examples:
   scripts/bench report build/bench/results/DATE/result.json   draw the report again
   scripts/bench docs build/bench/results/DATE/result.json     write the tables of docs/benchmarks.md from it
   scripts/bench client                         what the Python client costs
+  scripts/bench gpu                            what the GPU of this machine makes of the served graphs
 
 distilroberta is made with PyTorch: scripts/install bench export installs it. The bundled model exists as int8 alone.
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _stop)
-    verbs: dict[str, Callable[[list[str]], int]] = {"client": _client, "report": _report, "docs": _docs}
+    verbs: dict[str, Callable[[list[str]], int]] = {"client": _client, "report": _report, "docs": _docs, "gpu": _gpu}
     try:
         if arguments and arguments[0] in verbs:
             return verbs[arguments[0]](arguments[1:])
@@ -199,6 +200,12 @@ def _client(arguments: list[str]) -> int:
     from bench import client_cost
 
     return client_cost.report(given.calls, given.texts)
+
+
+def _gpu(arguments: list[str]) -> int:
+    from bench.gpu.cli import main as gpu
+
+    return gpu(arguments)
 
 
 def _report(arguments: list[str]) -> int:

@@ -21,21 +21,24 @@ LOGIT_SPREAD = 2.0
 LABELS = ("NORMAL", "REJECTION")
 
 
-def write_checkpoint(folder: Path, texts: Sequence[str]) -> None:
-    """Write config, weights and tokenizer; the last layer is set on `texts`. Run it in a process of its own."""
+def write_checkpoint(folder: Path, texts: Sequence[str], **sizes: int) -> None:
+    """Write config, weights and tokenizer; the last layer is set on `texts`. Run it in a process of its own.
+
+    `sizes` replace those of the shape: `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`.
+    """
     import torch
 
     transformers = silent_transformers()
     torch.manual_seed(SEED)
     config = transformers.RobertaConfig(
         vocab_size=50265,
-        num_hidden_layers=6,
         max_position_embeddings=514,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         initializer_range=SPREAD,
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
+        **{"num_hidden_layers": 6, **sizes},
     )
     model = transformers.RobertaForSequenceClassification(config).eval()
     tokenizer = transformers.RobertaTokenizerFast(tokenizer_object=roberta_tokenizer(), model_max_length=512)

@@ -47,6 +47,8 @@ class Running:
 
     target: Target
     address: str
+    direct: str
+    """Triton's own address, behind the guard."""
     counts: Callable[[], "Counts"]
 
 
@@ -70,11 +72,13 @@ def started(
             answer = ask(service_pb2.ModelStatisticsRequest(), timeout=30)
             return {model.name: _counts(model) for model in answer.model_stats}
 
-        yield Running(Target(OURS, server.pids, TritonCaller(server.grpc_address)), server.grpc_address, counts)
+        target = Target(OURS, server.pids, TritonCaller(server.grpc_address))
+        yield Running(target, server.grpc_address, server.triton_address, counts)
 
 
 Counts = Mapping[str, Mapping[str, int]]
-"""Triton's statistics since its start, by model; times in nanoseconds, `batch N` executions of N texts."""
+"""Triton's statistics since its start, by model; times in nanoseconds, `batch N` executions of N texts,
+`executing` the time of all executions."""
 
 
 def _counts(model: Any) -> dict[str, int]:
@@ -91,6 +95,9 @@ def _counts(model: Any) -> dict[str, int]:
         "infer": stats.compute_infer.ns,
         "output": stats.compute_output.ns,
         **{f"batch {entry.batch_size}": entry.compute_infer.count for entry in model.batch_stats},
+        "executing": sum(
+            entry.compute_input.ns + entry.compute_infer.ns + entry.compute_output.ns for entry in model.batch_stats
+        ),
     }
 
 

@@ -29,6 +29,10 @@ MACHINE = ROOT / "server" / "rejection_server" / "host" / "machine.py"
 PROJECTS = (ROOT, ROOT / "client")
 HOLDS_SERVE = ("test", "bench", "load", "prepare", "export")
 """Kinds that hold all of `serve`."""
+SIZES = {
+    "serve": "about 120 MB to fetch, 400 MB on disk",
+    "gpu": "about 950 MB to fetch, 1.8 GB on disk",
+}
 TORCH = re.compile(r'"(torch==[^"]+)"')
 
 
@@ -95,7 +99,7 @@ class Environment:
         if not self._venv.exists():
             self._say(
                 f"first start: making a Python environment in {self._shown()} (Python {sys.version.split()[0]}) and "
-                "installing into it: about 120 MB to fetch, 400 MB on disk"
+                f"installing into it: {SIZES.get(kind, SIZES['serve'])}"
             )
             self._make()
         else:
@@ -103,7 +107,7 @@ class Environment:
             self._check_owner()
             self._unfinished.touch()
         self._install_locked(kind)
-        if kind in ("export", "train"):
+        if kind in ("export", "train", "bench-gpu"):
             # pip chooses the build of PyTorch (its own settings may name one for CPUs only).
             self._pip(TORCH.search((ROOT / "pyproject.toml").read_text())[1])  # type: ignore[index]  # a test has it
         self._pip("--quiet", "--no-deps", "--no-build-isolation", *(f"--editable={project}" for project in PROJECTS))

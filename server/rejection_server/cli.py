@@ -135,6 +135,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="port of the Prometheus metrics; 0 takes a free one, off publishes none (default: %(default)s)",
     )
     serve.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="what the classifier runs on; gpu takes a repository that was prepared for one, and first sees that the "
+        "GPU answers as the original did (default: %(default)s)",
+    )
+    serve.add_argument(
         "--cores",
         type=int,
         metavar="N",
@@ -208,6 +215,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         log_level=arguments.log_level,
         model_config_name=arguments.model_config_name,
         cache_bytes=arguments.cache_size,
+        device=arguments.device,
         triton_arguments=tuple(triton_arguments),
     )
     # Where another configuration was chosen by name, or models come and go, the counts are the repository's own.

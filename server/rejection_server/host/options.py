@@ -91,6 +91,8 @@ class ServeOptions:
     None is 64 MiB, or no cache where `triton_arguments` set `--model-control-mode`: Triton keeps what an earlier
     version of a model said when a new one takes over.
     """
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What the classifier runs on; a repository that was prepared for the other one is refused."""
     cores: int | None = None
     """Cores to give instances to, for models that grow with the machine; None leaves the counts as configured."""
     triton_arguments: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
+from rejection_server.host.gpu import check_device
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
@@ -87,6 +88,7 @@ class Server:
         wheel = find_wheel()
         check_repository(self.options.repository)
         check_log(self.options.log_path)
+        check_device(self.options.repository, self.options.device)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._start_once(wheel)

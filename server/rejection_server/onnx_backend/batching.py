@@ -4,6 +4,7 @@ An *item* is one request's inputs by name. Row counts and shapes include the bat
 every tensor when the model's `max_batch_size` is above 0.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class BatchPlan:
 
 def row_count(item: Item) -> int:
     """Rows of an item with at least one input, where the first dimension is the batch dimension."""
-    return int(next(iter(item.values())).shape[0])
+    return len(next(iter(item.values())))
 
 
 def make_plan(config: ModelConfig, inputs: Mapping[str, TensorInfo]) -> BatchPlan:
@@ -137,24 +138,25 @@ def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> l
     Raises:
         ValueError: An output does not have the rows or elements of the batch.
     """
-    shares = [_shares(plan, output, tensor, items) for output, tensor in zip(plan.outputs, outputs, strict=True)]
+    rows = [row_count(item) for item in items] if plan.batching else []
+    shares = [_shares(plan, output, tensor, items, rows) for output, tensor in zip(plan.outputs, outputs, strict=True)]
     return [list(share) for share in zip(*shares, strict=True)]
 
 
-def _shares(plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item]) -> list[Array]:
+def _shares(
+    plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item], rows: Sequence[int]
+) -> list[Array]:
     if output.source_input is not None:
         return _scatter(plan, output, tensor, [item[output.source_input].shape for item in items])
     if tensor.ndim == 0:
         tensor = tensor.reshape((1, *output.dims) if plan.batching else output.dims)
     if not plan.batching:
         return [tensor]
-    rows = [row_count(item) for item in items]
     if tensor.shape[0] != sum(rows):
         raise ValueError(f"output '{output.name}' has {tensor.shape[0]} rows, the batch has {sum(rows)}")
     if len(rows) == 1:
         return [tensor]
-    ends = np.cumsum(rows).tolist()
-    return [tensor[end - count : end] for count, end in zip(rows, ends, strict=True)]
+    return [tensor[end - count : end] for count, end in zip(rows, itertools.accumulate(rows), strict=True)]
 
 
 def _scatter(plan: BatchPlan, output: OutputPlan, tensor: Array, sources: Sequence[Shape]) -> list[Array]:

@@ -134,6 +134,8 @@ def create_session(config: ModelConfig, settings: SessionSettings, file: ModelFi
         options.enable_mem_pattern = settings.memory_pattern
     if _DEVICE_ALLOCATOR in config.parameters:
         options.add_session_config_entry(_DEVICE_ALLOCATOR, config.parameters[_DEVICE_ALLOCATOR])
+    if providers[0][0] == "CUDAExecutionProvider":
+        ort.preload_dlls()  # CUDA's libraries that were installed as Python packages, which the loader does not find
     try:
         for library in config.op_libraries:
             options.register_custom_ops_library(library)

@@ -1,0 +1,140 @@
+"""Whether a repository may be served on this machine's GPU: what `serve --device gpu` asks before Triton starts.
+
+onnxruntime falls back to the processor with a line in its log where its CUDA provider does not start, and a GPU's
+kernels are not those that the model was compared with when it was prepared. So here, in a process of its own, the
+provider is started, and the graph answers once more the texts whose answers by the original lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from rejection_server.commands import command
+from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
+from rejection_server.prepare.configuration import FACTS
+from rejection_server.prepare.recorded import GATE, compare_again
+from rejection_server.wording import one_line
+
+__all__ = ["Device", "check_device", "cuda_session"]
+
+Device = Literal["cpu", "gpu"]
+
+PROVIDER = "CUDAExecutionProvider"
+CHECK_TIMEOUT_S = 300.0
+
+
+class GpuError(Exception):
+    """The GPU cannot be used; the message is one sentence."""
+
+
+def check_device(repository: Path, device: Device) -> None:
+    """Check that the repository is for that device, and, for a GPU, that it answers there as it should.
+
+    Raises OptionError for a repository that is for the other device, UnsupportedMachineError where the GPU cannot be
+    used, and HostError where its answers are not those of the original.
+    """
+    version = _newest_version(repository)
+    made_for = _facts(version).get("device", device)
+    if made_for != device:
+        other = "a GPU" if made_for == "gpu" else "processors"
+        way = (
+            "add --device gpu"
+            if made_for == "gpu"
+            else f"leave out --device gpu, or make one with {command('prepare')} MODEL --device gpu"
+        )
+        raise OptionError(f"the model repository {repository} was prepared for {other}: {way}")
+    if device == "gpu":
+        _check_gpu(version)
+
+
+def _check_gpu(version: Path) -> None:
+    # Not with -m: the package imports this module.
+    asked = [sys.executable, "-P", "-c", f"import {__name__} as gpu; gpu.tell()", str(version)]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=CHECK_TIMEOUT_S)
+        said = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired as exc:
+        raise UnsupportedMachineError(
+            f"the GPU did not answer within {CHECK_TIMEOUT_S:g} s: look at it with nvidia-smi, and start again"
+        ) from exc
+    except (IndexError, ValueError) as exc:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:200]
+        raise UnsupportedMachineError(
+            f"trying the GPU ended with status {done.returncode} ({last}): look at it with nvidia-smi"
+        ) from exc
+    if said.get("unusable"):
+        raise UnsupportedMachineError(said["unusable"])
+    if said.get("missed"):
+        raise HostError(
+            f"on this GPU the model does not answer like the original ({'; '.join(said['missed'])}): prepare it again "
+            f"with {command('prepare')} MODEL --device gpu --precision fp32"
+        )
+
+
+def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
+    """An `onnxruntime.InferenceSession` on the first GPU; `exact` keeps float32 products from being rounded to TF32.
+
+    Raises GpuError where onnxruntime has no CUDA provider or would fall back to the processor, and whatever
+    onnxruntime raises for a model that it cannot load.
+    """
+    import onnxruntime
+
+    if PROVIDER not in onnxruntime.get_available_providers():
+        raise GpuError(
+            f"the installed onnxruntime {onnxruntime.__version__} is for processors alone: install onnxruntime-gpu in "
+            "its place, which scripts/serve --device gpu does"
+        )
+    onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # the processor only prepares the GPU's work
+    chosen = (PROVIDER, {"device_id": "0", "use_tf32": "0" if exact else "1"})
+    given = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(given, options, providers=[chosen, "CPUExecutionProvider"])
+    if PROVIDER not in session.get_providers():
+        raise GpuError(
+            "onnxruntime could not start its CUDA provider and would have used the processor: see whether nvidia-smi "
+            "names a GPU, and whether nvidia-cublas, nvidia-curand, nvidia-cuda-runtime and nvidia-cuda-nvrtc are "
+            "installed"
+        )
+    return session
+
+
+def _newest_version(repository: Path) -> Path:
+    versions = [folder for folder in repository.glob("classifier/[0-9]*") if folder.name.isdecimal()]
+    return max(versions, key=lambda folder: int(folder.name), default=repository / "classifier" / "1")
+
+
+def _facts(version: Path) -> dict[str, Any]:
+    """What `model.json` says; empty where there is none, or a broken one: such a repository was made by hand."""
+    try:
+        facts = json.loads((version / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def tell() -> None:
+    """Print as JSON what is wrong with the GPU for the version's folder that the command line names."""
+    sys.stdout.write(json.dumps(tried(Path(sys.argv[1]))) + "\n")
+
+
+def tried(version: Path) -> dict[str, Any]:
+    """Have the GPU answer the recorded texts: why it is `unusable`, or what of the answers is beyond the thresholds."""
+    try:
+        session = cuda_session(version / "model.onnx")
+        if not (version / GATE).is_file():  # made by hand
+            return {}
+        _, missed = compare_again(version, lambda feed: session.run(["probabilities"], dict(feed))[0])
+    except GpuError as exc:
+        return {"unusable": str(exc)}
+    except Exception as exc:  # onnxruntime's exceptions have no common type of their own
+        why = one_line(exc, 200)
+        return {
+            "unusable": f"the model does not run on this GPU ({why}): see with nvidia-smi what else uses its memory"
+        }
+    return {"missed": missed}
