@@ -26,12 +26,14 @@ from bench.raw import run_once
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import to_ragged
+from rejection_server.onnx_backend.token_ids import TokenIds
 
 Rows = list[list[int]]
 Run = Callable[[Rows], object]
 
 SHORT_TOKENS = 13
 VOCABULARY = 30_000
+LONGEST = 512
 
 
 def loads() -> dict[str, Rows]:
@@ -39,7 +41,7 @@ def loads() -> dict[str, Rows]:
     random = np.random.default_rng(0)
 
     def rows(lengths: Iterable[int]) -> Rows:
-        return [random.integers(10, VOCABULARY, min(512, length)).tolist() for length in lengths]
+        return [random.integers(10, VOCABULARY, min(LONGEST, length)).tolist() for length in lengths]
 
     batches = {f"short x{size}": rows([SHORT_TOKENS] * size) for size in (1, 4, 16)}
     return batches | {f"mixed x{size}": rows(random.permutation(target_lengths(size))) for size in (1, 8, 32, 64)}
@@ -58,7 +60,8 @@ def forms(path: Path, heads: int, pad_id: int, *, int8: bool) -> dict[str, Run]:
     else:
         one_by_one = session(raw)
     runs: dict[str, Run] = {"raw": lambda rows: [run_once(one_by_one, [row]) for row in rows]}
-    graphs = {form: to_ragged(padded, form=form, pad_id=pad_id) for form in ("padded", "loop")}
+    accepted = TokenIds(VOCABULARY, LONGEST)
+    graphs = {form: to_ragged(padded, form=form, accepted=accepted, pad_id=pad_id) for form in ("padded", "loop")}
     graphs["packed"] = to_packed(model, heads=heads, int8=int8)
     return runs | {name: partial(run_once, session(graph.SerializeToString())) for name, graph in graphs.items()}
 

@@ -33,6 +33,7 @@ class BackendServer:
     def __init__(self, repository: Path, log: Path, address: str) -> None:
         self.repository = repository
         self._log = log
+        self.address = address
         self.client = grpcclient.InferenceServerClient(address)
 
     @property

@@ -1,5 +1,6 @@
 """The contract of the ensemble `rejection`, over real gRPC with nothing of ours between the test and the server."""
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from rejection_server.host import Server
-from support.kserve import Wire, arrays, request
+from support.kserve import Wire, arrays, request, string_bytes
 from support.repository import REPOSITORY, bundled_tokenizer
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -220,6 +221,26 @@ def test_one_bad_row_does_not_touch_63_good_ones_sent_at_the_same_moment(wire: W
     got = np.concatenate([arrays(one.result())["logits"] for one in pending])
     np.testing.assert_array_equal(got, expected)
     assert wire.settled_statistics("classifier").inference_count == before + 63
+
+
+@pytest.mark.parametrize("model", ["rejection", "tokenizer"])
+@pytest.mark.parametrize(
+    "raw",
+    [struct.pack("<I", 2_000_000_000) + b"abc", string_bytes(["abcdef"])[:-2], string_bytes(["abc"]) + b"x", b"\1\0"],
+    ids=["too long", "cut off", "one byte more", "half a prefix"],
+)
+def test_a_wrong_layout_does_not_touch_good_ones_that_wait_beside_it(wire: Wire, model: str, raw: bytes) -> None:
+    message = request(["a"], model=model)
+    message.raw_input_contents[0] = raw
+    good = [request([text], model=model) for text in TEXTS]
+    busy = wire.send(request([long_text(50_000)], model="tokenizer"))  # meanwhile the others wait together
+    pending = [wire.send(one) for one in good[:2]]
+    bad = wire.send(message)
+    pending += [wire.send(one) for one in good[2:]]
+    assert bad.exception().code() == INVALID, bad.exception()
+    assert_no_internals(bad.exception().details())
+    assert all(one.result().outputs for one in pending)
+    assert busy.result().outputs
 
 
 def test_the_server_lives_after_all_that(wire: Wire) -> None:

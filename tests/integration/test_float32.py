@@ -16,7 +16,7 @@ from rejection_server.graph.ragged import Form, to_ragged
 from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
-from support.tiny_models import padded_classifier
+from support.tiny_models import ACCEPTED, padded_classifier
 
 TEXTS = ["", "Hi", "Sorry, no.", *("some words " * n for n in (3, 40, 90, 250, 400))]
 
@@ -37,7 +37,7 @@ def test_served_logits_equal_the_padded_original(tmp_path: Path, form: Form) -> 
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY, repository)
     original = padded_classifier(width=64)
-    onnx.save(to_ragged(original, form=form), repository / "classifier" / "1" / "model.onnx")
+    onnx.save(to_ragged(original, accepted=ACCEPTED, form=form), repository / "classifier" / "1" / "model.onnx")
     tokenizer = bundled_tokenizer()
     expected = padded_answers(original, [tokenizer.truncate(ids, 512) for ids in tokenizer.token_ids(TEXTS)])
     with Server(ServeOptions(repository=repository, grpc_port=0, metrics_port=0)) as server:

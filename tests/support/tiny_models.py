@@ -7,10 +7,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
+from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.describe import Description
 
 VOCABULARY = 30522
 """Ids of the bundled tokenizer, so that these models can stand behind it."""
+ACCEPTED = TokenIds(VOCABULARY, 512)
+"""The longest row is the bundled tokenizer's, too; these models themselves have no limit."""
 
 _TEXT = """
 <ir_version: 9, opset_import: ["" : 18]>

@@ -207,11 +207,11 @@ def test_sixty_four_texts_of_a_mebibyte_go_on_raw_and_typed() -> None:
 @pytest.mark.parametrize(
     "bomb",
     [
-        b"\x2a\x00" * 100_000,  # empty inputs
-        b"\x32\x00" * 100_000,  # empty outputs
-        b"\x3a\x00" * 100_000,  # empty raw contents
-        b"\x2a\x80\x89\x7a" + b"\x1a\xfc\x88\x7a" + bytes(2_000_000 - 4),  # a shape of two million dimensions
-        b"\x2a\x80\x89\x7a" + b"\x2a\xfc\x88\x7a" + b"\x42\x00" * 999_998,  # a million empty texts
+        pytest.param(b"\x2a\x00" * 100_000, id="empty inputs"),
+        pytest.param(b"\x32\x00" * 100_000, id="empty outputs"),
+        pytest.param(b"\x3a\x00" * 100_000, id="empty raw contents"),
+        pytest.param(b"\x2a\x80\x89\x7a" + b"\x1a\xfc\x88\x7a" + bytes(2_000_000 - 4), id="two million dimensions"),
+        pytest.param(b"\x2a\x80\x89\x7a" + b"\x2a\xfc\x88\x7a" + b"\x42\x00" * 999_998, id="a million empty texts"),
     ],
 )
 def test_what_grows_when_it_is_parsed_is_refused_before(bomb: bytes) -> None:

@@ -27,7 +27,7 @@ from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.weights import attach, detach
 from support.repository import REPOSITORY, ROOT
-from support.tiny_models import VOCABULARY, description, padded_classifier
+from support.tiny_models import ACCEPTED, VOCABULARY, description, padded_classifier
 from support.tree import fingerprint
 
 SHAPE = Shape(("NORMAL", "REJECTION"), 512)
@@ -153,11 +153,11 @@ def test_a_second_version(tmp_path: Path) -> None:
 
 def test_weights_come_back_wherever_they_have_gone() -> None:
     model = padded_classifier()
-    whole = to_ragged(model, form="loop")
+    whole = to_ragged(model, accepted=ACCEPTED, form="loop")
     weights = detach(model)
     assert "words" in weights
     assert model.ByteSize() < 100_000
-    rewritten = to_ragged(model, form="loop")
+    rewritten = to_ragged(model, accepted=ACCEPTED, form="loop")
     attach(rewritten, weights)
     assert not weights
     assert rewritten == whole

@@ -40,32 +40,23 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Tokenise the texts of all requests together; a bad text fails its own request only."""
-        responses: list[Any] = [None] * len(requests)
-        work = []
-        texts: list[str] = []
-        admitted = self._admission.admit(len(requests))
-        for index, request in enumerate(requests):
-            if index >= admitted:
-                message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
-                responses[index] = _error(message, pb_utils.TritonError.UNAVAILABLE)
-                continue
-            try:
-                mine, limits = self._read(request)
-            except TextError as error:
-                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
-                continue
-            work.append((index, len(texts), limits))
-            texts += mine
-        rows = self._tokenizer.token_ids(texts) if texts else []
-        for index, start, limits in work:
-            own = rows[start : start + len(limits)]
-            ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(own, limits, strict=True)]
-            counts = np.array([[len(row)] for row in own], dtype=np.int32)
-            responses[index] = pb_utils.InferenceResponse(
-                [pb_utils.Tensor("input_ids", filled(ids)), pb_utils.Tensor("token_count", counts)]
-            )
-        return responses
+        """Answer each request by itself; Triton gives one at a time."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        if not self._admission.admit(1):
+            message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
+            return _error(message, pb_utils.TritonError.UNAVAILABLE)
+        try:
+            texts, limits = self._read(request)
+        except TextError as error:
+            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        rows = self._tokenizer.token_ids(texts)
+        ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        counts = np.array([[len(row)] for row in rows], dtype=np.int32)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor("input_ids", filled(ids)), pb_utils.Tensor("token_count", counts)]
+        )
 
     def _read(self, request: Any) -> tuple[list[str], list[int]]:
         texts = decode(pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel())

@@ -20,18 +20,19 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from rejection_server.graph.packed_layers import CONTRIB, Group, Layers, Nodes
 from rejection_server.graph.packed_read import Encoder, read_encoder
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import (
+from rejection_server.graph.ragged import GraphError, labels_of, logits_of
+from rejection_server.graph.rows import (
     INPUT_IDS,
     LOGITS,
     PROBABILITIES,
-    REAL_TOKENS,
     SEQUENCE_LENGTHS,
     Activation,
-    GraphError,
-    labels_of,
-    logits_of,
     parse_nodes,
+    real_tokens,
+    scores,
+    tell,
 )
+from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.wording import one_line
 
 GROUP_TOKENS = 256
@@ -43,19 +44,13 @@ _OPSET = 18
 _IR_VERSION = 9
 _CHECKED_LENGTHS = (1, 7, 16, 33, 7, 80)
 
-# Rows sorted by length. A row without tokens gets the one token 0, as the tokenizer would give it: it must not be the
-# end of the rows that share its batch.
+# Rows sorted by length.
 _SORTED = """
     packed_group_tokens = Constant<value_int=GROUP>()
-    packed_positive = Max(ragged_lengths, ragged_one)
     packed_shape = Shape(ragged_lengths)
-    packed_lengths, packed_order = TopK<largest=0>(packed_positive, packed_shape)
+    packed_lengths, packed_order = TopK<largest=0>(ragged_lengths, packed_shape)
     packed_ends = CumSum(packed_lengths, ragged_zero)
-    packed_tokens = Concat<axis=0>(ragged_tokens, ragged_nothing)
-    packed_stand_in = Shape(ragged_tokens)
-    packed_is_empty = Less(ragged_lengths, ragged_one)
-    packed_begins = Where(packed_is_empty, packed_stand_in, ragged_starts)
-    packed_starts = Gather(packed_begins, packed_order)
+    packed_starts = Gather(ragged_starts, packed_order)
     packed_rows = Squeeze(packed_shape)
     packed_always = Cast<to=9>(ragged_one)
     packed_first = Identity(ragged_zero)
@@ -83,7 +78,7 @@ _GROUP = """
     group_inside = Less(group_columns, group_lengths_column)
     group_places = Add(group_starts_column, group_columns)
     group_tokens = Compress(group_places, group_inside)
-    group_ids = Gather(packed_tokens, group_tokens)
+    group_ids = Gather(ragged_tokens, group_tokens)
     group_inside_flat = Reshape(group_inside, ragged_last)
     group_real_row = NonZero(group_inside_flat)
     group_real = Squeeze(group_real_row, ragged_axis0)
@@ -164,17 +159,16 @@ def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *
         ["packed_end", "packed_logits"],
         body=body,
     )
-    last = {"softmax": helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1)}.get(
-        activation, helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES])
-    )
+    accepted = TokenIds(len(encoder.words), len(encoder.positions))
     back = "packed_sorted_order, packed_back = TopK<largest=0>(packed_order, packed_shape)"
     graph = helper.make_graph(
         [
-            *parse_nodes(REAL_TOKENS + order),
+            *real_tokens(accepted),
+            *parse_nodes(order),
             loop,
             *parse_nodes(back),
-            helper.make_node("Gather", ["packed_logits", "packed_back"], [LOGITS]),
-            last,
+            helper.make_node("Gather", ["packed_logits", "packed_back"], ["packed_scores"]),
+            *scores("packed_scores", activation),
         ],
         "packed_classifier",
         [value(INPUT_IDS, TensorProto.INT64, ["tokens"]), value(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1])],
@@ -182,6 +176,7 @@ def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *
         [nothing],
     )
     result = helper.make_model(graph, opset_imports=_opsets(), ir_version=_IR_VERSION)
+    tell(result, accepted)
     (attribute,) = next(node.attribute for node in result.graph.node if node.op_type == "Loop")
     while weights:  # last, and one by one: what is put into a graph is copied
         attribute.g.initializer.append(weights.pop())

@@ -14,43 +14,26 @@ from collections.abc import Sequence
 from typing import Literal
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, parser
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from rejection_server.graph.opset import at_least_opset
+from rejection_server.graph.rows import (
+    INPUT_IDS,
+    LOGITS,
+    PROBABILITIES,
+    SEQUENCE_LENGTHS,
+    Activation,
+    parse_nodes,
+    real_tokens,
+    scores,
+    tell,
+)
+from rejection_server.onnx_backend.token_ids import TokenIds
 
 Form = Literal["loop", "padded"]
-Activation = Literal["softmax", "sigmoid"]
-
-INPUT_IDS = "input_ids"
-SEQUENCE_LENGTHS = "sequence_lengths"
-LOGITS = "logits"
-PROBABILITIES = "probabilities"
 
 _MINIMUM_OPSET = 13  # since then axes are inputs of Unsqueeze and Squeeze, as written below
 _KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-# Rows of one request arrive filled up to the longest of them with -1. Here the filler is dropped: `ragged_tokens` are
-# the real tokens of all rows, `ragged_lengths` their number in each row, `ragged_starts` where each row begins.
-REAL_TOKENS = """
-    ragged_axis0 = Constant<value_ints=[0]>()
-    ragged_axis1 = Constant<value_ints=[1]>()
-    ragged_zero = Constant<value_int=0>()
-    ragged_one = Constant<value_int=1>()
-    ragged_nothing = Constant<value_ints=[0]>()
-    ragged_last = Constant<value_ints=[-1]>()
-    ragged_real = GreaterOrEqual(input_ids, ragged_zero)
-    ragged_tokens = Compress<axis=0>(input_ids, ragged_real)
-    ragged_ones = Cast<to=7>(ragged_real)
-    ragged_seen = CumSum(ragged_ones, ragged_zero)
-    ragged_filled32 = Squeeze(sequence_lengths, ragged_axis1)
-    ragged_filled = Cast<to=7>(ragged_filled32)
-    ragged_filled_ends = CumSum(ragged_filled, ragged_zero)
-    ragged_filled_last = Sub(ragged_filled_ends, ragged_one)
-    ragged_ends = Gather(ragged_seen, ragged_filled_last)
-    ragged_but_last = Slice(ragged_ends, ragged_nothing, ragged_last, ragged_axis0)
-    ragged_starts = Concat<axis=0>(ragged_nothing, ragged_but_last)
-    ragged_lengths = Sub(ragged_ends, ragged_starts)
-"""
 
 _ROW = """
     ragged_start = Gather(ragged_starts, ragged_row)
@@ -85,16 +68,21 @@ class GraphError(ValueError):
     """The ONNX model is not a classifier that can be given the ragged form; the message says why."""
 
 
-def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softmax", pad_id: int = 0) -> ModelProto:
+def to_ragged(
+    model: ModelProto, *, form: Form, accepted: TokenIds, activation: Activation = "softmax", pad_id: int = 0
+) -> ModelProto:
     """Give a padded classifier the ragged form.
 
     ``model`` has the int64 inputs ``input_ids`` and ``attention_mask`` (and ``token_type_ids``), each [rows, tokens],
     and a float output [rows, labels], its only one or the one named ``logits``.
 
     The result has the inputs ``input_ids`` int64 [tokens of all rows] and ``sequence_lengths`` int32 [rows, 1], and
-    ignores ids below 0, with which rows of one request are filled up (``sequence_lengths`` counts them). It has the
+    ignores ids of -1, with which rows of one request are filled up (``sequence_lengths`` counts them). It has the
     outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits, or
     their sigmoid for models whose labels do not exclude each other. ``pad_id`` matters to the padded form only.
+
+    A row without tokens is scored as the one token 0. A row that holds ids or more tokens than ``model`` can take,
+    which ``accepted`` says, is answered with NaN. Neither changes another row's scores.
 
     Raises :class:`GraphError` when ``model`` has other inputs or no such output.
     """
@@ -106,7 +94,7 @@ def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softma
     logits = logits_of(model.graph)
     labels = labels_of(logits)
     inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
-    nodes = parse_nodes(REAL_TOKENS)
+    nodes = real_tokens(accepted)
     initializers: list[TensorProto] = []
     if form == "loop":
         nodes += _loop(inner, labels)
@@ -114,12 +102,9 @@ def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softma
         nodes += parse_nodes(_PADDED.replace("PAD", str(pad_id)))
         nodes += [*inner.node, helper.make_node("Identity", ["row_logits"], ["ragged_logits"])]
         initializers = list(inner.initializer)
-    as_float = helper.make_node("Cast", ["ragged_logits"], [LOGITS], to=TensorProto.FLOAT)
-    last = {"softmax": helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1)}.get(
-        activation, helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES])
-    )
+    as_float = helper.make_node("Cast", ["ragged_logits"], ["ragged_scores"], to=TensorProto.FLOAT)
     graph = helper.make_graph(
-        [*_used(nodes, inner), as_float, last],
+        [*_used(nodes, inner), as_float, *scores("ragged_scores", activation)],
         "ragged_classifier",
         [
             helper.make_tensor_value_info(INPUT_IDS, TensorProto.INT64, ["tokens"]),
@@ -133,6 +118,7 @@ def to_ragged(model: ModelProto, *, form: Form, activation: Activation = "softma
     )
     result = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     result.functions.extend(model.functions)
+    tell(result, accepted)
     onnx.checker.check_model(result)
     return result
 
@@ -153,12 +139,6 @@ def labels_of(logits: ValueInfoProto) -> int:
     if len(shape) != 2 or not shape[1].dim_value:
         raise GraphError(f"output '{logits.name}' must have the shape [rows, labels] with a fixed number of labels")
     return int(shape[1].dim_value)
-
-
-def parse_nodes(text: str) -> list[NodeProto]:
-    """Nodes written in ONNX's textual syntax."""
-    nodes: list[NodeProto] = list(parser.parse_graph(f"g (float x) => (float x) {{ {text} }}").node)
-    return nodes
 
 
 def _loop(inner: GraphProto, labels: int) -> list[NodeProto]:

@@ -1,8 +1,10 @@
 """A guard as a process: `python -m rejection_server.guard`.
 
 Standard input: the settings as one line of JSON; then, for each further line, the counts are printed; its end stops
-the guard, as SIGTERM and SIGINT do. Standard output, a line of JSON each: `{"port": ..., "pid": ...}` once it listens,
-or `{"error": ...}`, and the counts. Calls under way are answered before it ends.
+the guard, as SIGTERM and SIGINT do. Standard output, a line of JSON each: `{"port": ..., "pid": ...}` once it listens
+(and `"metrics_port"`), or `{"error": ...}`; the counts; and `{"event": ...}` when Triton becomes `unresponsive` (it
+does not answer, although it is connected) or `lost` (it cannot be reached), with the `seconds` since its last answer,
+and `responsive` again. Calls under way are answered before it ends.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 
 from rejection_server.guard.server import Guard
 from rejection_server.guard.settings import GuardSettings, SettingsError
+from rejection_server.guard.turns import TurnLoop
 from rejection_server.host.errors import HostError
 
 
@@ -27,7 +30,8 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        asyncio.run(_serve())
+        with asyncio.Runner(loop_factory=TurnLoop) as runner:
+            runner.run(_serve())
     except (SettingsError, HostError, OSError) as exc:
         _tell({"error": str(exc)})
         return 1
@@ -42,8 +46,11 @@ async def _serve() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Guard(settings) as guard:
-        _tell({"port": guard.port, "pid": os.getpid()})
+    async with Guard(settings, on_event=_tell) as guard:
+        told: dict[str, object] = {"port": guard.port, "pid": os.getpid()}
+        if guard.metrics_port is not None:
+            told["metrics_port"] = guard.metrics_port
+        _tell(told)
         follower = loop.create_task(_follow(commands, guard, stop))
         await stop.wait()
         follower.cancel()

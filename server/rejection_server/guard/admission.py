@@ -19,14 +19,10 @@ class Admission:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self.requests = 0
-        self.is_closed = False
-        """Whether nothing is let in any more."""
         self.bytes = 0
 
     def enter(self) -> None:
         """Count one more request; raises Refusal if there is no room."""
-        if self.is_closed:
-            raise Refusal(Code.UNAVAILABLE, "the server is stopping")
         if self.requests >= self._max_requests:
             raise Refusal(
                 Code.UNAVAILABLE,

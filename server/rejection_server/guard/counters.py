@@ -16,8 +16,13 @@ class Snapshot:
 
     calls: dict[str, dict[str, int]]
     """Ended calls by method and name of the status code; cancelled ones are CANCELLED."""
+    models: dict[str, int]
+    """Inference requests that went to Triton, by public model."""
     refused: int
     """Requests that the guard itself refused, those of streams included."""
+    refused_by: dict[str, int]
+    """The same by reason: invalid, too_large, full, stopping, forbidden, unknown_method, late, unreachable; and
+    connections, which were refused before there was any request."""
     cancelled: int
     """Calls that their callers gave up."""
     received_bytes: int
@@ -35,6 +40,35 @@ class Snapshot:
         """For JSON."""
         return asdict(self)
 
+    def prometheus(self) -> str:
+        """In Prometheus' text format."""
+        calls = {
+            f'{{method="{method}",code="{code}"}}': count
+            for method, codes in self.calls.items()
+            for code, count in codes.items()
+        }
+        metrics: list[tuple[str, str, str, dict[str, int]]] = [
+            ("requests_total", "counter", "Ended calls by method and gRPC status.", calls),
+            ("inferences_total", "counter", "Inference requests passed on.", _labelled("model", self.models)),
+            ("refused_total", "counter", "Requests refused by the guard.", _labelled("reason", self.refused_by)),
+            ("cancelled_total", "counter", "Calls that their callers gave up.", {"": self.cancelled}),
+            ("received_bytes_total", "counter", "Bytes from callers.", {"": self.received_bytes}),
+            ("sent_bytes_total", "counter", "Bytes to callers.", {"": self.sent_bytes}),
+            ("connections", "gauge", "Open connections of callers.", {"": self.connections}),
+            ("requests_under_way", "gauge", "Inference requests under way.", {"": self.under_way}),
+            ("bytes_under_way", "gauge", "Bytes of requests under way.", {"": self.under_way_bytes}),
+        ]
+        lines = []
+        for name, kind, told, samples in metrics:
+            lines += [f"# HELP rejection_guard_{name} {told}", f"# TYPE rejection_guard_{name} {kind}"]
+            lines += [f"rejection_guard_{name}{labels} {value}" for labels, value in samples.items()]
+        return "\n".join(lines) + "\n"
+
+
+def _labelled(label: str, counts: dict[str, int]) -> dict[str, int]:
+    escaped = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    return {f'{{{label}="{key.translate(escaped)}"}}': count for key, count in counts.items()}
+
 
 @dataclass
 class Counters:
@@ -42,7 +76,8 @@ class Counters:
 
     ended: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Ended calls by method and status code."""
-    refused: int = 0
+    models: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     cancelled: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0

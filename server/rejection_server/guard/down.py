@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from ctypes import byref, c_void_p, string_at
+from ctypes import byref, c_void_p
 
 from rejection_server.guard import contract, framing, nghttp2, session
 from rejection_server.guard.context import Context
-from rejection_server.guard.methods import METADATA_PATH, MODEL_INFER_PATH, UNKNOWN, Kind, Method, method_of
-from rejection_server.guard.nghttp2 import Headers
-from rejection_server.guard.refusal import Code, Refusal, percent_encoded
+from rejection_server.guard.methods import UNKNOWN, Kind, method_of
+from rejection_server.guard.nghttp2 import FrameHead, Headers
+from rejection_server.guard.peers import peer_of
+from rejection_server.guard.refusal import Code, Refusal, percent_encoded, stopping
 from rejection_server.guard.session import Session, Stream
-from rejection_server.guard.up import Exchange, Owner
+from rejection_server.guard.up import Exchange
 
-__all__ = ["Call", "Caller", "Conversation", "exchange_for"]
+__all__ = ["OK_TRAILER", "Call", "Caller", "Conversation"]
 
 MAX_PASSED_BYTES = 4096
 """Longest message of a method other than inference: Triton repeats the name in it in a header."""
 MAX_EXTRA_BYTES = 1024
 """Longest value of a header that is passed on."""
-_PATH_LENGTH, _ENCODING_LENGTH = len(":path"), len("grpc-encoding")
-_PASSED_ON = {len(name): name for name in (b"triton_grpc_error", b"traceparent", b"tracestate")}
+FRAME_BURST, FRAME_RATE, FRAMES_OF_A_CALL, BYTES_OF_A_FRAME = 5000, 1000, 16, 64
+"""How many frames a connection may send at once, how many more each second, for each call, and for how many bytes of
+data: who sends more keeps the guard busy with nothing."""
+TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _BEGIN = (
     (b":status", b"200"),
     (b"content-type", b"application/grpc"),
@@ -28,6 +32,11 @@ _BEGIN = (
 )
 _OK_HEADERS = Headers(_BEGIN)
 OK_TRAILER = Headers([(b"grpc-status", b"0")])
+_NO_HTTP2 = b"this port speaks gRPC, which is HTTP/2: call it with a gRPC client\n"
+_HTTP1_ANSWER = (
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_NO_HTTP2), _NO_HTTP2)
+)
 
 
 class Conversation:
@@ -45,7 +54,7 @@ class Conversation:
         """The caller took some of what was sent."""
 
     def closed(self) -> None:
-        """The call is over."""
+        """The call is over, or its status is decided."""
 
     def is_late(self) -> bool:
         """Whether the caller is to go on, not the guard."""
@@ -61,38 +70,57 @@ class Call(Stream):
     __slots__ = (
         "connection",
         "conversation",
+        "deadline",
         "encoding",
         "exchange",
         "extra",
+        "has_begun",
         "header_bytes",
         "held",
         "is_complete",
+        "is_new",
         "method",
         "replied",
         "since",
     )
 
-    def __init__(self, stream_id: int, connection: Caller, since: float) -> None:
+    def __init__(self, stream_id: int, connection: Caller) -> None:
         super().__init__(stream_id)
+        context = connection.context
         self.connection = connection
-        self.since = since
+        self.since = context.now
         """When the caller last had to do something, by the context's clock."""
+        self.is_new = context.is_stopping
+        """Whether it began after the guard was told to stop."""
+        self.deadline = math.inf
+        """When the caller stops waiting, by the loop's clock."""
         self.method = UNKNOWN
         self.encoding = ""
         self.extra: tuple[tuple[bytes, bytes], ...] = ()
         self.header_bytes = 0
         self.held = 0
-        """Bytes admitted for what arrived and did not go on."""
+        """Bytes admitted for what is kept here: what arrived and did not go on, what was answered and not taken."""
         self.is_complete = False
         """Whether all that the caller has to say has arrived."""
+        self.has_begun = False
+        """Whether the headers of its answer are sent."""
         self.replied = False
         """Whether its status is decided."""
         self.exchange: Exchange | None = None
         self.conversation: Conversation | None = None
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+        return self.closed or self.replied
+
     def answered(self, exchange: Exchange) -> None:
         """Triton's answer is the call's."""
         self.connection.pass_back(self, exchange)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The guard's is."""
+        self.connection.refuse(self, refusal)
 
     def taken(self) -> None:
         if self.conversation is not None:
@@ -108,6 +136,8 @@ class Caller(Session):
         begin_conversation: makes the conversation of a call with several messages.
         connections: all that are open; this one adds and removes itself.
     """
+
+    write_ahead_bytes = 1 << 16
 
     def __init__(
         self,
@@ -128,60 +158,92 @@ class Caller(Session):
         self.context = context
         self._begin_conversation = begin_conversation
         self._connections = connections
-        self._since = context.now
+        self._peer = ""
+        self._provider = byref(session.provider())
+        self._since = self._progress_since = context.now
+        self._sent_bytes = self._taken_bytes = 0
+        self._frames_left = FRAME_BURST
         self._cut_short: list[Call] = []
-        """Calls that were refused while they arrived: the rest of them is not wanted."""
+        """Calls that were answered while they arrived: the rest of them is not wanted."""
 
     # --- connection ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: object) -> None:
         """Begin, if there is room and the caller speaks HTTP/2."""
-        if len(self._connections) >= self.context.settings.max_connections:
-            transport.abort()  # type: ignore[attr-defined]
-            return
+        settings, peers = self.context.settings, self.context.peers
         tls = transport.get_extra_info("ssl_object")  # type: ignore[attr-defined]
-        if tls is not None and tls.selected_alpn_protocol() != "h2":
+        peer = peer_of(transport.get_extra_info("peername"))  # type: ignore[attr-defined]
+        if len(self._connections) >= settings.max_connections or peers[peer] >= settings.max_connections_per_peer:
+            self.context.counters.refused["connections"] += 1
             transport.abort()  # type: ignore[attr-defined]
-            return
-        self._connections.add(self)
-        super().connection_made(transport)  # type: ignore[arg-type]
+        elif tls is not None and tls.selected_alpn_protocol() != "h2":
+            transport.abort()  # type: ignore[attr-defined]
+        else:
+            self._connections.add(self)
+            self._peer = peer
+            peers[peer] += 1
+            super().connection_made(transport)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller is gone; what Triton has of it runs to its end."""
-        self._connections.discard(self)
+        if self in self._connections:
+            self._connections.remove(self)
+            peers = self.context.peers
+            peers[self._peer] -= 1
+            if not peers[self._peer]:
+                del peers[self._peer]
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         """Count, then read."""
-        self.context.counters.received_bytes += len(data)
-        super().data_received(data)
+        self.context.counters.received_bytes += nbytes
+        super().buffer_updated(nbytes)
+
+    def spoke_otherwise(self) -> None:
+        self.transport.write(_HTTP1_ANSWER)
 
     def sent(self, size: int) -> None:
+        self._sent_bytes += size
         self.context.counters.sent_bytes += size
 
     def flush(self) -> None:
         """Send; then end what was cut short, as the library drops an answer whose stream was reset before it went."""
         super().flush()
-        if self._cut_short and self.paused_since is None:
+        if self._cut_short and not self.is_paused:
             calls, self._cut_short = self._cut_short, []
             for call in calls:
-                if not call.closed and not call.is_complete:
+                if not call.is_sent:
+                    self._cut_short.append(call)
+                elif not call.closed and not call.is_complete:
                     self.reset(call)
             super().flush()
 
     def stop(self) -> None:
-        """Ask the caller to go elsewhere; calls under way go on."""
-        if self.session:
-            self.lib.submit_shutdown_notice(self.session)
-            for call in list(self.streams.values()):
-                if call.conversation is not None:
-                    call.conversation.stop()
-            self.flush_soon()
+        """Calls under way go on to their end, conversations are brought to it."""
+        for call in list(self.streams.values()):
+            if call.conversation is not None:
+                call.conversation.stop()
+
+    def is_busy(self) -> bool:
+        """Whether a call that began before the guard was told to stop is not answered to its end."""
+        return bool(self.transport.get_write_buffer_size()) or any(
+            not call.is_new and not call.is_sent for call in self.streams.values()
+        )
+
+    def expire(self, now: float) -> None:
+        """Ten times a second: answer the calls whose deadline is over."""
+        for call in list(self.streams.values()):
+            if now >= call.deadline and not call.replied:
+                self.give_up(call, Refusal(Code.DEADLINE_EXCEEDED, "the call's deadline is over: allow it more time"))
 
     def sweep(self) -> None:
         """Once a second: end what takes too long."""
         now, settings = self.context.now, self.context.settings
-        is_stuck = self.paused_since is not None and now - self.paused_since > settings.write_timeout_s
+        self._frames_left = min(FRAME_BURST, self._frames_left + FRAME_RATE)
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or self._sent_bytes - unsent != self._taken_bytes:
+            self._taken_bytes, self._progress_since = self._sent_bytes - unsent, now
+        is_stuck = now - self._progress_since > settings.write_timeout_s
         if is_stuck or (not self.greeted and now - self._since > settings.handshake_timeout_s):
             self.transport.abort()
         elif self.streams:
@@ -189,7 +251,7 @@ class Caller(Session):
             for call in list(self.streams.values()):
                 self._sweep_call(call, now)
         elif self.greeted and now - self._since > settings.idle_timeout_s:
-            self.terminate()
+            self.say_goodbye()
 
     def _sweep_call(self, call: Call, now: float) -> None:
         settings = self.context.settings
@@ -200,12 +262,8 @@ class Caller(Session):
         elif now - call.since > settings.receive_timeout_s:
             is_late = not call.is_complete if call.conversation is None else call.conversation.is_late()
             if is_late:
-                self.refuse(
-                    call,
-                    Refusal(
-                        Code.DEADLINE_EXCEEDED, f"the request did not arrive within {settings.receive_timeout_s:g} s"
-                    ),
-                )
+                seconds = settings.receive_timeout_s
+                self.give_up(call, Refusal(Code.DEADLINE_EXCEEDED, f"the request did not arrive within {seconds:g} s"))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -213,56 +271,76 @@ class Caller(Session):
         if stream_id in self.streams:  # trailers: of no interest
             self.current = None
             return
-        self.current = self.streams[stream_id] = Call(stream_id, self, self.context.now)
+        self.current = self.streams[stream_id] = Call(stream_id, self)
         self.context.streams += 1
+        self._frames_left += FRAMES_OF_A_CALL
 
-    def header(self, name_address: int, name_length: int, value_address: int, value_length: int) -> int:
+    def header(self, name: bytes, value: bytes) -> int:
         call = self.current
         if call is None:
             return 0
-        call.header_bytes += name_length + value_length + 32
-        if call.header_bytes > self.context.settings.max_header_bytes:
-            return nghttp2.ERR_TEMPORAL_CALLBACK_FAILURE
-        if name_length == _PATH_LENGTH:
-            if string_at(name_address, name_length) == b":path":
-                call.method = method_of(string_at(value_address, value_length))
-                if call.method.kind in (Kind.STREAM, Kind.WATCH):
-                    call.conversation = self._begin_conversation(call)
-        elif name_length == _ENCODING_LENGTH:
-            if string_at(name_address, name_length) == b"grpc-encoding":
-                call.encoding = string_at(value_address, value_length).decode("latin-1")
-        elif name_length in _PASSED_ON:
-            name = string_at(name_address, name_length)
-            if name == _PASSED_ON[name_length] and value_length <= MAX_EXTRA_BYTES and len(call.extra) < 3:
-                call.extra = (*call.extra, (name, string_at(value_address, value_length)))
+        call.header_bytes += len(name) + len(value) + 32
+        most = self.context.settings.max_header_bytes
+        if call.header_bytes > most:
+            # A few bytes can stand for many: what is far too much is not even counted to its end.
+            return 0 if call.header_bytes <= 4 * most else nghttp2.ERR_TEMPORAL_CALLBACK_FAILURE
+        read = _HEADERS.get(name)
+        if read is not None:
+            read(call, name, value)
         return 0
 
+    def frame_came(self, head: FrameHead) -> int:
+        call = self.current
+        if call is not None and head.type == nghttp2.HEADERS:
+            self.current = None
+            try:
+                self._begin(call)
+            except Refusal as refusal:
+                self.give_up(call, refusal)
+        self._frames_left -= 1
+        return 0 if self._frames_left >= 0 else nghttp2.ERR_CALLBACK_FAILURE
+
     def data_came(self, call: Call, size: int) -> None:
+        self._frames_left += size // BYTES_OF_A_FRAME
         if call.replied:
             call.body.clear()
             return
         try:
             self._arrived(call, size)
         except Refusal as refusal:
-            self.refuse(call, refusal)
+            self.give_up(call, refusal)
 
     def _arrived(self, call: Call, size: int) -> None:
         """More of a call: let it go on, or raise Refusal."""
         call.held += size
         self.context.admission.hold(size)
-        most = self.context.settings.max_all_streams
-        if self.context.streams > most and len(call.body) == size:
-            raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {most} calls are open")
         if call.conversation is not None:
             call.conversation.came()
             return
-        if call.method.kind is Kind.REFUSED:
-            raise call.method.refusal()
-        limit = self._limit(call.method)
+        limit = self._limit(call)
         if len(call.body) > limit + framing.PREFIX_BYTES:
             raise framing.too_large(limit)
         if call.unconsumed >= session.WINDOW_STEP:
             self.consume_stream(call)
+
+    def _begin(self, call: Call) -> None:
+        """All header fields of a call are there; raises Refusal."""
+        settings, method = self.context.settings, call.method
+        if call.header_bytes > settings.max_header_bytes:
+            raise Refusal(
+                Code.RESOURCE_EXHAUSTED, f"the call's metadata has over {settings.max_header_bytes} bytes: send less"
+            )
+        if method.kind is Kind.REFUSED:
+            raise method.refusal()
+        if call.is_new and method.stopping is None:
+            raise stopping()
+        if self.context.streams > settings.max_all_streams:
+            raise Refusal(
+                Code.UNAVAILABLE,
+                f"the queue is full: at most {settings.max_all_streams} calls are open; try again later",
+            )
+        if method.kind in (Kind.STREAM, Kind.WATCH):
+            call.conversation = self._begin_conversation(call)
 
     def ended(self, call: Call) -> None:
         call.is_complete = True
@@ -274,92 +352,96 @@ class Caller(Session):
             else:
                 self._dispatch(call)
         except Refusal as refusal:
-            self.refuse(call, refusal)
+            self.give_up(call, refusal)
 
-    def stream_closed(self, call: Call, error: int) -> None:  # noqa: ARG002 - a hook
+    def stream_closed(self, call: Call) -> None:
         context = self.context
         context.streams -= 1
-        context.admission.release(call.held)
-        call.held = 0
         if not call.replied:
             context.counters.cancelled += 1
             context.counters.ended[call.method.name, int(Code.CANCELLED)] += 1
-            if call.exchange is not None:
-                context.upstream.abandon(call.exchange)
+        self._let_go(call)
+
+    def give_up(self, call: Call, refusal: Refusal) -> None:
+        """Refuse a call, whatever is under way for it."""
+        self.refuse(call, refusal)
+        self._let_go(call)
+
+    def _let_go(self, call: Call) -> None:
+        self.context.admission.release(call.held)
+        call.held = 0
+        exchange, call.exchange = call.exchange, None
+        if exchange is not None:
+            self.context.upstream.abandon(exchange)
         if call.conversation is not None:
             call.conversation.closed()
 
-    def _limit(self, method: Method) -> int:
-        return self.context.settings.max_message_bytes if method.kind is Kind.INFER else MAX_PASSED_BYTES
+    def _limit(self, call: Call) -> int:
+        return self.context.settings.max_message_bytes if call.method.kind is Kind.INFER else MAX_PASSED_BYTES
 
     def _dispatch(self, call: Call) -> None:
+        """The call has arrived: it goes on to Triton; raises Refusal."""
         context, method = self.context, call.method
-        if method.kind is Kind.REFUSED:
-            raise method.refusal()
-        if context.stopping:
-            if method.stopping is None:
-                raise Refusal(Code.UNAVAILABLE, "the server is stopping")
+        if call.is_new and method.stopping is not None:
             self.reply(call, framing.framed(method.stopping))
             return
-        if method.kind is Kind.INFER:
-            context.admission.enter()
-            try:
-                message = framing.only_message(call.body, call.encoding, context.settings.max_message_bytes)
-                exchange = exchange_for(context, message, call, call)
-            except Refusal:
-                context.admission.leave()
-                raise
-            call.held = 0
-        else:
-            message = framing.only_message(call.body, call.encoding, MAX_PASSED_BYTES)
-            exchange = Exchange(method.path, framing.framed(message), call, call.extra)
+        message = framing.only_message(call.body, self._limit(call))
         call.body.clear()
-        call.exchange = exchange
+        if method.kind is Kind.INFER:
+            held, call.held = call.held, 0
+            context.inferences.begin(message, call.encoding, call, held, call.extra)
+            return
+        content = message.content
+        if message.is_compressed:
+            content = framing.inflated(content, call.encoding, MAX_PASSED_BYTES)
+        exchange = Exchange(method.path, framing.framed(content), call, call.extra)
         context.upstream.send(exchange)
+        call.exchange = exchange
 
     # --- answers -------------------------------------------------------------------------------------------------
 
     def begin_reply(self, call: Call) -> None:
         """Send the headers of a call that is answered bit by bit."""
-        self.lib.submit_response(self.session, call.id, _OK_HEADERS.array, _OK_HEADERS.count, byref(session.provider()))
+        call.has_begun = True
+        self.lib.submit_response(self.session, call.id, _OK_HEADERS.array, _OK_HEADERS.count, self._provider)
         self.flush_soon()
 
     def reply(self, call: Call, frame: bytes) -> None:
         """Answer with one message and OK."""
         call.out, call.trailer, call.finished = frame, OK_TRAILER, True
         self._count(call, Code.OK)
+        call.held = len(frame)
+        self.context.admission.bytes += call.held
         self.begin_reply(call)
 
     def refuse(self, call: Call, refusal: Refusal) -> None:
         """Answer with a status other than OK."""
-        self.context.counters.refused += 1
-        self._end(call, b"%d" % refusal.code, percent_encoded(refusal.sentence))
+        self.context.counters.refused[refusal.reason] += 1
+        self.end(call, b"%d" % refusal.code, percent_encoded(refusal.sentence))
 
     def pass_back(self, call: Call, exchange: Exchange) -> None:
         """Answer as Triton did."""
-        if exchange.status == b"0" and not exchange.inquiry:
-            self.reply(call, bytes(exchange.body))
-        elif exchange.status == b"0":
+        call.exchange = None
+        if exchange.refusal is not None:
+            self.refuse(call, exchange.refusal)
+        elif exchange.status != b"0":
+            self.end(call, exchange.status, exchange.message)
+        elif exchange.inquiry:
             self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models))
         else:
-            self._end(call, exchange.status, exchange.message)
+            self.reply(call, bytes(exchange.body))
 
-    def finish(self, call: Call, trailer: Headers, code: int) -> None:
-        """End a call that is answered bit by bit, after what has been sent so far."""
-        call.trailer, call.finished = trailer, True
-        self._count(call, code)
-        self.lib.session_resume_data(self.session, call.id)
-        self.flush_soon()
-
-    def _end(self, call: Call, status: bytes, message: bytes) -> None:
-        code = int(status) if status.isdigit() else int(Code.UNKNOWN)
+    def end(self, call: Call, status: bytes, message: bytes = b"") -> None:
+        """End a call with a status, after what has been sent so far."""
         fields = ((b"grpc-status", status), *(((b"grpc-message", message),) if message else ()))
-        if call.conversation is not None:
-            self.finish(call, Headers(fields), code)
-            return
-        self._count(call, code)
-        headers = Headers((*_BEGIN, *fields))
-        self.lib.submit_response(self.session, call.id, headers.array, headers.count, None)
+        self._count(call, int(status) if status.isdigit() else int(Code.UNKNOWN))
+        if call.has_begun:
+            call.trailer, call.finished = Headers(fields), True
+            self.lib.session_resume_data(self.session, call.id)
+        else:
+            headers = Headers((*_BEGIN, *fields))
+            self.lib.submit_response(self.session, call.id, headers.array, headers.count, None)
+            call.is_sent = True
         if not call.is_complete:
             self._cut_short.append(call)
         self.flush_soon()
@@ -373,26 +455,30 @@ class Caller(Session):
         call.body.clear()
 
 
-def exchange_for(context: Context, message: bytes, call: Call, owner: Owner, held: int | None = None) -> Exchange:
-    """The call of Triton for an admitted inference request of `call`, with the bytes that are held for it.
+def _read_path(call: Call, _name: bytes, value: bytes) -> None:
+    call.method = method_of(value)
 
-    `held`: how many, all of the call's if None. What a compressed message grows to counts too. Raises Refusal.
-    """
-    settings, admission = context.settings, context.admission
-    held = call.held if held is None else held
-    grown = max(0, len(message) - held)
-    try:
-        admission.hold(grown)
-        request = contract.checked_request(message, settings.max_elements)
-    except Refusal:
-        admission.release(grown)
-        raise
-    if request.model_name in settings.public_models:
-        frame = framing.framed(request.SerializeToString())
-        exchange = Exchange(MODEL_INFER_PATH, frame, owner, call.extra)
-    else:
-        exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), owner, call.extra)
-        exchange.inquiry = request.model_name
-    exchange.is_inference = True
-    exchange.held = held + grown
-    return exchange
+
+def _read_encoding(call: Call, _name: bytes, value: bytes) -> None:
+    call.encoding = value.decode("latin-1")
+
+
+def _read_timeout(call: Call, _name: bytes, value: bytes) -> None:
+    unit = TIMEOUT_UNITS.get(value[-1:])
+    if unit is not None and len(value) <= 9 and value[:-1].isdigit():
+        call.deadline = call.connection.loop.time() + int(value[:-1]) * unit
+
+
+def _read_extra(call: Call, name: bytes, value: bytes) -> None:
+    if len(value) <= MAX_EXTRA_BYTES and len(call.extra) < 3:
+        call.extra = (*call.extra, (name, value))
+
+
+_HEADERS: dict[bytes, Callable[[Call, bytes, bytes], None]] = {
+    b":path": _read_path,
+    b"grpc-encoding": _read_encoding,
+    b"grpc-timeout": _read_timeout,
+    b"triton_grpc_error": _read_extra,
+    b"traceparent": _read_extra,
+    b"tracestate": _read_extra,
+}

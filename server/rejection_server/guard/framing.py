@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from typing import NamedTuple
 
 from rejection_server.guard.refusal import Code, Refusal, shown
 
-__all__ = ["ACCEPTED_ENCODINGS", "PREFIX_BYTES", "framed", "next_message", "only_message"]
+__all__ = ["ACCEPTED_ENCODINGS", "PREFIX_BYTES", "Message", "framed", "inflated", "next_message", "only_message"]
 
 PREFIX_BYTES = 5
 ACCEPTED_ENCODINGS = "identity,deflate,gzip"
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+
+class Message(NamedTuple):
+    """A message as it came."""
+
+    content: bytes
+    is_compressed: bool
 
 
 def framed(message: bytes) -> bytes:
@@ -18,30 +26,26 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def only_message(body: bytearray, encoding: str, max_bytes: int) -> bytes:
-    """The message of a call that has exactly one, decompressed.
-
-    `encoding`: the call's `grpc-encoding`, empty for none. Raises Refusal.
-    """
+def only_message(body: bytearray, max_bytes: int) -> Message:
+    """The message of a call that has exactly one; raises Refusal."""
     size = _message_size(body, max_bytes)
-    if size is None or PREFIX_BYTES + size > len(body):
-        wanted = PREFIX_BYTES if size is None else PREFIX_BYTES + size
+    wanted = PREFIX_BYTES + (size or 0)
+    if size is None or wanted > len(body):
         raise _invalid(f"the call ended after {len(body)} of the {wanted} bytes of its message")
-    if PREFIX_BYTES + size < len(body):
-        raise _invalid(f"{len(body) - PREFIX_BYTES - size} bytes follow the message: send one message in a call")
-    return _decompressed(bytes(memoryview(body)[PREFIX_BYTES:]), body[0], encoding, max_bytes)
+    if wanted < len(body):
+        raise _invalid(f"{len(body) - wanted} bytes follow the message: send one message in a call")
+    return Message(bytes(memoryview(body)[PREFIX_BYTES:]), body[0] == 1)
 
 
-def next_message(buffer: bytearray, encoding: str, max_bytes: int) -> tuple[bytes, int] | None:
-    """The first message of the buffer, decompressed, and how many bytes of the buffer it took.
-
-    None if it has not arrived completely. Raises Refusal.
-    """
+def next_message(buffer: bytearray, max_bytes: int) -> Message | None:
+    """Take the first message out of the buffer, None if it has not arrived completely; raises Refusal."""
     size = _message_size(buffer, max_bytes)
     if size is None or PREFIX_BYTES + size > len(buffer):
         return None
     end = PREFIX_BYTES + size
-    return _decompressed(bytes(memoryview(buffer)[PREFIX_BYTES:end]), buffer[0], encoding, max_bytes), end
+    message = Message(bytes(memoryview(buffer)[PREFIX_BYTES:end]), buffer[0] == 1)
+    del buffer[:end]
+    return message
 
 
 def _message_size(body: bytearray, max_bytes: int) -> int | None:
@@ -58,12 +62,18 @@ def _message_size(body: bytearray, max_bytes: int) -> int | None:
 
 def too_large(max_bytes: int) -> Refusal:
     """The refusal of a message over the bound."""
-    return _invalid(f"the message is too large: at most {max_bytes} bytes are accepted, so send fewer texts at once")
+    return Refusal(
+        Code.INVALID_ARGUMENT,
+        f"the message is too large: at most {max_bytes} bytes are accepted, so send fewer texts at once",
+        "too_large",
+    )
 
 
-def _decompressed(message: bytes, flag: int, encoding: str, max_bytes: int) -> bytes:
-    if not flag:
-        return message
+def inflated(content: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The content of a compressed message, decompressed, for which no more memory is taken than `max_bytes`.
+
+    `encoding`: the call's `grpc-encoding`, empty for none. Raises Refusal.
+    """
     if encoding in ("", "identity"):
         raise _invalid("the message is marked as compressed, but the call has no grpc-encoding")
     if encoding not in _WINDOW_BITS:
@@ -72,7 +82,7 @@ def _decompressed(message: bytes, flag: int, encoding: str, max_bytes: int) -> b
         )
     inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
-        plain = inflater.decompress(message, max_bytes + 1)
+        plain = inflater.decompress(content, max_bytes + 1)
     except zlib.error as exc:
         raise _invalid(f"the message is not {encoding}: {exc}") from exc
     if len(plain) > max_bytes:

@@ -9,13 +9,23 @@ from tritonclient.grpc import service_pb2
 
 from rejection_server.guard.refusal import Code, Refusal, shown
 
-__all__ = ["METADATA_PATH", "MODEL_INFER_PATH", "SERVER_READY_PATH", "UNKNOWN", "Kind", "Method", "method_of"]
+__all__ = [
+    "METADATA_PATH",
+    "MODEL_INFER_PATH",
+    "SERVER_LIVE_PATH",
+    "SERVER_READY_PATH",
+    "UNKNOWN",
+    "Kind",
+    "Method",
+    "method_of",
+]
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _HEALTH = "/grpc.health.v1.Health/"
 
 MODEL_INFER_PATH = f"{_SERVICE}ModelInfer".encode()
 METADATA_PATH = f"{_SERVICE}ModelMetadata".encode()
+SERVER_LIVE_PATH = f"{_SERVICE}ServerLive".encode()
 SERVER_READY_PATH = f"{_SERVICE}ServerReady".encode()
 
 

@@ -31,10 +31,12 @@ __all__ = [
     "DATA",
     "DATA_FLAG_EOF",
     "DATA_FLAG_NO_END_STREAM",
+    "ERR_BAD_CLIENT_MAGIC",
     "ERR_CALLBACK_FAILURE",
     "ERR_DEFERRED",
     "ERR_TEMPORAL_CALLBACK_FAILURE",
     "FLAG_END_STREAM",
+    "GOAWAY",
     "HEADERS",
     "SETTINGS",
     "Callbacks",
@@ -48,7 +50,7 @@ __all__ = [
     "settings_entries",
 ]
 
-DATA, HEADERS, SETTINGS = 0, 1, 4
+DATA, HEADERS, SETTINGS, GOAWAY = 0, 1, 4, 7
 """Types of frames."""
 FLAG_END_STREAM = 1
 DATA_FLAG_EOF = 1
@@ -56,6 +58,7 @@ DATA_FLAG_NO_END_STREAM = 2
 ERR_DEFERRED = -508
 ERR_TEMPORAL_CALLBACK_FAILURE = -521
 ERR_CALLBACK_FAILURE = -902
+ERR_BAD_CLIENT_MAGIC = -903
 NO_ERROR, CANCEL = 0, 8
 SETTINGS_ENABLE_PUSH, SETTINGS_MAX_CONCURRENT_STREAMS = 2, 3
 SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_HEADER_LIST_SIZE = 4, 6
@@ -88,7 +91,8 @@ class _SettingsEntry(Structure):
 
 
 FrameCallback = PYFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p)
-HeaderCallback = PYFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_uint8, c_void_p)
+# The library ends names and values with a NUL and lets none into them, so they arrive as bytes.
+HeaderCallback = PYFUNCTYPE(c_int, c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_uint8, c_void_p)
 DataCallback = PYFUNCTYPE(c_int, c_void_p, c_uint8, c_int32, c_void_p, c_size_t, c_void_p)
 CloseCallback = PYFUNCTYPE(c_int, c_void_p, c_int32, c_uint32, c_void_p)
 ReadCallback = PYFUNCTYPE(c_ssize_t, c_void_p, c_int32, c_void_p, c_size_t, c_void_p, c_void_p, c_void_p)
@@ -134,7 +138,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "session_server_new2": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p)),
     "session_client_new2": (c_int, (c_void_p, c_void_p, c_void_p, c_void_p)),
     "session_del": (None, (c_void_p,)),
-    "session_mem_recv": (c_ssize_t, (c_void_p, c_char_p, c_size_t)),
+    "session_mem_recv": (c_ssize_t, (c_void_p, c_void_p, c_size_t)),
     "session_mem_send": (c_ssize_t, (c_void_p, c_void_p)),
     "session_want_read": (c_int, (c_void_p,)),
     "session_want_write": (c_int, (c_void_p,)),
@@ -142,13 +146,13 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "session_consume_stream": (c_int, (c_void_p, c_int32, c_size_t)),
     "session_set_local_window_size": (c_int, (c_void_p, c_uint8, c_int32, c_int32)),
     "session_resume_data": (c_int, (c_void_p, c_int32)),
-    "session_terminate_session": (c_int, (c_void_p, c_uint32)),
     "submit_settings": (c_int, (c_void_p, c_uint8, c_void_p, c_size_t)),
     "submit_request": (c_int32, (c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)),
     "submit_response": (c_int, (c_void_p, c_int32, c_void_p, c_size_t, c_void_p)),
     "submit_trailer": (c_int, (c_void_p, c_int32, c_void_p, c_size_t)),
     "submit_rst_stream": (c_int, (c_void_p, c_uint8, c_int32, c_uint32)),
-    "submit_shutdown_notice": (c_int, (c_void_p,)),
+    "submit_goaway": (c_int, (c_void_p, c_uint8, c_int32, c_uint32, c_void_p, c_size_t)),
+    "session_get_last_proc_stream_id": (c_int32, (c_void_p,)),
     "option_new": (c_int, (c_void_p,)),
     "option_set_no_auto_window_update": (None, (c_void_p, c_int)),
     "option_set_no_closed_streams": (None, (c_void_p, c_int)),

@@ -6,7 +6,7 @@ import re
 from enum import IntEnum
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["Code", "Refusal", "percent_decoded", "percent_encoded", "shown"]
+__all__ = ["REASONS", "Code", "Refusal", "percent_decoded", "percent_encoded", "shown", "stopping"]
 
 _SHOWN_CHARACTERS = 80
 _ENCODED = re.compile(rb"[^\x20-\x24\x26-\x7e]")
@@ -34,18 +34,36 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
+REASONS = {
+    Code.INVALID_ARGUMENT: "invalid",
+    Code.DEADLINE_EXCEEDED: "late",
+    Code.PERMISSION_DENIED: "forbidden",
+    Code.RESOURCE_EXHAUSTED: "too_large",
+    Code.UNIMPLEMENTED: "unknown_method",
+    Code.UNAVAILABLE: "full",
+}
+"""What refusals are counted as, where they do not say it themselves."""
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
     """What a call is answered with instead of a result.
 
     Attributes:
         code: the gRPC status.
         sentence: what was wrong, where, and what to do.
+        reason: a word for counts; by default that of the code.
     """
 
-    def __init__(self, code: Code, sentence: str) -> None:
+    def __init__(self, code: Code, sentence: str, reason: str = "") -> None:
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
+        self.reason = reason or REASONS[code]
+
+
+def stopping() -> Refusal:
+    """The refusal of everything that begins after the guard was told to stop."""
+    return Refusal(Code.UNAVAILABLE, "the server is stopping", "stopping")
 
 
 def percent_encoded(sentence: str) -> bytes:

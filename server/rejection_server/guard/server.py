@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
+from collections.abc import Callable
 
 from rejection_server.guard import nghttp2
-from rejection_server.guard.admission import Admission
 from rejection_server.guard.context import Context
 from rejection_server.guard.counters import Snapshot
 from rejection_server.guard.down import Caller
+from rejection_server.guard.metrics import MetricsServer
 from rejection_server.guard.settings import GuardSettings
-from rejection_server.guard.stream import Health, begin_conversation
-from rejection_server.guard.up import Upstream
+from rejection_server.guard.stream import begin_conversation
 
 __all__ = ["Guard"]
 
-SWEEP_S = 1.0
+TICK_S = 0.1
+TICKS_OF_A_SWEEP = 10
 DRAIN_STEP_S = 0.02
+GOODBYE_S = 1.0
+"""How long callers have to take the last of their answers and close the connection."""
 BACKLOG = 1024
 
 
@@ -32,16 +36,19 @@ class Guard:
             print(guard.port)
     """
 
-    def __init__(self, settings: GuardSettings) -> None:
+    def __init__(self, settings: GuardSettings, on_event: Callable[[dict[str, object]], None] | None = None) -> None:
         self.settings = settings
-        admission = Admission(settings.max_requests, settings.max_bytes)
-        self._context = Context(settings, admission, Upstream(settings, admission))
-        self._health = Health(self._context)
+        self._context = Context(settings)
+        if on_event is not None:
+            self._context.health.on_event = on_event
         self._connections: set[Caller] = set()
         self._listener: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._metrics: MetricsServer | None = None
+        self._ticker: asyncio.Task[None] | None = None
         self.port = 0
         """Where it listens."""
+        self.metrics_port: int | None = None
+        """Where its metrics are, None if nowhere."""
 
     async def __aenter__(self) -> Guard:
         """Start."""
@@ -61,9 +68,7 @@ class Guard:
         context.upstream.open()
 
         def connection() -> Caller:
-            return Caller(
-                context, options, lambda call: begin_conversation(call, context, self._health), self._connections
-            )
+            return Caller(context, options, lambda call: begin_conversation(call, context), self._connections)
 
         tls = _tls(settings)
         listening = await self._listening_socket()
@@ -75,37 +80,50 @@ class Guard:
             ssl_handshake_timeout=settings.handshake_timeout_s if tls else None,
         )
         self.port = int(listening.getsockname()[1])
-        self._sweeper = loop.create_task(self._sweep())
+        if settings.metrics_port is not None:
+            self._metrics = MetricsServer(settings, self.snapshot)
+            self.metrics_port = await self._metrics.start()
+        self._ticker = loop.create_task(self._tick())
 
-    async def stop(self) -> None:
-        """Refuse new calls, answer those under way, for `drain_timeout_s` at most, and close everything."""
-        context = self._context
-        loop = asyncio.get_running_loop()
-        context.stopping = context.admission.is_closed = True
+    async def drain(self) -> None:
+        """Refuse new calls, answer those under way, for `drain_timeout_s` at most, and say goodbye to all callers."""
+        context, loop = self._context, asyncio.get_running_loop()
+        context.is_stopping = True
         for connection in list(self._connections):
             connection.stop()
         until = loop.time() + self.settings.drain_timeout_s
-        while loop.time() < until and (context.admission.requests or any(c.streams for c in self._connections)):
+        while loop.time() < until and (context.admission.requests or any(c.is_busy() for c in self._connections)):
             await asyncio.sleep(DRAIN_STEP_S)
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._connections):
-            connection.terminate()
-        await asyncio.sleep(DRAIN_STEP_S)
+            connection.say_goodbye()
+        until = loop.time() + GOODBYE_S
+        while loop.time() < until and self._connections:
+            await asyncio.sleep(DRAIN_STEP_S)
+
+    async def stop(self) -> None:
+        """Drain, and close everything."""
+        await self.drain()
         for connection in list(self._connections):
             connection.transport.abort()
-        context.upstream.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self._context.upstream.close()
+        self._context.inferences.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+                await self._ticker
 
     def snapshot(self) -> Snapshot:
         """What it has done so far."""
         counters, admission = self._context.counters, self._context.admission
         return Snapshot(
             calls=counters.calls(),
-            refused=counters.refused,
+            models=dict(counters.models),
+            refused=counters.refused.total(),
+            refused_by=dict(counters.refused),
             cancelled=counters.cancelled,
             received_bytes=counters.received_bytes,
             sent_bytes=counters.sent_bytes,
@@ -114,14 +132,18 @@ class Guard:
             under_way_bytes=admission.bytes,
         )
 
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            self._context.now = loop.time()
-            for connection in list(self._connections):
-                connection.sweep()
-            self._health.ask()
+    async def _tick(self) -> None:
+        context, loop = self._context, asyncio.get_running_loop()
+        for number in itertools.count():
+            context.now = now = loop.time()
+            if context.streams:
+                for connection in list(self._connections):
+                    connection.expire(now)
+            if number % TICKS_OF_A_SWEEP == 0:
+                for connection in list(self._connections):
+                    connection.sweep()
+                context.health.look(now)
+            await asyncio.sleep(TICK_S)
 
     async def _listening_socket(self) -> socket.socket:
         settings = self.settings

@@ -1,7 +1,7 @@
 """One HTTP/2 connection, of a caller or to Triton: bytes between asyncio and libnghttp2, frames to its streams.
 
 The library calls back into the functions below while it takes in data (`mem_recv`) or hands it out (`mem_send`), so
-neither is called from within them; what they submit goes out with the next `flush`.
+neither is called from within them; what they submit goes out at the end of the loop's turn.
 """
 
 from __future__ import annotations
@@ -10,25 +10,33 @@ import asyncio
 import functools
 import logging
 import socket
-from ctypes import byref, c_uint32, c_void_p, memmove, string_at
+from ctypes import addressof, byref, c_char, c_uint32, c_void_p, memmove, string_at
 from typing import Any
 
 from rejection_server.guard import nghttp2
 from rejection_server.guard.nghttp2 import FrameHead, Headers
+from rejection_server.guard.turns import TurnLoop
 
 __all__ = ["Session", "Stream", "callbacks", "provider"]
 
 _log = logging.getLogger(__name__)
 
-WRITE_AHEAD_BYTES = 1 << 18
-"""How much is taken from the library before asyncio is asked whether the peer keeps up."""
+RECEIVE_BYTES = 1 << 17
+"""Most bytes that are read of a connection before the others have their turn."""
 CONNECTION_WINDOW = 1 << 24
 STREAM_WINDOW = 1 << 20
 WINDOW_STEP = 1 << 16
-"""A stream's window is opened again when so much of it was consumed."""
+"""A window is opened again when so much of it was consumed."""
+_TYPE = 3
+"""Where the type of a frame is in it."""
+LINGER_S = 1.0
+"""How long a connection that said goodbye is read, so that the peer gets to read the goodbye."""
 
-_sessions: dict[int, Session] = {}
-"""By the user data that the library hands back."""
+_active: Any = None
+"""The session that the library works for: it is never called for two at a time."""
+_buffer = bytearray(RECEIVE_BYTES)
+_view = memoryview(_buffer)
+_buffer_address = addressof(c_char.from_buffer(_buffer))
 _pointer = c_void_p()
 _pointer_reference = byref(_pointer)
 
@@ -36,7 +44,7 @@ _pointer_reference = byref(_pointer)
 class Stream:
     """One call on one connection."""
 
-    __slots__ = ("body", "closed", "finished", "id", "out", "sent", "trailer", "unconsumed")
+    __slots__ = ("body", "closed", "finished", "id", "is_sent", "out", "sent", "trailer", "unconsumed")
 
     def __init__(self, stream_id: int = 0) -> None:
         self.id = stream_id
@@ -48,6 +56,8 @@ class Stream:
         self.finished = False
         """Whether nothing follows `out` but the trailer."""
         self.trailer: Headers | None = None
+        self.is_sent = False
+        """Whether the library has all that there is to send."""
         self.unconsumed = 0
         """Bytes for which the peer's window has not been opened again."""
         self.closed = False
@@ -56,28 +66,35 @@ class Stream:
         """Some of `out` has gone to the peer; overridden where more may follow."""
 
 
-class Session(asyncio.Protocol):
+class Session(asyncio.BufferedProtocol):
     """Base of both sides' connections."""
 
     is_server = True
+    write_ahead_bytes = 1 << 18
+    """How much is taken from the library before asyncio is asked whether the peer keeps up."""
     streams: dict[int, Any]
 
     def __init__(self, options: c_void_p, settings: dict[int, int]) -> None:
         self.lib = nghttp2.library()
         self._options = options
         self._settings = settings
-        self._session = c_void_p()
-        self._key = id(self)
+        self.session = c_void_p()
+        """The library's session, NULL when the connection is gone."""
         self._head = FrameHead()
         self._head_address = 0
         self._flush_is_due = False
+        self._unconsumed = 0
         self.streams = {}
         self.transport: Any = None
         self.loop = asyncio.get_running_loop()
+        self._flush_later = self.loop.at_turns_end if isinstance(self.loop, TurnLoop) else self.loop.call_soon
         self.greeted = False
         """Whether the peer has sent its settings."""
-        self.paused_since: float | None = None
-        """Since when the peer has taken nothing, by the loop's clock."""
+        self.is_ending = False
+        """Whether one side said goodbye: the connection ends with its last stream."""
+        self._is_lingering = False
+        self.is_paused = False
+        """Whether the peer does not take what is sent."""
         self.current: Any = None
         """The stream whose headers are arriving."""
 
@@ -87,8 +104,12 @@ class Session(asyncio.Protocol):
         """Header fields of a stream follow; sets `current`."""
         raise NotImplementedError
 
-    def header(self, name_address: int, name_length: int, value_address: int, value_length: int) -> int:
+    def header(self, name: bytes, value: bytes) -> int:
         """One header field of the stream `current`; returns 0 or an error of the library."""
+        raise NotImplementedError
+
+    def frame_came(self, head: FrameHead) -> int:
+        """Any frame has come completely; returns 0 or an error of the library."""
         raise NotImplementedError
 
     def data_came(self, stream: Any, size: int) -> None:
@@ -99,65 +120,75 @@ class Session(asyncio.Protocol):
         """The peer has sent all of the stream."""
         raise NotImplementedError
 
-    def stream_closed(self, stream: Any, error: int) -> None:
+    def stream_closed(self, stream: Any) -> None:
         """Both sides are done with the stream, or one gave it up."""
         raise NotImplementedError
 
-    def writable_again(self) -> None:
-        """The peer takes data again."""
+    def spoke_otherwise(self) -> None:
+        """The peer does not speak HTTP/2."""
 
     # --- asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin HTTP/2."""
         self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)  # type: ignore[attr-defined]  # a Transport, here
+        transport.set_write_buffer_limits(high=self.write_ahead_bytes)  # type: ignore[attr-defined]  # a Transport, here
         raw = transport.get_extra_info("socket")
         if raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
         new = self.lib.session_server_new2 if self.is_server else self.lib.session_client_new2
-        new(byref(self._session), callbacks()[0], c_void_p(self._key), self._options)
-        _sessions[self._key] = self
+        new(byref(self.session), callbacks()[0], None, self._options)
         entries = nghttp2.settings_entries(self._settings)
-        self.lib.submit_settings(self._session, 0, entries, len(entries))
-        self.lib.session_set_local_window_size(self._session, 0, 0, CONNECTION_WINDOW)
-        self.flush()
+        self.lib.submit_settings(self.session, 0, entries, len(entries))
+        self.lib.session_set_local_window_size(self.session, 0, 0, CONNECTION_WINDOW)
+        self.flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the streams and free the library's memory."""
-        if not self._session:
-            return
+        session, self.session = self.session, c_void_p()
+        if session:
+            self.lib.session_del(session)
         streams, self.streams = self.streams, {}
         for stream in streams.values():
-            self._close(stream, 0)
-        session, self._session = self._session, c_void_p()
-        self.lib.session_del(session)
-        _sessions.pop(self._key, None)
+            self._close(stream)
 
-    def data_received(self, data: bytes) -> None:
-        """Feed the library and send what it answers."""
-        if not self._session:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """One buffer for all connections: what is in it is used before the next read."""
+        return _view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Feed the library; what it answers goes out at the end of the turn."""
+        global _active
+        if self._is_lingering or not self.session:
             return
-        if self.lib.session_mem_recv(self._session, data, len(data)) < 0:
-            self.transport.abort() if not self.greeted else self.transport.close()
+        _active = self
+        result = self.lib.session_mem_recv(self.session, _buffer_address, nbytes)
+        if result < 0:
+            if result == nghttp2.ERR_BAD_CLIENT_MAGIC:
+                self.spoke_otherwise()
+                self._linger()
+            else:
+                self.transport.abort()
             return
-        self.flush()
+        if self._unconsumed >= WINDOW_STEP:
+            self.lib.session_consume_connection(self.session, self._unconsumed)
+            self._unconsumed = 0
+        self.flush_soon()
 
     def pause_writing(self) -> None:
         """The peer does not take what is sent: take nothing from it either."""
-        self.paused_since = self.loop.time()
+        self.is_paused = True
         if self.is_server:
             self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer takes data again."""
-        self.paused_since = None
+        self.is_paused = False
         if self.is_server:
             self.transport.resume_reading()
-        self.flush()
-        self.writable_again()
+        self.flush_soon()
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -165,49 +196,63 @@ class Session(asyncio.Protocol):
         """Send what was submitted, together with what else is submitted in this turn of the loop."""
         if not self._flush_is_due:
             self._flush_is_due = True
-            self.loop.call_soon(self._flush_now)
+            self._flush_later(self._flush_now)
 
     def _flush_now(self) -> None:
         self._flush_is_due = False
-        self.flush()
+        try:
+            self.flush()
+        except Exception:
+            _failed("sending")
+            self.transport.abort()
 
     def flush(self) -> None:
         """Send what the library has to send, as far as the peer takes it."""
-        lib, session = self.lib, self._session
-        while session and self.paused_since is None:
-            chunks, size = [], 0
-            while size < WRITE_AHEAD_BYTES and (count := lib.session_mem_send(session, _pointer_reference)) > 0:
-                chunks.append(string_at(_pointer.value, count))  # type: ignore[arg-type]  # never NULL
+        global _active
+        send, session = self.lib.session_mem_send, self.session
+        while session and not self.is_paused and not self._is_lingering:
+            _active = self
+            chunks, size, is_broken = [], 0, False
+            while size < self.write_ahead_bytes and (count := send(session, _pointer_reference)) > 0:
+                frame = string_at(_pointer.value, count)  # type: ignore[arg-type]  # never NULL
+                # A goodbye of the library's own: the peer broke the protocol, and nothing more is read of it.
+                is_broken |= frame[_TYPE] == nghttp2.GOAWAY and not self.is_ending
+                chunks.append(frame)
                 size += count
-            if not chunks:
-                if not (lib.session_want_read(session) or lib.session_want_write(session)):
-                    self.transport.close()
+            if chunks:
+                self.sent(size)
+                self.transport.write(b"".join(chunks) if len(chunks) > 1 else chunks[0])
+            if size < self.write_ahead_bytes:
+                if is_broken or (self.is_ending and not self.streams):
+                    self._linger()
                 return
-            self.sent(size)
-            self.transport.write(b"".join(chunks) if len(chunks) > 1 else chunks[0])
 
     def sent(self, size: int) -> None:
         """So many bytes go to the peer."""
 
     def reset(self, stream: Stream, error: int = nghttp2.NO_ERROR) -> None:
         """End a stream at once, whatever the peer is still sending."""
-        self.lib.submit_rst_stream(self._session, 0, stream.id, error)
+        self.lib.submit_rst_stream(self.session, 0, stream.id, error)
 
     def consume_stream(self, stream: Stream) -> None:
         """Let the peer send as much again as was taken of the stream."""
         size, stream.unconsumed = stream.unconsumed, 0
-        self.lib.session_consume_stream(self._session, stream.id, size)
+        self.lib.session_consume_stream(self.session, stream.id, size)
 
-    def terminate(self) -> None:
-        """Say goodbye and close once everything has gone."""
-        if self._session:
-            self.lib.session_terminate_session(self._session, nghttp2.NO_ERROR)
+    def say_goodbye(self) -> None:
+        """Take no more calls; close once those under way are answered and everything has gone."""
+        if self.session and not self.is_ending:
+            self.is_ending = True
+            last = self.lib.session_get_last_proc_stream_id(self.session)
+            self.lib.submit_goaway(self.session, 0, last, nghttp2.NO_ERROR, None, 0)
             self.flush_soon()
 
-    @property
-    def session(self) -> c_void_p:
-        """The library's session, NULL when the connection is gone."""
-        return self._session
+    def _linger(self) -> None:
+        # A socket that is closed with something unread in it takes back what the peer has not read yet.
+        self._is_lingering = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.abort)
 
     def head(self, frame: int) -> FrameHead:
         """The head of a frame that was received; a session keeps all of them at one place."""
@@ -215,9 +260,9 @@ class Session(asyncio.Protocol):
             self._head_address, self._head = frame, FrameHead.from_address(frame)
         return self._head
 
-    def _close(self, stream: Any, error: int) -> None:
+    def _close(self, stream: Any) -> None:
         stream.closed = True
-        self.stream_closed(stream, error)
+        self.stream_closed(stream)
 
 
 def _failed(what: str) -> int:
@@ -226,51 +271,47 @@ def _failed(what: str) -> int:
     return nghttp2.ERR_CALLBACK_FAILURE
 
 
-def _on_begin_headers(_session: int, frame: int, key: int) -> int:
+def _on_begin_headers(_session: int, frame: int, _user: int) -> int:
     try:
-        connection = _sessions[key]
-        connection.headers_began(connection.head(frame).stream_id)
+        _active.headers_began(_active.head(frame).stream_id)
     except Exception:
         return _failed("the beginning of a call")
     return 0
 
 
 def _on_header(
-    _session: int,
-    _frame: int,
-    name_address: int,
-    name_length: int,
-    value_address: int,
-    value_length: int,
-    _flags: int,
-    key: int,
+    _session: int, _frame: int, name: bytes, _name_length: int, value: bytes, _length: int, _flags: int, _user: int
 ) -> int:
     try:
-        return _sessions[key].header(name_address, name_length, value_address, value_length)
+        result: int = _active.header(name, value)
     except Exception:
         return _failed("a header")
+    return result
 
 
-def _on_frame_recv(_session: int, frame: int, key: int) -> int:
+def _on_frame_recv(_session: int, frame: int, _user: int) -> int:
     try:
-        connection = _sessions[key]
+        connection = _active
         head = connection.head(frame)
+        result: int = connection.frame_came(head)
         if head.type <= nghttp2.HEADERS:
-            if head.flags & nghttp2.FLAG_END_STREAM:
+            if head.flags & nghttp2.FLAG_END_STREAM and not result:
                 stream = connection.streams.get(head.stream_id)
                 if stream is not None:
                     connection.ended(stream)
         elif head.type == nghttp2.SETTINGS:
             connection.greeted = True
+        elif head.type == nghttp2.GOAWAY:
+            connection.is_ending = True
     except Exception:
         return _failed("a frame")
-    return 0
+    return result
 
 
-def _on_data_chunk(session: int, _flags: int, stream_id: int, data: int, size: int, key: int) -> int:
+def _on_data_chunk(_session: int, _flags: int, stream_id: int, data: int, size: int, _user: int) -> int:
     try:
-        connection = _sessions[key]
-        connection.lib.session_consume_connection(session, size)
+        connection = _active
+        connection._unconsumed += size  # noqa: SLF001 - this is the class's own callback
         stream = connection.streams.get(stream_id)
         if stream is not None:
             stream.body += string_at(data, size)
@@ -281,22 +322,20 @@ def _on_data_chunk(session: int, _flags: int, stream_id: int, data: int, size: i
     return 0
 
 
-def _on_stream_close(_session: int, stream_id: int, error: int, key: int) -> int:
+def _on_stream_close(_session: int, stream_id: int, _error: int, _user: int) -> int:
     try:
-        connection = _sessions[key]
+        connection = _active
         stream = connection.streams.pop(stream_id, None)
         if stream is not None:
-            connection._close(stream, error)  # noqa: SLF001 - this is the class's own callback
+            connection._close(stream)  # noqa: SLF001 - this is the class's own callback
     except Exception:
         return _failed("the end of a call")
     return 0
 
 
-def _read(  # noqa: PLR0913 - the library's signature
-    session: int, stream_id: int, buffer: int, room: int, flags: int, _source: int, key: int
-) -> int:
+def _read(session: int, stream_id: int, buffer: int, room: int, flags: int, _source: int, _user: int) -> int:
     try:
-        connection = _sessions[key]
+        connection = _active
         stream = connection.streams.get(stream_id)
         if stream is None:
             return nghttp2.ERR_TEMPORAL_CALLBACK_FAILURE
@@ -310,6 +349,7 @@ def _read(  # noqa: PLR0913 - the library's signature
             memmove(buffer, out[start:] if start else out, size)
             stream.out, stream.sent = b"", 0
             if stream.finished:
+                stream.is_sent = True
                 trailer = stream.trailer
                 if trailer is None:
                     c_uint32.from_address(flags).value = nghttp2.DATA_FLAG_EOF

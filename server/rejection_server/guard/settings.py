@@ -47,14 +47,18 @@ class GuardSettings:
     """Inference requests under way, those that wait in the guard and those that Triton has."""
     max_bytes: int = 256 * _MEBIBYTE
     """Bytes of all requests under way, those still arriving included."""
-    max_upstream_requests: int = 64
-    """Inference requests that Triton has at a time; the others wait here and are dropped if their caller leaves."""
+    max_upstream_requests: int = 256
+    """Inference requests that Triton has at a time; the others wait here and are dropped if their caller leaves.
+    To keep every instance busy with requests of one text it takes a batch for each instance of tokenizer and
+    classifier, and as many that wait: 64 x 2 x 2."""
     max_message_bytes: int = 65 * _MEBIBYTE
     """Bytes of one request, decompressed: 64 texts of 1 MiB and what is around them fit by default."""
     max_elements: int = 4096
     """Elements of a BYTES tensor, each of which is checked."""
     max_connections: int = 4096
     """Connections of callers."""
+    max_connections_per_peer: int = 2560
+    """Connections of callers of one address, IPv6 by its first 64 bits."""
     max_streams: int = 1024
     """Calls at a time of one connection."""
     max_all_streams: int = 16384
@@ -76,6 +80,8 @@ class GuardSettings:
     """How long a peer may take nothing of what was sent to it."""
     idle_timeout_s: float = 1800.0
     """How long a connection without calls is kept."""
+    live_timeout_s: float = 3.0
+    """After how long without an answer of Triton to "are you alive?" an event says so."""
     drain_timeout_s: float = 30.0
     """How long the calls under way may take when the guard stops."""
 
@@ -86,12 +92,21 @@ class GuardSettings:
     tls_client_ca: Path | None = None
     """PEM file with the authorities whose client certificates are let in; None asks for none."""
 
+    metrics_port: int | None = None
+    """Port for metrics in Prometheus' text format, GET /metrics; 0 takes a free one, None leaves them out."""
+    metrics_host: str = "127.0.0.1"
+    """Name or address to listen on for it."""
+    upstream_metrics: str | None = None
+    """URL of Triton's own metrics, such as http://127.0.0.1:8002/metrics, to publish together with the guard's."""
+
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingsError("tls_certificate and tls_key belong together: give both or neither")
         if (self.upstream_key is None) != (self.upstream_value is None):
             raise SettingsError("upstream_key and upstream_value belong together: give both or neither")
+        if self.upstream_metrics is not None and not self.upstream_metrics.startswith("http://"):
+            raise SettingsError(f"upstream_metrics '{self.upstream_metrics}' is not a URL that begins with http://")
         if not self.upstream.rpartition(":")[2].isdigit():
             raise SettingsError(f"upstream '{self.upstream}' is not HOST:PORT")
 

@@ -13,24 +13,25 @@ from tritonclient.grpc import service_pb2
 
 from rejection_server.guard import contract, framing
 from rejection_server.guard.context import Context
-from rejection_server.guard.down import OK_TRAILER, Call, Conversation, exchange_for
-from rejection_server.guard.methods import SERVER_READY_PATH, Kind
-from rejection_server.guard.nghttp2 import Headers
-from rejection_server.guard.refusal import Code, Refusal, percent_decoded, percent_encoded
+from rejection_server.guard.down import Call, Conversation
+from rejection_server.guard.framing import Message
+from rejection_server.guard.health import NOT_SERVING
+from rejection_server.guard.methods import Kind
+from rejection_server.guard.refusal import Code, Refusal, percent_decoded, percent_encoded, stopping
 from rejection_server.guard.up import Exchange
 
-__all__ = ["Health", "begin_conversation"]
+__all__ = ["begin_conversation"]
 
 MAX_UNREAD_BYTES = 1 << 18
 """Bytes of answers that the caller has not taken; no further request is read before."""
+MAX_QUESTION_BYTES = 4096
+"""Longest message of a Watch."""
 _ERROR_AS_STATUS = (b"triton_grpc_error", b"true")
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
-_READY = framing.framed(b"\x08\x01")
 
 
-def begin_conversation(call: Call, context: Context, health: Health) -> Conversation:
+def begin_conversation(call: Call, context: Context) -> Conversation:
     """What a call with several messages does."""
-    return _Inferences(call, context) if call.method.kind is Kind.STREAM else _Watch(call, context, health)
+    return _Inferences(call, context) if call.method.kind is Kind.STREAM else _Watch(call, context)
 
 
 class _Open(Conversation):
@@ -39,36 +40,47 @@ class _Open(Conversation):
     def __init__(self, call: Call, context: Context) -> None:
         self.call = call
         self.context = context
-        self._has_begun = False
+        self._unread = 0
 
     def say(self, data: bytes) -> None:
         """Send more."""
         call = self.call
-        if call.closed or call.replied:
+        if call.is_gone:
             return
         self.begin()
         if not call.out:
             call.since = self.context.now
         call.out, call.sent = call.out[call.sent :] + data, 0
+        self.count_unread()
         call.connection.lib.session_resume_data(call.connection.session, call.id)
         call.connection.flush_soon()
 
+    def count_unread(self) -> None:
+        """What the caller has not taken counts as bytes under way."""
+        unread = len(self.call.out) - self.call.sent
+        self.context.admission.bytes += unread - self._unread
+        self.call.held += unread - self._unread
+        self._unread = unread
+
+    def taken(self) -> None:
+        if not self.call.replied:
+            self.count_unread()
+            self.call.since = self.context.now
+
     def begin(self) -> None:
         """Send the headers, once."""
-        if not self._has_begun:
-            self._has_begun = True
+        if not self.call.has_begun:
             self.call.connection.begin_reply(self.call)
 
     def end(self, refusal: Refusal | None = None) -> None:
         """Send the status."""
-        call = self.call
-        if call.closed or call.replied:
+        if self.call.is_gone:
             return
-        self.begin()
-        if refusal is None:
-            call.connection.finish(call, OK_TRAILER, Code.OK)
+        if refusal is not None:
+            self.call.connection.give_up(self.call, refusal)
         else:
-            call.connection.refuse(call, refusal)
+            self.begin()
+            self.call.connection.end(self.call, b"0")
 
 
 class _Slot:
@@ -84,21 +96,31 @@ class _Slot:
         self.error: str | None = None
         self.code = 0
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.stream.call.is_gone
+
     def answered(self, exchange: Exchange) -> None:
-        if exchange.status != b"0":
+        """Triton's answer, or what stands for it."""
+        self.exchange = None
+        if exchange.refusal is not None:
+            self.refused(exchange.refusal)
+        elif exchange.status != b"0":
             self.code = int(exchange.status) if exchange.status.isdigit() else int(Code.UNKNOWN)
             self.error = percent_decoded(exchange.message)
+            self.stream.deliver()
         elif exchange.inquiry:
-            self.refuse(contract.part_of(exchange.inquiry, self.stream.context.settings.public_models))
+            self.refused(contract.part_of(exchange.inquiry, self.stream.context.settings.public_models))
         else:
             self.answer = bytes(exchange.body[framing.PREFIX_BYTES :])
-        self.exchange = None
-        self.stream.deliver()
+            self.stream.deliver()
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Refusal) -> None:
         """The guard's own error."""
-        self.stream.context.counters.refused += 1
+        self.stream.context.counters.refused[refusal.reason] += 1
         self.code, self.error = int(refusal.code), refusal.sentence
+        self.stream.deliver()
 
 
 class _Inferences(_Open):
@@ -120,7 +142,7 @@ class _Inferences(_Open):
         self._read()
 
     def taken(self) -> None:
-        self.call.since = self.context.now
+        super().taken()
         # From within the library's own sending: reading on may submit, but not send.
         self._read()
 
@@ -143,18 +165,15 @@ class _Inferences(_Open):
             slot = self._slots.popleft()
             if slot.error is not None and _ERROR_AS_STATUS in self.call.extra:
                 self.say(b"".join(ready))
-                self._fail(Headers([(b"grpc-status", b"%d" % slot.code), _message(slot.error)]), slot.code)
+                if not self.call.is_gone:
+                    self.begin()
+                    self.call.connection.end(self.call, b"%d" % slot.code, percent_encoded(slot.error))
+                self.closed()
                 return
             ready.append(_stream_response(slot))
         if ready:
             self.say(b"".join(ready))
         self._read()
-
-    def _fail(self, trailer: Headers, code: int) -> None:
-        if not (self.call.closed or self.call.replied):
-            self.begin()
-            self.call.connection.finish(self.call, trailer, code)
-        self.closed()
 
     def _has_room(self) -> bool:
         unread = len(self.call.out) - self.call.sent
@@ -163,78 +182,66 @@ class _Inferences(_Open):
     def _read(self) -> None:
         """Take messages as long as there is room for their answers."""
         call = self.call
-        if self._is_reading or call.closed or call.replied:
+        if self._is_reading or call.is_gone:
             return
         self._is_reading = True
         try:
             self.begin()
-            while self._has_room():
-                found = framing.next_message(call.body, call.encoding, self.context.settings.max_message_bytes)
-                if found is None:
+            while self._has_room() and not call.replied:
+                before = len(call.body)
+                message = framing.next_message(call.body, self.context.settings.max_message_bytes)
+                if message is None:
                     if call.unconsumed:
                         call.connection.consume_stream(call)
                     break
-                message, size = found
-                del call.body[:size]
-                self._request(message, size)
-                if call.replied:
-                    return
+                self._request(message, before - len(call.body))
         except Refusal as refusal:
             self.end(refusal)
-            self.closed()
-            return
         finally:
             self._is_reading = False
-        self._end_if_done()
+        if not call.replied:
+            self._end_if_done()
 
-    def _request(self, message: bytes, size: int) -> None:
+    def _request(self, message: Message, size: int) -> None:
         """One message: an answer, sooner or later, in its place."""
         context, call = self.context, self.call
         slot = _Slot(self)
         self._slots.append(slot)
         call.held -= size
-        admitted = False
-        try:
-            context.admission.enter()
-            admitted = True
-            exchange = exchange_for(context, message, call, slot, size)
-        except Refusal as refusal:
-            if admitted:
-                context.admission.leave()
+        if context.is_stopping:
             context.admission.release(size)
-            slot.refuse(refusal)
-            self.deliver()
-            return
-        slot.exchange = exchange
-        context.upstream.send(exchange)
+            slot.refused(stopping())
+        else:
+            context.inferences.begin(message, call.encoding, slot, size, call.extra)
 
     def _end_if_done(self) -> None:
-        if self._slots or self.call.replied:
+        if self._slots:
             return
         if self._peer_ended and not self.call.body:
             self.end()
         elif self._peer_ended and self._has_room():
             self.end(Refusal(Code.INVALID_ARGUMENT, "the stream ended within a message"))
-        elif self.context.stopping:
-            self.end(Refusal(Code.UNAVAILABLE, "the server is stopping"))
+        elif self.context.is_stopping:
+            self.end(stopping())
 
 
 class _Watch(_Open):
     """grpc.health.v1.Health/Watch."""
 
-    def __init__(self, call: Call, context: Context, health: Health) -> None:
+    def __init__(self, call: Call, context: Context) -> None:
         super().__init__(call, context)
-        self._health = health
-        self._told: bytes | None = None
+        self._is_watching = False
+        self._told = b""
 
     def came(self) -> None:
-        if self._told is None and framing.next_message(self.call.body, self.call.encoding, 4096) is not None:
-            self._health.watch(self)
-        if len(self.call.body) > 4096:
-            raise framing.too_large(4096)
+        if len(self.call.body) > MAX_QUESTION_BYTES:
+            raise framing.too_large(MAX_QUESTION_BYTES)
+        if not self._is_watching and framing.next_message(self.call.body, MAX_QUESTION_BYTES) is not None:
+            self._is_watching = True
+            self.context.health.watch(self)
 
     def peer_ended(self) -> None:
-        if not self.call.body:
+        if not self._is_watching:
             raise Refusal(Code.INVALID_ARGUMENT, "the call ended without its message")
 
     def tell(self, status: bytes) -> None:
@@ -244,55 +251,14 @@ class _Watch(_Open):
             self.say(framing.framed(status))
 
     def closed(self) -> None:
-        self._health.forget(self)
+        self.context.health.forget(self)
 
     def is_late(self) -> bool:
-        return bool(self.call.out) or self._told is None
+        return bool(self.call.out) or not self._is_watching
 
     def stop(self) -> None:
-        self.tell(_NOT_SERVING)
-        self.end(Refusal(Code.UNAVAILABLE, "the server is stopping"))
-
-
-class Health:
-    """Asks Triton whether it is ready while anybody watches."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._watchers: set[_Watch] = set()
-        self._is_asking = False
-
-    def watch(self, watcher: _Watch) -> None:
-        """One more watcher, who is told at once."""
-        self._watchers.add(watcher)
-        if self._context.stopping:
-            watcher.stop()
-        else:
-            self.ask()
-
-    def forget(self, watcher: _Watch) -> None:
-        """One watcher less."""
-        self._watchers.discard(watcher)
-
-    def ask(self) -> None:
-        """Once a second, and for a new watcher."""
-        if self._watchers and not self._is_asking and not self._context.stopping:
-            self._is_asking = True
-            try:
-                self._context.upstream.send(Exchange(SERVER_READY_PATH, framing.framed(b""), self))
-            except Refusal:
-                self._is_asking = False
-
-    def answered(self, exchange: Exchange) -> None:
-        """Triton's answer, for all watchers."""
-        self._is_asking = False
-        is_ready = exchange.status == b"0" and bytes(exchange.body) == _READY and not self._context.stopping
-        for watcher in list(self._watchers):
-            watcher.tell(_SERVING if is_ready else _NOT_SERVING)
-
-
-def _message(sentence: str) -> tuple[bytes, bytes]:
-    return b"grpc-message", percent_encoded(sentence)
+        self.tell(NOT_SERVING)
+        self.end(stopping())
 
 
 def _stream_response(slot: _Slot) -> bytes:

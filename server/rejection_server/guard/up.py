@@ -10,13 +10,13 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from ctypes import byref, string_at
+from ctypes import byref
 from typing import Protocol
 
 from rejection_server.guard import nghttp2, session
 from rejection_server.guard.admission import Admission
-from rejection_server.guard.nghttp2 import Headers
-from rejection_server.guard.refusal import Code, Refusal, percent_encoded
+from rejection_server.guard.nghttp2 import FrameHead, Headers
+from rejection_server.guard.refusal import Code, Refusal
 from rejection_server.guard.session import Session, Stream
 from rejection_server.guard.settings import GuardSettings
 
@@ -28,15 +28,13 @@ MAX_PASSED = 1024
 """Calls other than inference that Triton has at a time."""
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
-_STATUS_LENGTH = len("grpc-status")
-_MESSAGE_LENGTH = len("grpc-message")
 
 
 class Owner(Protocol):
     """Who waits for an answer of Triton."""
 
     def answered(self, exchange: Exchange) -> None:
-        """The exchange has a status, and a body if that is OK."""
+        """The exchange has a status, and a body if that is OK, or else the refusal that the guard has to give."""
 
 
 class Exchange(Stream):
@@ -49,7 +47,18 @@ class Exchange(Stream):
         extra: header fields of the caller to pass on.
     """
 
-    __slots__ = ("abandoned", "extra", "held", "inquiry", "is_inference", "message", "owner", "path", "status")
+    __slots__ = (
+        "abandoned",
+        "extra",
+        "held",
+        "inquiry",
+        "is_inference",
+        "message",
+        "owner",
+        "path",
+        "refusal",
+        "status",
+    )
 
     def __init__(self, path: bytes, frame: bytes, owner: Owner, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__()
@@ -61,6 +70,8 @@ class Exchange(Stream):
         self.status = b""
         self.message = b""
         """The answer's `grpc-status` and `grpc-message`, as they came."""
+        self.refusal: Refusal | None = None
+        """Why Triton did not answer."""
         self.is_inference = False
         """Whether it was admitted as an inference request, which ends with it."""
         self.held = 0
@@ -109,7 +120,7 @@ class Upstream:
         for keeper in self._keepers:
             keeper.cancel()
         for connection in self._connected:
-            connection.transport.abort()
+            connection.say_goodbye()
 
     def send(self, exchange: Exchange) -> None:
         """Call Triton, at once or when it is this exchange's turn; raises Refusal."""
@@ -119,7 +130,7 @@ class Upstream:
                 return
             self._inferences += 1
         elif self._passed >= MAX_PASSED:
-            raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {MAX_PASSED} calls wait")
+            raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {MAX_PASSED} calls wait; try again later")
         else:
             self._passed += 1
         self._start(exchange)
@@ -166,13 +177,12 @@ class Upstream:
             if connection.submit(exchange, self._headers(exchange)):
                 return
             self.lost(connection)
-            connection.transport.close()
+            connection.say_goodbye()
         self.fail(exchange, "the server cannot be reached: send the request again after a while")
 
     def fail(self, exchange: Exchange, sentence: str) -> None:
         """End an exchange that Triton does not answer."""
-        exchange.status = b"%d" % Code.UNAVAILABLE
-        exchange.message = percent_encoded(sentence)
+        exchange.refusal = Refusal(Code.UNAVAILABLE, sentence, "unreachable")
         self.done(exchange)
 
     def _release(self, exchange: Exchange) -> None:
@@ -219,15 +229,14 @@ class _Connection(Session):
             {nghttp2.SETTINGS_INITIAL_WINDOW_SIZE: session.STREAM_WINDOW, nghttp2.SETTINGS_ENABLE_PUSH: 0},
         )
         self._upstream = upstream
+        self._provider = byref(session.provider())
         self.gone: asyncio.Future[None] = self.loop.create_future()
 
     def submit(self, exchange: Exchange, headers: Headers) -> bool:
         """Send a call; False if this connection takes no more."""
-        if not self.session or self.transport.is_closing():
+        if not self.session or self.is_ending or self.transport.is_closing():
             return False
-        stream_id = self.lib.submit_request(
-            self.session, None, headers.array, headers.count, byref(session.provider()), None
-        )
+        stream_id = self.lib.submit_request(self.session, None, headers.array, headers.count, self._provider, None)
         if stream_id < 0:
             return False
         exchange.id = stream_id
@@ -245,16 +254,15 @@ class _Connection(Session):
     def headers_began(self, stream_id: int) -> None:
         self.current = self.streams.get(stream_id)
 
-    def header(self, name_address: int, name_length: int, value_address: int, value_length: int) -> int:
-        if name_length == _STATUS_LENGTH:
-            if string_at(name_address, name_length) == b"grpc-status" and self.current is not None:
-                self.current.status = string_at(value_address, value_length)
-        elif (
-            name_length == _MESSAGE_LENGTH
-            and string_at(name_address, name_length) == b"grpc-message"
-            and self.current is not None
-        ):
-            self.current.message = string_at(value_address, value_length)
+    def header(self, name: bytes, value: bytes) -> int:
+        if self.current is not None:
+            if name == b"grpc-status":
+                self.current.status = value
+            elif name == b"grpc-message":
+                self.current.message = value
+        return 0
+
+    def frame_came(self, head: FrameHead) -> int:  # noqa: ARG002 - a hook
         return 0
 
     def data_came(self, stream: Exchange, size: int) -> None:  # noqa: ARG002 - a hook
@@ -270,9 +278,9 @@ class _Connection(Session):
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
             self._upstream.done(stream)
 
-    def stream_closed(self, stream: Exchange, error: int) -> None:  # noqa: ARG002 - a hook
+    def stream_closed(self, stream: Exchange) -> None:
         self._upstream.fail(stream, "the server went away during the call: send the request again")
 
-    def _close(self, stream: Exchange, error: int) -> None:
+    def _close(self, stream: Exchange) -> None:
         if not stream.closed:
-            super()._close(stream, error)
+            super()._close(stream)

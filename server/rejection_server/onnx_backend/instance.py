@@ -13,6 +13,7 @@ from rejection_server.onnx_backend import batching, parts, session, tensor_types
 from rejection_server.onnx_backend.batching import Array, Item
 from rejection_server.onnx_backend.config import ModelConfig
 from rejection_server.onnx_backend.messages import client_sentence
+from rejection_server.onnx_backend.token_ids import INPUT_IDS, TokenIds
 
 ROWS_PER_RUN = "rows_per_run"
 """Parameter of a model: a batch of more rows runs as parts of this many, as many at once as the model has instances.
@@ -53,6 +54,8 @@ class Instance:
         self._options = session.run_options(config)
         self._plan = batching.make_plan(config, {**inputs, **initializers})
         self._rows_per_run = config.integer(ROWS_PER_RUN) if config.max_batch_size > 0 else 0
+        takes_rows_of_ids = config.max_batch_size > 0 and INPUT_IDS in self._plan.ragged
+        self._token_ids = TokenIds.of(ort_session.get_modelmeta().custom_metadata_map) if takes_rows_of_ids else None
         self._pool: ThreadPoolExecutor | None = None
         if self._rows_per_run > 0 and config.instance_count > 1:
             self._pool = ThreadPoolExecutor(config.instance_count, "part")
@@ -65,6 +68,13 @@ class Instance:
     def providers(self) -> list[str]:
         """The execution providers in use, first choice first."""
         return list(self._session.get_providers())
+
+    def refusal(self, item: Item) -> Failure | None:
+        """Why an item is not to be run, whatever shares its batch; None if it may be."""
+        if self._token_ids is None or INPUT_IDS not in item:
+            return None
+        fault = self._token_ids.fault(item[INPUT_IDS])
+        return None if fault is None else Failure(fault, Cause.REQUEST)
 
     def infer(self, items: Sequence[Item]) -> list[list[Array] | Failure]:
         """Run the items as one batch.

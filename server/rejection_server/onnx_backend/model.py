@@ -134,7 +134,7 @@ class TritonPythonModel:
                     return decoded
                 array = decoded
             item[name] = array
-        return item
+        return self._instance.refusal(item) or item
 
     def _response(self, request: Any, result: list[Array] | Failure) -> Any:
         if isinstance(result, Failure):

@@ -16,6 +16,7 @@ from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Form, GraphError, to_ragged
 from rejection_server.graph.walk import drop_traces
+from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, DiskFullError, UnsupportedError, disk_errors
@@ -150,7 +151,13 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     model = _in_precision(model, plan.precision)
     weights = detach(model)
     try:
-        ragged = to_ragged(model, form=_ragged_form(plan), activation=plan.model.activation, pad_id=plan.model.pad_id)
+        ragged = to_ragged(
+            model,
+            form=_ragged_form(plan),
+            accepted=TokenIds(rows or plan.model.largest_id + 1, plan.model.model_max_length),
+            activation=plan.model.activation,
+            pad_id=plan.model.pad_id,
+        )
     except GraphError as exc:
         raise UnsupportedError(f"the model's ONNX file cannot be served: {exc}") from exc
     del model

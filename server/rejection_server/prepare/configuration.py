@@ -19,7 +19,7 @@ from rejection_server import MODEL_REPOSITORY
 from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 
 if TYPE_CHECKING:
-    from rejection_server.graph.ragged import Activation
+    from rejection_server.graph.rows import Activation
 
 __all__ = ["FACTS", "MODELS", "Device", "Shape", "configurations", "newest_facts"]
 

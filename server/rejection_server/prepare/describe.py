@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from rejection_server import MODEL_REPOSITORY
-from rejection_server.graph.ragged import Activation
+from rejection_server.graph.rows import Activation
 from rejection_server.prepare.errors import CorruptedError, PrepareError, UnsupportedError, VocabularyError
 from rejection_server.prepare.labels import activation_of, labels_of
 from rejection_server.prepare.source import CONFIG, read_json

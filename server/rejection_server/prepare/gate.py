@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rejection_server.graph.ragged import Activation
+from rejection_server.graph.rows import Activation
 
 Floats = NDArray[np.float64]
 

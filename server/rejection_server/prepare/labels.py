@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rejection_server.graph.ragged import Activation
+from rejection_server.graph.rows import Activation
 from rejection_server.prepare.errors import UnsupportedError
 
 MULTI_LABEL = "multi_label_classification"

@@ -1,0 +1,131 @@
+"""An inference request on its way to Triton: admitted, inflated, checked, sent."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from rejection_server.guard import contract, framing
+from rejection_server.guard.admission import Admission
+from rejection_server.guard.counters import Counters
+from rejection_server.guard.framing import Message
+from rejection_server.guard.methods import METADATA_PATH, MODEL_INFER_PATH
+from rejection_server.guard.refusal import Refusal
+from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.up import Exchange, Owner, Upstream
+
+__all__ = ["Asker", "Inferences"]
+
+INLINE_BYTES = 1 << 16
+"""What is inflated at once; larger messages wait for the one thread that inflates, one after the other."""
+
+
+class Asker(Owner, Protocol):
+    """Who sent the request and waits for its answer."""
+
+    exchange: Exchange | None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """The request does not go to Triton."""
+
+
+class Inferences:
+    """Sends requests on to Triton."""
+
+    def __init__(self, settings: GuardSettings, admission: Admission, upstream: Upstream, counters: Counters) -> None:
+        self._settings = settings
+        self._admission = admission
+        self._upstream = upstream
+        self._counters = counters
+        self._inflating = ThreadPoolExecutor(1, "inflate")
+
+    def begin(
+        self,
+        message: Message,
+        encoding: str,
+        asker: Asker,
+        held: int,
+        extra: tuple[tuple[bytes, bytes], ...],
+    ) -> None:
+        """Admit a request and send it on, or refuse it.
+
+        Args:
+            message: as it came.
+            encoding: how it is compressed, if it is.
+            asker: is told of the answer or the refusal, sooner or later.
+            held: bytes that are held for it and are released with it.
+            extra: header fields of the caller to pass on.
+        """
+        try:
+            self._admission.enter()
+        except Refusal as refusal:
+            self._admission.release(held)
+            asker.refused(refusal)
+            return
+        if not message.is_compressed:
+            self._send(message.content, asker, held, extra)
+            return
+        limit = self._settings.max_message_bytes
+        try:
+            plain = framing.inflated(message.content, encoding, min(limit, INLINE_BYTES))
+        except Refusal as refusal:
+            if refusal.reason != "too_large" or limit <= INLINE_BYTES:
+                self._give_up(asker, held, refusal)
+                return
+        else:
+            self._send(plain, asker, held, extra)
+            return
+
+        def done(inflated: asyncio.Future[bytes]) -> None:
+            error = inflated.exception()
+            if error is None:
+                self._send(inflated.result(), asker, held, extra)
+            elif isinstance(error, Refusal):
+                self._give_up(asker, held, error)
+            else:
+                raise error
+
+        asyncio.get_running_loop().run_in_executor(
+            self._inflating, framing.inflated, message.content, encoding, limit
+        ).add_done_callback(done)
+
+    def close(self) -> None:
+        """Inflate nothing more."""
+        self._inflating.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, message: bytes, asker: Asker, held: int, extra: tuple[tuple[bytes, bytes], ...]) -> None:
+        settings, admission = self._settings, self._admission
+        grown = max(0, len(message) - held)
+        held += grown
+        try:
+            if grown:
+                admission.hold(grown)
+            request = contract.checked_request(message, settings.max_elements)
+        except Refusal as refusal:
+            self._give_up(asker, held, refusal)
+            return
+        if asker.is_gone:
+            self._give_up(asker, held, None)
+            return
+        name = request.model_name
+        if name in settings.public_models:
+            self._counters.models[name] += 1
+            exchange = Exchange(MODEL_INFER_PATH, framing.framed(request.SerializeToString()), asker, extra)
+        else:
+            exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), asker, extra)
+            exchange.inquiry = name
+        exchange.is_inference = True
+        exchange.held = held
+        asker.exchange = exchange
+        self._upstream.send(exchange)
+
+    def _give_up(self, asker: Asker, held: int, refusal: Refusal | None) -> None:
+        self._admission.leave()
+        self._admission.release(held)
+        if refusal is not None and not asker.is_gone:
+            asker.refused(refusal)

@@ -1,0 +1,103 @@
+"""The metrics of guard and Triton on one port: a small HTTP/1.1 server that knows GET /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from rejection_server.guard.counters import Snapshot
+from rejection_server.guard.settings import GuardSettings
+
+__all__ = ["MetricsServer"]
+
+_log = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0
+"""For the request to arrive, for Triton's answer, and for ours to be taken."""
+MAX_REQUEST_BYTES = 16384
+MAX_CONNECTIONS = 16
+MAX_UPSTREAM_BYTES = 1 << 24
+
+
+class MetricsServer:
+    """Serves metrics at `metrics_host` and `metrics_port`.
+
+    Args:
+        settings: of the guard.
+        snapshot: what the guard has done so far.
+    """
+
+    def __init__(self, settings: GuardSettings, snapshot: Callable[[], Snapshot]) -> None:
+        self._settings = settings
+        self._snapshot = snapshot
+        self._server: asyncio.Server | None = None
+        self._connections = 0
+
+    async def start(self) -> int:
+        """Listen; returns the port. Raises OSError."""
+        settings = self._settings
+        self._server = await asyncio.start_server(
+            self._connected, settings.metrics_host, settings.metrics_port, limit=MAX_REQUEST_BYTES
+        )
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._connections += 1
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                request = await reader.readuntil(b"\r\n\r\n")
+                status, body = await self._answer(request)
+                head = (
+                    f"HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+                    f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+                )
+                writer.write(head.encode() + body)
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            writer.transport.abort()
+        finally:
+            self._connections -= 1
+
+    async def _answer(self, request: bytes) -> tuple[str, bytes]:
+        method, _, rest = request.partition(b" ")
+        if method != b"GET":
+            return "405 Method Not Allowed", b"only GET is known here\n"
+        if rest.partition(b" ")[0].partition(b"?")[0] != b"/metrics":
+            return "404 Not Found", b"only /metrics is here\n"
+        return "200 OK", await self._upstream() + self._snapshot().prometheus().encode()
+
+    async def _upstream(self) -> bytes:
+        """Triton's own metrics, nothing if it does not answer."""
+        if self._settings.upstream_metrics is None:
+            return b""
+        url = urlsplit(self._settings.upstream_metrics)
+        try:
+            async with asyncio.timeout(TIMEOUT_S / 2):
+                reader, writer = await asyncio.open_connection(url.hostname, url.port or 80)
+                try:
+                    # HTTP/1.0: the answer ends with the connection and comes in one piece.
+                    writer.write(f"GET {url.path or '/'} HTTP/1.0\r\nhost: {url.netloc}\r\n\r\n".encode())
+                    answer = bytearray()
+                    while (part := await reader.read(1 << 16)) and len(answer) < MAX_UPSTREAM_BYTES:
+                        answer += part
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as exc:
+            _log.warning("no metrics of Triton from %s: %s", self._settings.upstream_metrics, exc)
+            return b""
+        head, _, body = bytes(answer).partition(b"\r\n\r\n")
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            return b""
+        return body if body.endswith(b"\n") or not body else body + b"\n"
