@@ -70,7 +70,7 @@ def started(
             answer = ask(service_pb2.ModelStatisticsRequest(), timeout=30)
             return {model.name: _counts(model) for model in answer.model_stats}
 
-        yield Running(Target(OURS, (server.pid,), TritonCaller(server.grpc_address)), server.grpc_address, counts)
+        yield Running(Target(OURS, server.pids, TritonCaller(server.grpc_address)), server.grpc_address, counts)
 
 
 Counts = Mapping[str, Mapping[str, int]]

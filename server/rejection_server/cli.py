@@ -40,14 +40,16 @@ EPILOG = """\
 examples:
   {serve}
       serve on 127.0.0.1:8001, metrics on 127.0.0.1:8002
-  {serve} --host 0.0.0.0 --http-port 8000
-      serve other machines too, and HTTP beside gRPC
+  {serve} --host 0.0.0.0
+      serve other machines too
   {serve} --grpc-port 0 --metrics-port off
       on whatever port is free, publishing no metrics
   {serve} --log-level info
       show what Triton says while it loads
   {serve} --cores 4 --cache-size 1G
       use 4 cores of a larger machine, and remember more answers
+  {serve} --no-guard -- --model-control-mode=explicit '--load-model=*'
+      let trusted callers load and unload models
   {serve} -- --model-load-thread-count=2
       what follows -- goes to tritonserver as it is
 
@@ -112,7 +114,18 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="PORT",
         help="gRPC port; 0 takes a free one (default: %(default)s)",
     )
-    serve.add_argument("--http-port", type=_port, metavar="PORT", help="HTTP port; 0 takes a free one (default: off)")
+    serve.add_argument(
+        "--no-guard",
+        action="store_true",
+        help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
+        "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
+    )
+    serve.add_argument(
+        "--http-port",
+        type=_port,
+        metavar="PORT",
+        help="HTTP port, Triton's own, without the guard; 0 takes a free one (default: off)",
+    )
     serve.add_argument(
         "--metrics-port",
         type=_port,
@@ -185,6 +198,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         repository=arguments.repository,
         host=arguments.host,
         grpc_port=arguments.grpc_port,
+        guard=not arguments.no_guard,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
@@ -198,6 +212,8 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     elif arguments.cores is not None:
         print(f"{PROG}: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
         return 2
+    for warning in _warnings(options):
+        print(f"{PROG}: {warning}", file=sys.stderr)
     console = _Console(hold_log=options.log_level in ("error", "warning"))
     server = Server(options, on_log=console.log, on_wait=console.progress)
     interrupts = _Interrupts(server)
@@ -222,6 +238,18 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         print(f"{PROG}: {server.failure}", file=sys.stderr)
         returncode = returncode or 1  # it was not asked to stop
     return returncode if returncode >= 0 else 128 - returncode
+
+
+def _warnings(options: ServeOptions) -> list[str]:
+    """What the operator should know about who may call, a sentence each."""
+    warnings = []
+    if not options.guard:
+        warnings.append(
+            "no guard: whoever reaches the port can stop or change this server; let in trusted callers only"
+        )
+    elif options.http_port is not None:
+        warnings.append("HTTP is Triton's own and not guarded: let in trusted callers only, or leave out --http-port")
+    return warnings
 
 
 class _Interrupts:

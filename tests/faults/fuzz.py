@@ -11,7 +11,6 @@ import argparse
 import collections
 import json
 import multiprocessing
-import os
 import queue
 import statistics
 import sys
@@ -19,6 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from faults import sender
 from faults.good import Good, serve_well
@@ -105,7 +106,7 @@ class _Run:
         self._good_worker.start()
         if self._good_reports.get(timeout=JOIN_S) != "ready":
             raise AssertionError("the good callers begin by saying so")
-        self._processes = processes({os.getpid(), self._good_worker.pid or 0})
+        self._processes = processes(psutil.Process())
         self._memory["before"] = memory(self._processes)
         host, port = sender.split(target.address)
         end = options.first + options.messages
@@ -158,8 +159,10 @@ class _Run:
             self.found("wrong answer to a good caller", -1, f"{self._good.wrong}")
         for message, count in self._good.failed.items():
             self.found("failed call of a good caller", -1, f"{count} x {message}")
-        if "crash" not in self._counts and (status := self._target.stop()):
+        if "crash" not in self._counts and (status := self._target.server.stop()):
             self.found("bad end", -1, f"the server ended with status {status}")
+        if (noise := self._target.noise()) is not None:
+            self.found("log", -1, noise)
 
     def _settle(self) -> None:
         """Once nobody is bad any more: every text still has its answer, and memory came back."""

@@ -4,74 +4,83 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import psutil
 
-from integration.guard_process import GuardProcess
 from rejection_server.host import ServeOptions, Server
 from rejection_server.host.guardian import STUB, STUB_INSTANCE
 from support.repository import REPOSITORY
 
 __all__ = ["Target", "memory", "processes", "started"]
 
+LINES = 2000
+"""More lines of log than that are a finding: callers could fill a disk."""
 
-@dataclass
+
 class Target:
-    """A server that runs."""
+    """A server that runs, and its log."""
 
-    address: str
-    server: Server
-    guard: GuardProcess | None
+    def __init__(self, *, guarded: bool) -> None:
+        options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, guard=guarded)
+        self.lines = 0
+        self.traceback = ""
+        self.server = Server(options, on_log=self._take)
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT that callers use."""
+        return self.server.grpc_address
 
     def failure(self) -> str | None:
-        """Why it does not run any more."""
-        if self.server.wait(0) is not None:
-            return f"{self.server.failure}; " + " | ".join(self.server.log_tail()[-8:])
-        if self.guard is not None and (status := self.guard.process.poll()) is not None:
-            return f"the guard ended with status {status}"
-        return None
+        """Why it does not run any more; None if it does."""
+        if self.server.wait(0) is None:
+            return None
+        return f"{self.server.failure}; {' | '.join(self.server.log_tail()[-8:])}"
 
-    def stop(self) -> int:
-        """Stop it as a supervisor would; returns a status other than 0 if any part had one."""
-        status = self.guard.close() if self.guard is not None else 0
-        return self.server.stop() or status
+    def noise(self) -> str | None:
+        """What is wrong with its log."""
+        if self.traceback:
+            return f"a traceback: {self.traceback}"
+        return f"{self.lines} lines" if self.lines > LINES else None
+
+    def _take(self, line: str) -> None:
+        self.lines += 1
+        if "Traceback" in line:
+            self.traceback = line
+        elif self.traceback and len(self.traceback) < 1000:
+            self.traceback += f" | {line}"
 
 
 @contextlib.contextmanager
 def started(*, guarded: bool = True) -> Iterator[Target]:
     """A server for the bundled model on a free port of this machine, gone after the block."""
-    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0)
-    server = Server(options, on_log=lambda _line: None)
-    server.start()
+    target = Target(guarded=guarded)
+    target.server.start()
     try:
-        with contextlib.ExitStack() as stack:
-            guard = stack.enter_context(GuardProcess(server.grpc_address)) if guarded else None
-            yield Target(guard.address if guard else server.grpc_address, server, guard)
+        yield target
     finally:
-        server.kill()
-        server.wait()
+        target.server.kill()
+        target.server.wait()
 
 
-def processes(besides: set[int]) -> dict[str, psutil.Process]:
-    """This process's descendants by what they are, save those `besides` and theirs."""
+def processes(root: psutil.Process) -> dict[str, psutil.Process]:
+    """The processes of a server, which descend from `root`, by what they are."""
     found: dict[str, psutil.Process] = {}
-    for process in psutil.Process().children(recursive=True):
+    for process in root.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            name = _name(process.cmdline())
-            if process.pid not in besides and name is not None:
+            if (name := _name(process.cmdline())) is not None:
                 found[name] = process
     return found
 
 
 def _name(command: list[str]) -> str | None:
-    words = " ".join(command)
     if command and command[0].endswith(STUB):
         return f"stub of {command[STUB_INSTANCE]}"
-    for part, name in (("rejection_server.guard", "guard"), ("guardian.py", "guardian")):
-        if part in words:
-            return name
-    return "tritonserver" if command and command[0].endswith("tritonserver") else None
+    if command and command[0].endswith("tritonserver"):
+        return "tritonserver"
+    if "rejection_server.guard" in command:
+        return "guard"
+    return "guardian" if any(word.endswith("guardian.py") for word in command) else None
 
 
 def memory(found: dict[str, psutil.Process]) -> dict[str, int]:

@@ -105,6 +105,7 @@ def running_server(folder: Path, *options: str) -> Iterator[BackendServer]:
     serve_options = ServeOptions(
         repository=repository,
         grpc_port=0,
+        guard=False,  # the models are called as they are, and come and go
         metrics_port=None,
         log_level="info",
         log_path=folder / "triton.log",

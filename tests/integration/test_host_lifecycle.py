@@ -139,7 +139,8 @@ class Launched:
             raise AssertionError(self.process.communicate()[1])
         self.address = next(line.split()[1] for line in self.output if "gRPC" in line)
         (self.guardian,) = psutil.Process(self.process.pid).children()
-        (self.triton,) = self.guardian.children()
+        self.triton, *others = self.guardian.children()
+        self.guard = others[0] if others else None
         self.stubs = self.triton.children()
         self.folder = Path(self.guardian.cmdline()[5])
 
@@ -352,7 +353,7 @@ def test_an_interrupt_in_the_middle_of_launching_leaves_nothing(monkeypatch: pyt
 
     server = Server(ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=None))
     with monkeypatch.context() as patched:
-        patched.setattr("rejection_server.host.server.threading.Thread.start", interrupt)
+        patched.setattr("rejection_server.host.processes.threading.Thread.start", interrupt)
         with pytest.raises(KeyboardInterrupt):
             server.start()
     assert started

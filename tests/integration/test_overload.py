@@ -19,7 +19,7 @@ LIMIT = 16
 LONG = "The committee met again and took no decision. " * 60
 
 
-@pytest.fixture(scope="module", params=[0, None], ids=["metrics", "metrics off"])
+@pytest.fixture(scope="module", params=["guard", "metrics", "metrics off"])
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server in which few requests may wait."""
     repository = tmp_path_factory.mktemp("small") / "repository"
@@ -30,7 +30,14 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
     assert changed == 1
     config.write_text(text)
-    options = ServeOptions(repository=repository, grpc_port=0, metrics_port=request.param, cache_bytes=0, cores=2)
+    options = ServeOptions(
+        repository=repository,
+        grpc_port=0,
+        guard=request.param == "guard",
+        metrics_port=0 if request.param == "metrics" else None,
+        cache_bytes=0,
+        cores=2,
+    )
     with Server(options) as server:
         yield server
 
@@ -45,9 +52,9 @@ def test_the_excess_is_refused_and_all_else_is_answered(small: Server) -> None:
             outcomes["answered"] += 1
         except grpc.RpcError as error:
             outcomes[error.code(), error.details().rsplit(", ", 1)[-1]] += 1
-    refused = outcomes.pop(
-        (grpc.StatusCode.UNAVAILABLE, f"the queue is full: at most {LIMIT} requests wait for the classifier")
-    )
+    waiting = f"the queue is full: at most {LIMIT} requests wait"
+    more = "; send this one again after a while" if small.options.guard else " for the classifier"
+    refused = outcomes.pop((grpc.StatusCode.UNAVAILABLE, waiting + more))
     assert refused > 0
     # Those that wait, and at least one batch in the works at each instance.
     assert outcomes.pop("answered") == 300 - refused >= LIMIT

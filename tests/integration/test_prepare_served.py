@@ -66,6 +66,7 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
     options = ServeOptions(
         repository=repository,
         grpc_port=0,
+        guard=False,
         metrics_port=None,
         triton_arguments=("--model-control-mode=explicit", "--load-model=*"),
     )

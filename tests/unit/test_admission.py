@@ -131,9 +131,11 @@ def test_a_server_too_busy_to_say_how_many_wait_is_full() -> None:
     queue.now += 2 * admission.LATE_S
     assert bound.admit(1) == 0
     assert queue.asked == 2
+    assert "too busy to say how many requests wait" in bound.refusal, "a full queue is not what is known"
     queue.is_late = False
     queue.now += 2 * admission.LATE_S
     assert bound.admit(64) == 2, "the half of a queue that stood full, less the three"
+    assert bound.refusal == "the queue is full: at most 10 requests wait for the classifier"
     assert queue.warnings == []
 
 

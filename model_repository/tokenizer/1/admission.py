@@ -107,6 +107,16 @@ class Admission:
         self._late_since: float | None = None
         self._is_unknown = False
 
+    @property
+    def refusal(self) -> str:
+        """Why a request is refused, for its caller."""
+        if self._late_since is not None:
+            return (
+                "the server is too busy to say how many requests wait, so it takes none for the moment: send this one "
+                "again after a while"
+            )
+        return f"the queue is full: at most {self._limit} requests wait for the classifier"
+
     def admit(self, count: int) -> int:
         """How many of ``count`` requests that came together may go on; the rest is to be refused."""
         if not self._limit:

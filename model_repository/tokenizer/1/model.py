@@ -17,7 +17,7 @@ from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
 METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable: where Triton serves its metrics, if not on its usual port."""
+"""Environment variable: where Triton serves its metrics, if not on its usual port; empty if another bounds the queue."""
 BOUNDED = "classifier"
 
 
@@ -32,9 +32,10 @@ class TritonPythonModel:
             folder / "tokenizer.json", int(config["parameters"]["model_max_length"]["string_value"])
         )
         self._limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        metrics = os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics")
         self._admission = Admission(
-            self._limit,
-            PendingRequests(os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics"), BOUNDED),
+            self._limit if metrics else 0,
+            PendingRequests(metrics, BOUNDED),
             sharers=sum(group["count"] for group in config["instance_group"]),
             warn=pb_utils.Logger.log_warn,
         )
@@ -45,8 +46,7 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         if not self._admission.admit(1):
-            message = f"the queue is full: at most {self._limit} requests wait for the {BOUNDED}"
-            return _error(message, pb_utils.TritonError.UNAVAILABLE)
+            return _error(self._admission.refusal, pb_utils.TritonError.UNAVAILABLE)
         try:
             texts, limits = self._read(request)
         except TextError as error:

@@ -8,6 +8,8 @@ HostError
 ├── RepositoryError           the model repository is missing or holds no model
 ├── ModelLoadError            Triton refused a model
 ├── ModelProcessError         the process of a Python model died while serving
+├── GuardError                the guard could not begin, or ended
+├── SilenceError              Triton, the guard or a model's process gave no sign of life
 ├── StartupTimeoutError       Triton runs but did not become ready in time
 └── TritonExitedError         Triton ended by itself
 """
@@ -17,12 +19,14 @@ from __future__ import annotations
 import signal
 
 __all__ = [
+    "GuardError",
     "HostError",
     "ModelLoadError",
     "ModelProcessError",
     "OptionError",
     "PortTakenError",
     "RepositoryError",
+    "SilenceError",
     "StartupTimeoutError",
     "TritonExitedError",
     "TritonNotInstalledError",
@@ -83,6 +87,14 @@ class ModelProcessError(HostError):
         super().__init__(f"{ending}: Triton does not start it again, so the server was stopped")
         self.instance = instance
         self.returncode = returncode
+
+
+class GuardError(HostError):
+    """The guard could not begin to listen, or ended unasked, so that nobody could reach Triton any more."""
+
+
+class SilenceError(HostError):
+    """A process runs and does nothing: only a new start can help."""
 
 
 class StartupTimeoutError(HostError):

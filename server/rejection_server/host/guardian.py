@@ -2,27 +2,32 @@
 
 Run as a script, with the standard library only, in a session of its own:
 
-    python -I -S guardian.py SHM_PREFIX RUNTIME_FOLDER STOP_GRACE_S COMMAND...
+    python -I -S guardian.py SHM_PREFIX RUNTIME_FOLDER STOP_GRACE_S GUARD COMMAND...
 
     launcher ── commands ──> guardian ──> tritonserver ──> Python backend stubs
-             <── status ────
+             <── status ────          ──> guard
 
 The guardian starts COMMAND as its child, in a process group of its own, and sits between two pipes. Standard input
 carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes are to be
 watched, `t` asks Triton to finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death,
 counts as the launcher's last command: stop now. Standard output tells the launcher `started PID`, `watching` in answer
-to `w`, `lost INSTANCE STATUS` when a model's process died, which ends Triton too, and, once everything is gone,
-`exited STATUS`. A negative status is a signal. Standard error is handed to Triton.
+to `w` after `stub PID INSTANCE` for each of them, `lost INSTANCE STATUS` when a model's process died, which ends Triton
+too, and, once everything is gone, `exited STATUS`. A negative status is a signal. Standard error is handed to Triton.
+
+GUARD is two descriptors, `IN,OUT`, for a guard that stands before Triton: the guardian starts it with these as its
+standard input and output, tells `guard PID`, and stops it before Triton, which then has nothing in flight. A guard that
+ends unasked is told as `unguarded STATUS` and ends Triton too. Empty is no guard.
 
 Gone means: no process of Triton's group, none that lost its parent (the guardian adopts those), no shared memory whose
-name begins with SHM_PREFIX, no RUNTIME_FOLDER. If the guardian itself is killed the kernel kills Triton, and the
-launcher clears up with the same functions.
+name begins with SHM_PREFIX, no RUNTIME_FOLDER. If the guardian itself is killed the kernel kills Triton and the guard,
+and the launcher clears up with the same functions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import shutil
 import signal
@@ -36,7 +41,13 @@ ORPHAN_GRACE_S = 3.0
 """How long Triton may take to stop by itself once the launcher is gone."""
 LOST_GRACE_S = 5.0
 """How long Triton may take to stop once it lost a model's process, which it would wait for until its own timeout."""
+EMPTY_GRACE_S = 3.0
+"""How long Triton may take to stop after the guard answered all that was in flight. It unloads an
+instance a second, for which nobody has to wait."""
 KILL_WAIT_S = 5.0
+MOST_FILES = 1 << 16
+"""Open files that a process may have, where the system leaves it at less and lets it be raised."""
+GUARD_MODULE = "rejection_server.guard"
 STUB = "triton_python_backend_stub"
 STUB_INSTANCE = 8
 """Which of a stub's arguments is the name of the model instance."""
@@ -46,7 +57,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def main(arguments: list[str]) -> int:
     """Start the command, watch it and the launcher, clear up; returns 0 once everything is gone."""
-    shm_prefix, runtime_folder, stop_grace_s, *command = arguments
+    shm_prefix, runtime_folder, stop_grace_s, guard_fds, *command = arguments
+    _raise_file_limit()
     prctl = _prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on_signals()
@@ -54,10 +66,19 @@ def main(arguments: list[str]) -> int:
     # The command pipe alone would miss the launcher's death while a fork of it still holds the pipe's other end. A
     # launcher that ended before this line has another parent in its place: then the pipe has to do.
     launcher = _open_pidfd(parent) if os.getppid() == parent else None
-    triton = _spawn(command, prctl)
+    pipes = [int(descriptor) for descriptor in guard_fds.split(",") if descriptor]
+    for descriptor in pipes:
+        os.set_inheritable(descriptor, False)
+    with open(os.devnull) as null:  # noqa: PTH123 - a descriptor is wanted
+        triton = _spawn(command, prctl, null.fileno(), 2)
     _tell(f"started {triton}")
+    guard = _spawn([sys.executable, "-P", "-m", GUARD_MODULE], prctl, *pipes) if pipes else None
+    for descriptor in pipes:  # they are to end with the guard
+        os.close(descriptor)
+    if guard is not None:
+        _tell(f"guard {guard}")
     unloads = any(argument.startswith("--model-control-mode=") and "none" not in argument for argument in command)
-    status = _Watch(triton, launcher, wake, float(stop_grace_s), unloads=unloads).until_exit()
+    status = _Watch((triton, guard), launcher, wake, float(stop_grace_s), unloads=unloads).until_exit()
     kill_group(triton)
     _kill_adopted()
     remove_leftovers(shm_prefix, Path(runtime_folder))
@@ -83,15 +104,17 @@ class _Watch:
     """Relays the launcher's commands until Triton has ended.
 
     Args:
-        triton: its process.
+        children: Triton's process and that of the guard before it, None if there is none.
         launcher: a descriptor that tells the launcher's end; None leaves that to the pipe of commands.
         wake: a descriptor that tells of signals.
         stop_grace_s: how long Triton may take to stop when it is asked to.
         unloads: whether Triton may end a model's process while it serves, because it was told to unload the model.
     """
 
-    def __init__(self, triton: int, launcher: int | None, wake: int, stop_grace_s: float, *, unloads: bool) -> None:
-        self._triton = triton
+    def __init__(
+        self, children: tuple[int, int | None], launcher: int | None, wake: int, stop_grace_s: float, *, unloads: bool
+    ) -> None:
+        self._triton, self._guard = children
         self._launcher = launcher
         self._wake = wake
         self._stop_grace_s = stop_grace_s
@@ -100,6 +123,8 @@ class _Watch:
         self._sources = {self._commands, wake} | ({launcher} if launcher is not None else set())
         self._stubs: dict[int, tuple[int, str]] = {}
         self._kill_at = float("inf")
+        self._is_empty = False
+        """Whether Triton has been told to stop after everybody had an answer."""
 
     def until_exit(self) -> int:
         """Returns Triton's status, negative for a signal."""
@@ -108,9 +133,11 @@ class _Watch:
             ready = set(select.select([*self._sources, *self._stubs], [], [], timeout_s)[0])
             if self._wake in ready:
                 received = set(os.read(self._wake, 4096))
-                status = _reap(self._triton)
-                if status is not None:
-                    return status
+                ended = _reap()
+                if self._triton in ended:
+                    return ended[self._triton]
+                if self._guard in ended:
+                    self._mourn_guard(ended[self._guard])
                 if received - {signal.SIGCHLD}:  # somebody signalled the guardian: it means Triton
                     self._stop(self._stop_grace_s)
             self._obey(os.read(self._commands, 1) if self._commands in ready else None, self._launcher in ready)
@@ -118,15 +145,29 @@ class _Watch:
                 self._bury(descriptor)
             if time.monotonic() >= self._kill_at:
                 os.kill(self._triton, signal.SIGKILL)
+                if self._is_empty:
+                    return 0
                 self._kill_at = time.monotonic() + KILL_WAIT_S
 
     def _stop(self, grace_s: float) -> None:
-        os.kill(self._triton, signal.SIGTERM)
+        os.kill(self._triton if self._guard is None else self._guard, signal.SIGTERM)
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+
+    def _mourn_guard(self, status: int) -> None:
+        """The guard has ended: as it was told to, with all calls answered, or unasked."""
+        self._guard = None
+        if self._kill_at == float("inf"):
+            _tell(f"unguarded {status}")
+            self._stop(LOST_GRACE_S)
+            return
+        self._is_empty = status == 0
+        self._stop(EMPTY_GRACE_S)
 
     def _obey(self, command: bytes | None, is_orphaned: bool) -> None:
         if command == b"w":
             self._stubs = _open_stubs(self._triton)
+            for pid, instance in self._stubs.values():
+                _tell(f"stub {pid} {instance}")
             _tell("watching")
         elif command == b"t":
             self._stop(self._stop_grace_s)
@@ -171,18 +212,16 @@ def _zombie_status(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(int(fields[-1])) if fields[0] in "ZX" else None
 
 
-def _reap(triton: int) -> int | None:
-    """Collect every ended child; returns Triton's status if it is among them."""
-    status = None
-    while True:
-        try:
+def _reap() -> dict[int | None, int]:
+    """Collect every ended child: status by process."""
+    ended: dict[int | None, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
             pid, waited = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return status
-        if pid == 0:
-            return status
-        if pid == triton:
-            status = os.waitstatus_to_exitcode(waited)
+            if pid == 0:
+                break
+            ended[pid] = os.waitstatus_to_exitcode(waited)
+    return ended
 
 
 def _kill_adopted() -> None:
@@ -204,7 +243,15 @@ def _kill_adopted() -> None:
         time.sleep(0.01)
 
 
-def _spawn(command: list[str], prctl: Callable[[int, int], object]) -> int:
+def _raise_file_limit() -> None:
+    """Let this process and its children have as many open files as the system allows: each caller takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _spawn(command: list[str], prctl: Callable[[int, int], object], stdin: int, stdout: int) -> int:
     """Start the command in a session of its own, killed by the kernel if the guardian dies first."""
     guardian = os.getpid()
     child = os.fork()
@@ -215,9 +262,8 @@ def _spawn(command: list[str], prctl: Callable[[int, int], object]) -> int:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guardian:  # it died before the line above
             os._exit(1)
-        with open(os.devnull) as null:  # noqa: PTH123 - a descriptor is wanted
-            os.dup2(null.fileno(), 0)
-        os.dup2(2, 1)
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
         os.closerange(3, 256)
         # SIGPIPE stays ignored, as Python set it: Triton must be able to finish when nobody reads its log any more.
         os.execv(command[0], command)  # noqa: S606 - the launcher's command, no shell

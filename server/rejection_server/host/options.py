@@ -53,6 +53,8 @@ _OURS = {
     "--allow-metrics": "--metrics-port",
     "--cache-config": "--cache-size",
 }
+# What concerns Triton's own port, or lets callers change what is served.
+_UNGUARDED = ("--grpc-", "--reuse-grpc-port", "--model-control-mode", "--load-model", "--repository-poll-secs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,10 @@ class ServeOptions:
     """Name or address of this machine that every port is bound to; loopback only unless told otherwise."""
     grpc_port: int = 8001
     """Port of the gRPC service; 0 takes a free one."""
+    guard: bool = True
+    """Whether the guard listens on `grpc_port`, and Triton, for this machine only, on a free port behind it."""
     http_port: int | None = None
-    """Port of the HTTP service; 0 takes a free one, None leaves the service off."""
+    """Port of the HTTP service, Triton's own, which no guard stands before; 0 takes a free one, None leaves it off."""
     metrics_port: int | None = 8002
     """Port of the Prometheus metrics; 0 takes a free one, None keeps them to the models, on loopback."""
     log_level: LogLevel = "warning"
@@ -79,6 +83,8 @@ class ServeOptions:
     """Seconds that requests in flight may take to finish when the server is stopped."""
     startup_timeout_s: float = 180.0
     """Seconds until every model has to be ready."""
+    silence_s: float | None = 3.0
+    """Seconds without a sign of life from Triton or the guard after which the server is ended; None waits for ever."""
     cache_bytes: int | None = None
     """Memory of Triton's response cache, in which repeated texts find their scores; 0 is no cache.
 
@@ -98,7 +104,7 @@ class ServeOptions:
     @property
     def picks_ports(self) -> bool:
         """Whether any port is one that was free, not one that was named."""
-        return self.metrics_port is None or 0 in (self.grpc_port, self.http_port, self.metrics_port)
+        return self.guard or self.metrics_port is None or 0 in (self.grpc_port, self.http_port, self.metrics_port)
 
     @property
     def cache_size(self) -> int:
@@ -134,11 +140,18 @@ class Endpoints:
     metrics_port: int
     publishes_metrics: bool
     """Whether the metrics are for others than Triton's own models, which bound their queue by them."""
+    guarded_port: int | None = None
+    """Triton's own gRPC port, on loopback, if the guard listens on `grpc_port`."""
 
     @property
     def grpc(self) -> str:
         """HOST:PORT for a gRPC client on this machine."""
         return self._reachable(self.grpc_port)
+
+    @property
+    def triton(self) -> str:
+        """HOST:PORT of Triton's own gRPC service, for this machine."""
+        return self.grpc if self.guarded_port is None else f"{LOOPBACK}:{self.guarded_port}"
 
     @property
     def http(self) -> str | None:
@@ -159,10 +172,11 @@ class Endpoints:
 
     @property
     def listeners(self) -> tuple[tuple[str, int], ...]:
-        """Address, for a client on this machine, and port of every service that is on, gRPC first."""
-        ports = [port for port in (self.grpc_port, self.http_port) if port is not None]
-        metrics_address = self.reachable_address if self.publishes_metrics else LOOPBACK
-        return (*((self.reachable_address, port) for port in ports), (metrics_address, self.metrics_port))
+        """Address, for a client on this machine, and port of every service of Triton that is on, gRPC first."""
+        mine = self.reachable_address
+        grpc = (mine, self.grpc_port) if self.guarded_port is None else (LOOPBACK, self.guarded_port)
+        http = () if self.http_port is None else ((mine, self.http_port),)
+        return (grpc, *http, (mine if self.publishes_metrics else LOOPBACK, self.metrics_port))
 
     @property
     def reachable_address(self) -> str:
@@ -208,21 +222,31 @@ def choose_endpoints(options: ServeOptions) -> Endpoints:
             http_port=_probe_optional(held, "HTTP", "--http-port", address, options.http_port),
             metrics_port=_probe(held, "metrics", "--metrics-port", metrics_address, options.metrics_port or 0),
             publishes_metrics=publishes_metrics,
+            guarded_port=_probe(held, "Triton", "--grpc-port", LOOPBACK, 0) if options.guard else None,
         )
 
 
 def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime) -> list[str]:
     """The command line of tritonserver.
 
-    Raises OptionError if an extra argument repeats one of ours, or the cache has an impossible size.
+    Raises OptionError if an extra argument repeats one of ours or needs a Triton without a guard, or the cache has an
+    impossible size.
     """
     for argument in options.triton_arguments:
         name = argument.partition("=")[0]
         if name in _OURS:
             instead = f"use {_OURS[name]} instead" if _OURS[name] else "the embedded host sets it"
             raise OptionError(f"{name} cannot follow `--`: {instead}")
+        if options.guard and name.startswith(_UNGUARDED):
+            raise OptionError(
+                f"{name} is for callers of Triton itself, and here the guard alone calls it: add --no-guard if you "
+                "trust all callers, or leave it out"
+            )
     is_ipv6 = ipaddress.ip_address(endpoints.address).version == 6
     grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
+    grpc_port = endpoints.grpc_port
+    if endpoints.guarded_port is not None:
+        grpc_address, grpc_port = LOOPBACK, endpoints.guarded_port
     web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
     command = [
         str(runtime.tritonserver),
@@ -235,7 +259,7 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
         f"--cache-directory={runtime.caches}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--grpc-address={grpc_address}",
-        f"--grpc-port={endpoints.grpc_port}",
+        f"--grpc-port={grpc_port}",
         f"--http-address={web_address}",
         *(["--allow-http=false"] if endpoints.http_port is None else [f"--http-port={endpoints.http_port}"]),
         "--allow-metrics=true",

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import logging
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from rejection_server.host import guardian
-from rejection_server.host.errors import (
-    HostError,
-    ModelProcessError,
-    PortTakenError,
-    StartupTimeoutError,
-    TritonExitedError,
-)
+from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
+from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
-from rejection_server.host.layout import Layout, lay_out
-from rejection_server.host.locate import check_machine, find_wheel
+from rejection_server.host.layout import lay_out
+from rejection_server.host.locate import TritonWheel, check_machine, find_wheel
 from rejection_server.host.machine import Machine
 from rejection_server.host.options import (
     METRICS_URL,
@@ -36,18 +24,17 @@ from rejection_server.host.options import (
     choose_endpoints,
     triton_command,
 )
+from rejection_server.host.processes import Processes
 from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
+from rejection_server.host.watchdog import Watchdog
 
 __all__ = ["Server"]
 
 POLL_S = 0.05
-SIGNAL_DELAY_S = 0.2
 UNLOAD_S = 15
 """How long unloading the models may take, after the requests in flight."""
 WATCH_WAIT_S = 10.0
-ABANDON_S = 10.0
-KEPT_LINES = 2000
 ATTEMPTS = 3
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
@@ -58,7 +45,7 @@ T = TypeVar("T")
 
 
 class Server:
-    """One embedded Triton with its model repository.
+    """One embedded Triton with its model repository, behind a guard unless told otherwise.
 
     As a context manager it is ready inside the block and gone after it:
 
@@ -83,22 +70,15 @@ class Server:
         self._on_log = on_log or _triton_log.info
         self._on_wait = on_wait
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
-        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
-        self._line_count = 0
+        self._is_usage = False
         self._endpoints: Endpoints | None = None
-        self._layout: Layout | None = None
         self._sizing = Sizing(options.repository, {})
-        self._guardian: subprocess.Popen[bytes] | None = None
-        self._is_followed = False
-        self._pid: int | None = None
-        self._returncode: int | None = None
-        self._failure: HostError | None = None
-        self._stop_requested = False
-        self._watching = threading.Event()
-        self._exited = threading.Event()
+        self._folder: Path | None = None
+        self._processes: Processes | None = None
+        self._watchdog: Watchdog | None = None
 
     def start(self) -> None:
-        """Start Triton and wait until it and all its models are ready.
+        """Start Triton and wait until it, all its models and the guard are ready.
 
         Raises a HostError, and leaves nothing behind, if that does not happen within `startup_timeout_s`.
         """
@@ -106,32 +86,12 @@ class Server:
         wheel = find_wheel()
         check_repository(self.options.repository)
         for attempt in range(1, ATTEMPTS + 1):
-            self._guardian = None
-            endpoints = self._endpoints = choose_endpoints(self.options)
-            layout = self._layout = lay_out(wheel)
             try:
-                if self.options.cores is not None:
-                    self._sizing = sized_repository(
-                        self.options.repository, self.options.cores, layout.folder / "repository"
-                    )
-                runtime = Runtime(
-                    repository=self._sizing.repository,
-                    tritonserver=wheel.tritonserver,
-                    backends=layout.backends,
-                    caches=wheel.caches,
-                    shm_prefix=layout.shm_prefix,
-                    has_gpu=self._has_gpu,
-                )
-                self._launch(triton_command(self.options, endpoints, runtime), layout, endpoints)
-                self._wait_until_ready(endpoints)
+                self._start_once(wheel)
             except PortTakenError:
-                self._abandon(layout)
                 # Somebody was faster; a port that we picked ourselves can be picked again.
                 if attempt == ATTEMPTS or not self.options.picks_ports:
                     raise
-            except BaseException:
-                self._abandon(layout)
-                raise
             else:
                 return
 
@@ -147,42 +107,44 @@ class Server:
 
     def request_stop(self) -> None:
         """Ask Triton to stop, as `stop` does, without waiting; safe in a signal handler."""
-        self._stop_requested = True
-        self._command(b"t")
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self._processes is not None:
+            self._processes.request_stop()
 
     def kill(self) -> None:
         """End Triton at once, without waiting for requests; safe in a signal handler."""
-        self._stop_requested = True
-        self._command(b"k")
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self._processes is not None:
+            self._processes.kill()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait until Triton has ended and all it left is removed.
 
         Returns its exit status, None if it still runs after `timeout_s` seconds.
         """
-        if self._guardian is None:
+        if self._processes is None:
             return 0
-        deadline = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        # In short waits: a signal just before a wait, or taken by another thread, does not end it, and its handler runs
-        # only after it.
-        while not self._exited.wait(min(SIGNAL_DELAY_S, max(0.0, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
-                return None
-        return self._returncode
+        has_ended = self._processes.wait(float("inf") if timeout_s is None else timeout_s)
+        return self._processes.returncode if has_ended else None
 
     @property
     def failure(self) -> HostError | None:
-        """Why the server ended unasked: Triton exited, or a model's process died, without which it is of no use."""
-        return self._failure
+        """Why the server ended unasked: Triton exited, or the guard or a model's process died or stood still."""
+        processes = self._processes
+        if processes is None or not processes.ended_unasked:
+            return None
+        return processes.failure or TritonExitedError(_required(processes.returncode))
 
     def log_tail(self) -> list[str]:
         """The last lines of Triton's log, unfiltered."""
-        return list(self._lines)
+        return [self._as_given(line) for line in self._processes.log] if self._processes is not None else []
 
     @property
     def pid(self) -> int:
         """Process number of tritonserver."""
-        return _required(self._pid)
+        return _required(_required(self._processes).triton_pid)
 
     @property
     def instances(self) -> Mapping[str, int]:
@@ -191,8 +153,19 @@ class Server:
 
     @property
     def grpc_address(self) -> str:
-        """HOST:PORT of the gRPC service, for a client on this machine."""
+        """HOST:PORT of the gRPC service, the guard's if there is one, for a client on this machine."""
         return _required(self._endpoints).grpc
+
+    @property
+    def triton_address(self) -> str:
+        """HOST:PORT of Triton's own gRPC service, which refuses nobody; the same as `grpc_address` without a guard."""
+        return _required(self._endpoints).triton
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process numbers of tritonserver and, if there is one, of the guard: with their children all that serves."""
+        guard = _required(self._processes).guard_pid
+        return (self.pid,) if guard is None else (self.pid, guard)
 
     @property
     def http_address(self) -> str | None:
@@ -212,7 +185,7 @@ class Server:
     @property
     def runtime_folder(self) -> Path:
         """Folder that Triton runs from; its name is the prefix of Triton's shared memory regions."""
-        return _required(self._layout).folder
+        return _required(self._folder)
 
     def __enter__(self) -> Server:
         self.start()
@@ -223,61 +196,92 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _launch(self, command: list[str], layout: Layout, endpoints: Endpoints) -> None:
-        self._lines.clear()
-        self._pid = self._returncode = self._failure = None
-        self._watching.clear()
-        self._exited.clear()
-        self._is_followed = False
-        grace_s = self.options.exit_timeout_s + UNLOAD_S
-        guarded = [sys.executable, "-I", "-S", guardian.__file__, layout.shm_prefix, str(layout.folder), str(grace_s)]
-        process = self._guardian = subprocess.Popen(
-            [*guarded, *command],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**layout.environment, METRICS_URL: endpoints.models_metrics},
-            pass_fds=[layout.alive_fd],
-            start_new_session=True,
-        )
-        pump = threading.Thread(target=self._pump_log, args=(process,), name="triton-log", daemon=True)
-        pump.start()
-        threading.Thread(target=self._follow, args=(process, layout, pump), name="triton-status", daemon=True).start()
-        self._is_followed = True
+    def _start_once(self, wheel: TritonWheel) -> None:
+        endpoints = self._endpoints = choose_endpoints(self.options)
+        layout = lay_out(wheel)
+        self._folder = layout.folder
+        processes = Processes(layout, on_line=self._take_line, log_path=self.options.log_path)
+        try:
+            if self.options.cores is not None:
+                self._sizing = sized_repository(
+                    self.options.repository, self.options.cores, layout.folder / "repository"
+                )
+            runtime = Runtime(
+                repository=self._sizing.repository,
+                tritonserver=wheel.tritonserver,
+                backends=layout.backends,
+                caches=wheel.caches,
+                shm_prefix=layout.shm_prefix,
+                has_gpu=self._has_gpu,
+            )
+            command = triton_command(self.options, endpoints, runtime)
+            self._is_usage = False
+            self._processes = processes
+            processes.start(
+                command,
+                # A guard bounds what waits, and the models need not.
+                {**layout.environment, METRICS_URL: "" if self.options.guard else endpoints.models_metrics},
+                stop_grace_s=self.options.exit_timeout_s + UNLOAD_S,
+                guarded=self.options.guard,
+            )
+            self._wait_until_ready(endpoints, processes)
+        except BaseException:
+            processes.abandon()
+            raise
 
-    def _wait_until_ready(self, endpoints: Endpoints) -> None:
-        begin = time.monotonic()
-        seen = 0
+    def _wait_until_ready(self, endpoints: Endpoints, processes: Processes) -> None:
         arguments = self.options.triton_arguments
         tolerant = "--exit-on-error=false" in arguments
-        probe = HealthProbe(
-            endpoints,
-            speaks_grpc=not any(argument.startswith("--grpc-use-ssl") for argument in arguments),
-            every_model=not tolerant,
-        )
+        speaks_grpc = not any(argument.startswith("--grpc-use-ssl") for argument in arguments)
+        begin = time.monotonic()
+        seen = 0
+        is_closed = processes.guard is not None  # the guard does not listen before Triton is ready
+        probe = HealthProbe(endpoints.triton, endpoints.listeners, speaks_grpc=speaks_grpc, every_model=not tolerant)
         try:
-            while not self._exited.wait(POLL_S):
+            while not processes.wait(POLL_S):
                 elapsed_s = time.monotonic() - begin
                 if self._on_wait is not None:
                     self._on_wait(elapsed_s)
                 if probe.is_ready():
-                    self._command(b"w")
-                    # Ready only once the death of a model's process would be noticed.
-                    self._watching.wait(WATCH_WAIT_S)
-                    _log.info("Triton is ready after %.1f s", elapsed_s)
-                    return
-                if self._line_count != seen and not tolerant:
-                    seen = self._line_count
+                    if not is_closed:
+                        break
+                    is_closed = False
+                    probe.close()
+                    _required(processes.guard).begin(guard_settings(self.options, endpoints, self._sizing.repository))
+                    probe = HealthProbe(endpoints.grpc, every_model=not tolerant, lists_models=False)
+                if processes.line_count != seen and not tolerant:
+                    seen = processes.line_count
                     self._raise_if_hopeless()
                 if elapsed_s > self.options.startup_timeout_s:
                     raise StartupTimeoutError(
                         f"Triton was not ready after {self.options.startup_timeout_s:g} s: look at its log with "
                         "--log-level verbose"
                     )
+            else:
+                raise (
+                    explain_failure(self.log_tail())
+                    or processes.failure
+                    or TritonExitedError(_required(processes.returncode))
+                )
         finally:
             probe.close()
-        raise explain_failure(self.log_tail()) or TritonExitedError(_required(self._returncode))
+        # Ready only once the death of a model's process would be noticed.
+        processes.watch()
+        processes.watching.wait(WATCH_WAIT_S)
+        self._watch(processes, endpoints.triton if speaks_grpc else None)
+        _log.info("Triton is ready after %.1f s", elapsed_s)
+
+    def _watch(self, processes: Processes, address: str | None) -> None:
+        if self.options.silence_s is None:
+            return
+        self._watchdog = Watchdog(
+            self.options.silence_s,
+            address=address,
+            guard=processes.guard,
+            stubs=processes.stubs,
+            on_silence=processes.fail,
+        )
+        self._watchdog.start()
 
     def _raise_if_hopeless(self) -> None:
         """Raise for a model whose process could not even begin: Triton waits for it for ever."""
@@ -285,83 +289,18 @@ class Server:
         if any(STUB_FAILED in line for line in tail):
             raise explain_failure(tail) or TritonExitedError(0)
 
-    def _pump_log(self, process: subprocess.Popen[bytes]) -> None:
-        """Take lines from Triton until nobody can write any more."""
-        assert process.stderr is not None
-        file = self.options.log_path.open("ab", buffering=0) if self.options.log_path else None
-        in_usage = False
-        with process.stderr as stream:
-            buffer = b""
-            while chunk := stream.read(65536):
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for raw in lines:
-                    if file is not None:
-                        file.write(raw + b"\n")
-                    line = raw.decode(errors="replace").rstrip()
-                    # A model that was sized for this machine is reported where it comes from.
-                    if self._sizing.repository != self.options.repository:
-                        line = line.replace(str(self._sizing.repository), str(self.options.repository))
-                    self._lines.append(line)
-                    self._line_count += 1
-                    # After an unknown option Triton prints four hundred lines of help.
-                    in_usage = in_usage or line.startswith("Usage: tritonserver")
-                    if not in_usage and (self._has_gpu or not is_harmless_without_gpu(line)):
-                        self._on_log(line)
-        if file is not None:
-            file.close()
+    def _take_line(self, line: str) -> None:
+        line = self._as_given(line)
+        # After an unknown option Triton prints four hundred lines of help.
+        self._is_usage = self._is_usage or line.startswith("Usage: tritonserver")
+        if not self._is_usage and (self._has_gpu or not is_harmless_without_gpu(line)):
+            self._on_log(line)
 
-    def _follow(self, process: subprocess.Popen[bytes], layout: Layout, pump: threading.Thread) -> None:
-        """Take the guardian's word for what happens, and its place if it was killed."""
-        assert process.stdout is not None
-        returncode: int | None = None
-        for line in process.stdout:
-            event, _, value = line.decode().strip().partition(" ")
-            if event == "started":
-                self._pid = int(value)
-            elif event == "watching":
-                self._watching.set()
-            elif event == "lost":
-                instance, signal_or_status = value.split()
-                self._failure = ModelProcessError(instance, int(signal_or_status))
-            elif event == "exited":
-                returncode = int(value)
-        process.wait()
-        if returncode is None:
-            _log.warning("the guardian of Triton ended unexpectedly")
-            if self._pid is not None:
-                guardian.kill_group(self._pid)
-            guardian.remove_leftovers(layout.shm_prefix, layout.folder)
-            returncode = process.returncode if process.returncode else -9
-        pump.join(timeout=2)
-        os.close(layout.alive_fd)
-        self._returncode = returncode
-        if not self._stop_requested:
-            self._failure = self._failure or TritonExitedError(returncode)
-        self._exited.set()
-
-    def _abandon(self, layout: Layout) -> None:
-        if self._guardian is None:
-            guardian.remove_leftovers(layout.shm_prefix, layout.folder)
-            os.close(layout.alive_fd)
-            return
-        self._command(b"k")
-        if self._is_followed:
-            self._exited.wait()
-            return
-        # Interrupted (Ctrl-C) between the start of the guardian and of the thread that waits for its end.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._guardian.wait(timeout=ABANDON_S)
-        self._guardian.kill()
-        self._guardian.wait()
-        self._guardian = None
-        guardian.remove_leftovers(layout.shm_prefix, layout.folder)
-        os.close(layout.alive_fd)
-
-    def _command(self, command: bytes) -> None:
-        if self._guardian is None or self._guardian.stdin is None:
-            return
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it may have ended: that is what was wanted
-            os.write(self._guardian.stdin.fileno(), command)
+    def _as_given(self, line: str) -> str:
+        """A line in which a model that was sized for this machine is reported where it comes from."""
+        if self._sizing.repository == self.options.repository:
+            return line
+        return line.replace(str(self._sizing.repository), str(self.options.repository))
 
 
 def _required(value: T | None) -> T:

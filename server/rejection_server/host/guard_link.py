@@ -1,0 +1,160 @@
+"""The guard as the launcher sees it: what it is told, and the pipes to it, which lead past the guardian."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from rejection_server.guard.settings import GuardSettings
+from rejection_server.host.errors import GuardError, PortTakenError
+from rejection_server.host.options import Endpoints, ServeOptions
+
+__all__ = ["GuardLink", "guard_settings"]
+
+MAX_PENDING = "max_pending_requests"
+"""Parameter of a model: how many requests may wait, 0 for any number."""
+UNBOUNDED = 1 << 30
+LEAST_UPSTREAM = 64
+"""Requests that Triton has at a time, at least: so many small ones keep any machine busy."""
+START_S = 30.0
+IN_USE = "in use"
+
+_log = logging.getLogger(__name__)
+
+
+def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path) -> GuardSettings:
+    """What the guard is to be told in front of a Triton that serves `repository`.
+
+    Public are the models that are no step of another. Twice what all instances of the models together take at a time
+    may be at Triton, so that it has the next batch while it runs one.
+    """
+    configs = _read_configs(repository, options.model_config_name)
+    steps = {step.model_name for config in configs.values() for step in config.ensemble_scheduling.step}
+    pending = [int(c.parameters[MAX_PENDING].string_value) for c in configs.values() if MAX_PENDING in c.parameters]
+    most = min(pending, default=GuardSettings.max_requests) or UNBOUNDED
+    room = 2 * max((_room(config) for config in configs.values()), default=0)
+    return GuardSettings(
+        upstream=endpoints.triton,
+        public_models=tuple(sorted(configs.keys() - steps)),
+        host=endpoints.address,
+        port=endpoints.grpc_port,
+        max_requests=most,
+        max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
+        drain_timeout_s=float(options.exit_timeout_s),
+    )
+
+
+def _read_configs(repository: Path, config_name: str | None) -> dict[str, Any]:
+    """Configuration by model; that of one without, or with a broken one, is empty: Triton tells what is wrong."""
+    configs = {}
+    for folder in repository.iterdir():
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        named = folder / "configs" / f"{config_name}.pbtxt"
+        path = named if config_name is not None and named.is_file() else folder / "config.pbtxt"
+        try:
+            config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        except (OSError, ValueError, text_format.ParseError):
+            config = model_config_pb2.ModelConfig()
+        configs[folder.name] = config
+    return configs
+
+
+def _room(config: Any) -> int:
+    """Requests of one row that all instances of a model take at a time."""
+    batch = max([*config.dynamic_batching.preferred_batch_size, 0]) or config.max_batch_size or 1
+    return batch * sum(group.count or 1 for group in config.instance_group)
+
+
+class GuardLink:
+    """Pipes to a guard that the guardian starts; close it when the guard is gone.
+
+    Args:
+        on_event: called, from another thread, with each event that the guard tells.
+    """
+
+    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self._on_event = on_event
+        input_fd, self._commands = os.pipe()
+        self._output, output_fd = os.pipe()
+        self.child_fds: tuple[int, ...] = (input_fd, output_fd)
+        """What the guard's standard input and output are to be, until it has them."""
+        self._begun: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._lock = threading.Lock()
+        self.heard_at = 0.0
+        """When it last said something, by the monotonic clock."""
+
+    def given(self) -> None:
+        """Let go of the guard's ends of the pipes, so that they end with it, and listen to it."""
+        for descriptor in self.child_fds:
+            os.close(descriptor)
+        self.child_fds = ()
+        threading.Thread(target=self._listen, name="guard-status", daemon=True).start()
+
+    def begin(self, settings: GuardSettings) -> None:
+        """Let the guard listen; returns once it does. Raises PortTakenError, GuardError."""
+        self._write(settings.to_json())
+        try:
+            message = self._begun.get(timeout=START_S)
+        except queue.Empty:
+            raise GuardError(
+                f"the guard did not begin to listen within {START_S:g} s: start the server again"
+            ) from None
+        if "port" in message:
+            return
+        reason = message.get("error", "it ended")
+        if IN_USE in reason:
+            raise PortTakenError(
+                f"port {settings.port} of {settings.host}, wanted for gRPC, is already in use: stop the program that "
+                "listens there or choose another port with --grpc-port (0 takes a free one)"
+            )
+        raise GuardError(f"the guard cannot listen on {settings.host}, port {settings.port}: {reason}")
+
+    def ask(self) -> None:
+        """Ask for a sign of life, which `heard_at` will tell."""
+        self._write("")
+
+    def close(self) -> None:
+        """Let go of the guard, which ends by that if it still runs."""
+        with self._lock:
+            commands, self._commands = self._commands, -1
+        if commands >= 0:
+            os.close(commands)
+        if self.child_fds:  # nobody ever had them
+            for descriptor in (*self.child_fds, self._output):
+                os.close(descriptor)
+            self.child_fds = ()
+
+    def _write(self, line: str) -> None:
+        with self._lock:
+            if self._commands < 0:
+                return
+            try:
+                os.write(self._commands, f"{line}\n".encode())
+            except BrokenPipeError:  # it ended, which the guardian tells
+                return
+
+    def _listen(self) -> None:
+        with os.fdopen(self._output, encoding="utf-8") as lines:
+            for line in lines:
+                self.heard_at = time.monotonic()
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    _log.warning("the guard said %r", line)
+                    continue
+                if "port" in message or "error" in message:
+                    self._begun.put(message)
+                elif "event" in message:
+                    self._on_event(message)
+        self._begun.put({})
