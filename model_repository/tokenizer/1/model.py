@@ -17,7 +17,7 @@ from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
 METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable: where Triton serves its metrics, if not on its usual port; empty if another bounds the queue."""
+"""Environment variable: where Triton serves its metrics, if not as usual; empty if another bounds the queue."""
 BOUNDED = "classifier"
 
 
