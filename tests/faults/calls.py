@@ -198,6 +198,24 @@ def not_http2(rng: random.Random) -> Call:
     return Call("not_http2", "", [body], ending="raw", after_s=rng.uniform(0, 0.020))
 
 
+def large(rng: random.Random) -> Call:
+    """More than the windows of HTTP/2 hold: a text that is too long, a message that is, or one that is never finished."""
+    size = rng.choice((100_000, 1 << 20, (1 << 20) + 1, 3 << 20))
+    request = plain([0])
+    request.raw_input_contents[0] = struct.pack("<I", size) + b"no " * (size // 3) + b"no"[: size % 3]
+    body = framed(_serialized(request))
+    choice = rng.randrange(4)
+    if choice == 0:
+        return _infer("large", [body])
+    if choice == 1:
+        announced = struct.pack(">BI", 0, rng.choice((66 << 20, 2**32 - 1)))
+        return _infer("large", [announced, *[body[:16000]] * rng.choice((1, 100))], ending="cancelled", after_s=0.2)
+    part = body[: rng.randrange(len(body))]
+    if choice == 2:
+        return _infer("large", [part], ending="cancelled", after_s=rng.uniform(0, 0.1), ends=False)
+    return _infer("large", [part], ending="dropped", after_s=rng.uniform(0, 0.1), ends=False)
+
+
 def stream(rng: random.Random) -> Call:
     """ModelStreamInfer with messages of all kinds, ended well, badly or not at all."""
     bodies = [
@@ -283,6 +301,7 @@ _WEIGHTED: tuple[tuple[Callable[[random.Random], Call], int], ...] = (
     (bad_headers, 15),
     (dropped, 20),
     (not_http2, 10),
+    (large, 2),
     (stream, 45),
     (admin, 30),
     (asking, 30),

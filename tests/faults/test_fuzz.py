@@ -82,4 +82,4 @@ def test_a_call_follows_from_seed_and_number() -> None:
 def test_every_kind_of_call_is_made() -> None:
     made = collections.Counter(calls.make(SEED, number).kind for number in range(MESSAGES))
     assert len(made) >= 45
-    assert min(made.values()) >= 40, "each often enough for CI"
+    assert min(made.values()) >= 20, "each often enough for CI"
