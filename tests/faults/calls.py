@@ -199,7 +199,7 @@ def not_http2(rng: random.Random) -> Call:
 
 
 def large(rng: random.Random) -> Call:
-    """More than the windows of HTTP/2 hold: a text that is too long, a message that is, or one that is never finished."""
+    """More than the windows of HTTP/2 hold: too long a text, too long a message, or one that is never finished."""
     size = rng.choice((100_000, 1 << 20, (1 << 20) + 1, 3 << 20))
     request = plain([0])
     request.raw_input_contents[0] = struct.pack("<I", size) + b"no " * (size // 3) + b"no"[: size % 3]
