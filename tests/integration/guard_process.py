@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from types import TracebackType
@@ -40,6 +41,13 @@ class GuardProcess:
         status = self.process.wait(within_s)
         self._output.close()
         return status
+
+    def request_stop(self, way: str) -> None:
+        """Stop it by SIGTERM or by the end of its standard input."""
+        if way == "SIGTERM":
+            self.process.send_signal(signal.SIGTERM)
+        else:
+            self._input.close()
 
     def counts(self) -> dict[str, Any]:
         """A snapshot of its counts."""

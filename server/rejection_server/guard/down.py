@@ -21,7 +21,7 @@ MAX_PASSED_BYTES = 4096
 """Longest message of a method other than inference: Triton repeats the name in it in a header."""
 MAX_EXTRA_BYTES = 1024
 """Longest value of a header that is passed on."""
-FRAME_BURST, FRAME_RATE, FRAMES_OF_A_CALL, BYTES_OF_A_FRAME = 5000, 1000, 16, 64
+FRAME_BURST, FRAME_RATE, FRAMES_OF_A_CALL, BYTES_OF_A_FRAME = 5000, 1000, 16, 32
 """How many frames a connection may send at once, how many more each second, for each call, and for how many bytes of
 data: who sends more keeps the guard busy with nothing."""
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -223,6 +223,12 @@ class Caller(Session):
         for call in list(self.streams.values()):
             if call.conversation is not None:
                 call.conversation.stop()
+
+    def refuse_all(self) -> None:
+        """Answer the calls for which there was no time."""
+        for call in list(self.streams.values()):
+            if not call.replied:
+                self.give_up(call, stopping())
 
     def is_busy(self) -> bool:
         """Whether a call that began before the guard was told to stop is not answered to its end."""

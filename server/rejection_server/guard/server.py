@@ -97,6 +97,7 @@ class Guard:
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._connections):
+            connection.refuse_all()
             connection.say_goodbye()
         until = loop.time() + GOODBYE_S
         while loop.time() < until and self._connections:

@@ -7,6 +7,7 @@ neither is called from within them; what they submit goes out at the end of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
@@ -143,7 +144,8 @@ class Session(asyncio.BufferedProtocol):
         entries = nghttp2.settings_entries(self._settings)
         self.lib.submit_settings(self.session, 0, entries, len(entries))
         self.lib.session_set_local_window_size(self.session, 0, 0, CONNECTION_WINDOW)
-        self.flush_soon()
+        if not self.is_server:  # which speaks second, when it knows that this is HTTP/2
+            self.flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget the streams and free the library's memory."""
@@ -250,8 +252,9 @@ class Session(asyncio.BufferedProtocol):
     def _linger(self) -> None:
         # A socket that is closed with something unread in it takes back what the peer has not read yet.
         self._is_lingering = True
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the peer may be gone
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.abort)
 
     def head(self, frame: int) -> FrameHead:

@@ -1,0 +1,123 @@
+"""A guard that is told to stop: who calls is told so, who waits is answered. A frozen Triton holds calls under way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2
+
+from integration.guard_peer import GOAWAY, INFER, Peer, grpc_message
+from integration.guard_process import GuardProcess
+from support.kserve import Wire, arrays, request
+
+STOPPING = (grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that does not run within the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def under_way(guard: GuardProcess, count: int, within_s: float = 60) -> bool:
+    until = time.monotonic() + within_s
+    while (now := guard.counts()["under_way"]) != count and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(now == count)
+
+
+@pytest.mark.parametrize("way", ["standard input ends", "SIGTERM"])
+def test_calls_under_way_are_answered_and_new_ones_told(server: Any, way: str) -> None:
+    with GuardProcess(server.grpc_address) as guard:
+        wire, other = Wire(guard.address), Wire(guard.address)
+        other.infer(["a"])
+        watch = other.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
+        assert next(watch) == b"\x08\x01"
+        with frozen(server.pid):
+            pending = [wire.send(request(["word " * 100_000], max_length=8)) for _ in range(6)]
+            assert under_way(guard, 6)
+            guard.request_stop(way)
+            assert next(watch) == b"\x08\x02"
+            assert not other.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=20).ready
+            assert not other.stub.ModelReady(service_pb2.ModelReadyRequest(name="rejection"), timeout=20).ready
+            assert other.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20) == b"\x08\x02"
+            assert other.error(request(["a"])) == STOPPING
+            (late,) = (wire.error(request(["a"])) for wire in [Wire(guard.address)])
+            assert late == STOPPING
+            assert guard.process.poll() is None
+        for one in pending:
+            assert arrays(one.result())["logits"].shape == (1, 2)
+        assert guard.process.wait(30) == 0
+
+
+def test_calls_for_which_there_is_no_time_are_told_too(server: Any) -> None:
+    with GuardProcess(server.grpc_address, drain_timeout_s=1) as guard:
+        wire = Wire(guard.address)
+        with frozen(server.pid):
+            pending = [wire.send(request(["word " * 100_000], max_length=8)) for _ in range(6)]
+            assert under_way(guard, 6)
+            stream = wire.stub.ModelStreamInfer(iter([request(["a"])]), timeout=60)
+            assert under_way(guard, 7)
+            guard.request_stop("SIGTERM")
+            for one in [*pending, stream]:
+                assert (one.exception().code(), one.details()) == STOPPING
+            assert guard.process.wait(30) == 0
+
+
+def test_a_request_that_is_still_arriving_is_under_way(server: Any) -> None:
+    message = grpc_message(request(["a"]).SerializeToString())
+    with GuardProcess(server.grpc_address) as guard, Peer(guard.port) as peer, Peer(guard.port) as other:
+        early = peer.call(INFER)
+        peer.status(peer.call(INFER, message))
+        guard.request_stop("SIGTERM")
+        while other.status(other.call(INFER, message)) != (14, "the server is stopping"):
+            time.sleep(0.01)
+        assert peer.status(peer.call(INFER, message)) == (14, "the server is stopping")
+        peer.end(early, message)
+        assert peer.status(early) == (0, "")
+        assert any(one.kind == GOAWAY for one in peer.frames())
+        assert guard.process.wait(30) == 0
+
+
+def test_callers_who_go_on_calling_do_not_hold_it_up(server: Any) -> None:
+    done = threading.Event()
+    errors: list[tuple[Any, str]] = []
+
+    def call_on(address: str) -> None:
+        wire = Wire(address)
+        while not done.is_set():
+            try:
+                wire.infer(["a"])
+            except grpc.RpcError as error:
+                errors.append((error.code(), error.details()))
+
+    with GuardProcess(server.grpc_address) as guard:
+        callers = [threading.Thread(target=call_on, args=(guard.address,)) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        try:
+            while guard.counts()["calls"].get("ModelInfer", {}).get("OK", 0) < 50:
+                time.sleep(0.02)
+            guard.request_stop("SIGTERM")
+            assert guard.process.wait(20) == 0
+        finally:
+            done.set()
+            for caller in callers:
+                caller.join()
+    assert {code for code, _ in errors} == {grpc.StatusCode.UNAVAILABLE}
+    said = {details for _, details in errors}
+    # Once it is gone, gRPC's own words say that nobody listens.
+    assert STOPPING[1] in said
+    assert all(details == STOPPING[1] or "refused" in details or "connect" in details.lower() for details in said), said
