@@ -126,7 +126,8 @@ def watch(options: argparse.Namespace) -> int:
         after = _metrics.parse(_fetch(options.metrics))
         now_s = time.monotonic()
         home = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
-        table = _metrics.table(_metrics.activity(before, after, now_s - read_s))
+        seconds = now_s - read_s
+        table = _metrics.table(_metrics.activity(before, after, seconds), _metrics.refusals(before, after, seconds))
         _write(f"{home}{options.metrics}  {time.strftime('%H:%M:%S')}\n{table}")
         before, read_s = after, now_s
         tables += 1

@@ -1,6 +1,8 @@
 """From a failed RPC to this package's exception: one table, no network.
 
-The kind of an error is read from its gRPC status code alone, never from its words. Two facts beside the code are used:
+The kind of an error is read from its gRPC status code, with one exception: `NOT_FOUND` is what Triton says both of a
+name that it does not know and of a model that it unloads because it stops; only its words tell which. Two facts beside
+the code are used:
 
 - `UNAVAILABLE` is what gRPC says when it cannot connect and what Triton says when its queue is full. The caller
   passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was full.
@@ -27,6 +29,9 @@ from rejection_client.errors import (
     UnexpectedAnswerError,
 )
 
+NO_VERSION = "has no available versions"
+"""Triton's words, with `NOT_FOUND`, for a model that it knows and cannot serve now: it is stopping, or exchanges it."""
+
 _NO_REQUEST_ID = re.compile(r"^\[request id: <id_unknown>\] ")
 
 
@@ -40,6 +45,10 @@ class Rule(NamedTuple):
 _SERVER_FAILED = Rule(ServerError, "the server at {url} failed: {details}; look for the reason in its log")
 _REFUSED_FOR_NOW = Rule(
     OverloadedError, "the server at {url} is overloaded: {details}; send again after a while, or fewer texts at once"
+)
+_UNLOADED = Rule(
+    ServerUnavailableError,
+    "the server at {url} serves no version of '{model}' now: {details}; it is stopping, or the model was unloaded",
 )
 _DENIED = Rule(AccessDeniedError, "the server at {url} denies access: {details}; check the credentials you send")
 _BAD_INPUT = Rule(InvalidInputError, "the server refused the input: {details}")
@@ -77,7 +86,7 @@ RULES: dict[StatusCode, Rule] = {
     StatusCode.DATA_LOSS: _SERVER_FAILED,
     StatusCode.UNAUTHENTICATED: _DENIED,
 }
-"""Every gRPC status code; `UNAVAILABLE` from a live server is an `OverloadedError` instead."""
+"""Every gRPC status code; `rule_of` knows the two that mean more than one thing."""
 
 
 class Asked(NamedTuple):
@@ -91,9 +100,21 @@ class Asked(NamedTuple):
     the caller's (the request's own, without)."""
 
 
+def rule_of(code: StatusCode, details: str, *, is_live: bool = False) -> Rule:
+    """What a failure means: the code's rule, save for a live server's `UNAVAILABLE` and a model without a version."""
+    if code is StatusCode.UNAVAILABLE and is_live:
+        return _REFUSED_FOR_NOW
+    return _UNLOADED if code is StatusCode.NOT_FOUND and NO_VERSION in details else RULES[code]
+
+
+def may_pass(code: StatusCode, details: str) -> bool:
+    """Whether the same request may succeed a moment later, or at another server."""
+    return rule_of(code, details).error is ServerUnavailableError
+
+
 def error_from_status(code: StatusCode, details: str, asked: Asked, *, is_live: bool = False) -> RejectionError:
     """Make the exception for a failed RPC."""
-    rule = _REFUSED_FOR_NOW if code is StatusCode.UNAVAILABLE and is_live else RULES[code]
+    rule = rule_of(code, details, is_live=is_live)
     details = _NO_REQUEST_ID.sub("", details) or f"status {code.name}"
     if rule.error is not InvalidInputError:
         return rule.error(rule.message.format(**asked._asdict(), details=details))

@@ -117,14 +117,20 @@ class Transport:
         return answer
 
     async def _is_refused_by_a_live_server(self, endpoint: Endpoint, error: grpc.RpcError, attempts: _Attempts) -> bool:
-        """Take note of a failure; False if the server is gone. Raises the error of what must not be sent again."""
+        """Take note of a failure; False if the server is gone. Raises the error of what must not be sent again.
+
+        A call that nobody here cancelled was cut off by a server that stops, or given up by a proxy of a live one.
+        """
         code, details = error.code(), error.details() or ""
-        is_unavailable = code is grpc.StatusCode.UNAVAILABLE
-        is_live = is_unavailable and await self._is_answering(endpoint)
+        is_cancelled = code is grpc.StatusCode.CANCELLED
+        may_pass = _status.may_pass(code, details) or (is_cancelled and not self._closed)
+        if may_pass and code is not grpc.StatusCode.UNAVAILABLE:
+            endpoint.live_until_s = 0.0  # a server that is stopping was alive a moment ago, too
+        is_live = may_pass and await self._is_answering(endpoint)
         attempts.error = self._error(endpoint, code, details, attempts, is_live=is_live)
         attempts.error.__cause__ = error
         _log.debug("%s: %s", endpoint.address.target, attempts.error)
-        if not is_unavailable:
+        if not may_pass or (is_cancelled and is_live):
             self._endpoints.restore(endpoint)
             raise attempts.error
         if not is_live:

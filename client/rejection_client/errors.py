@@ -2,9 +2,9 @@
 
     RejectionError
     ├── InvalidInputError         a text or an option is not acceptable; `row` says which text, where known
-    ├── ModelNotFoundError        the server runs but does not serve the model
+    ├── ModelNotFoundError        the server runs but does not know the model
     ├── AccessDeniedError         the server, or a gateway before it, wants other credentials
-    ├── ServerUnavailableError    no connection to the server, or it broke during the call
+    ├── ServerUnavailableError    no connection to the server, it broke during the call, or the server is stopping
     ├── OverloadedError           the server answered, and refused the work because its queue is full
     ├── DeadlineExceededError     no answer within the client's `timeout_s`
     ├── RequestCancelledError     the client was closed during the call, or a proxy gave the call up
@@ -52,7 +52,7 @@ class InvalidInputError(RejectionError):
 
 
 class ModelNotFoundError(RejectionError):
-    """The server runs but does not serve the model: a wrong name, or a server that is just starting or stopping."""
+    """The server runs but does not know the model: a wrong name."""
 
 
 class AccessDeniedError(RejectionError):
@@ -60,7 +60,10 @@ class AccessDeniedError(RejectionError):
 
 
 class ServerUnavailableError(RejectionError):
-    """There is no connection to the server, or it broke during the call; the work may or may not have been done."""
+    """There is no connection to the server, it broke during the call, or the server is stopping.
+
+    The work may or may not have been done.
+    """
 
 
 class OverloadedError(RejectionError):

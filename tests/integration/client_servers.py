@@ -92,11 +92,24 @@ def make_repository(folder: Path, queue: int = 100) -> Path:
     return folder
 
 
-def start_servers(repository: Path, hosts: tuple[str, ...] = ("127.0.0.1",), port: int = 0) -> list[Server]:
+def start_servers(
+    repository: Path, hosts: tuple[str, ...] = ("127.0.0.1",), port: int = 0, triton_arguments: tuple[str, ...] = ()
+) -> list[Server]:
     """Ready servers, started at once, one for each address of this machine."""
 
     def start(host: str) -> Server:
-        server = Server(ServeOptions(repository=repository, host=host, grpc_port=port, metrics_port=None))
+        # Triton itself: its models see what clients cancel, and tests freeze it.
+        server = Server(
+            ServeOptions(
+                repository=repository,
+                host=host,
+                grpc_port=port,
+                guard=False,
+                metrics_port=None,
+                silence_s=None,
+                triton_arguments=triton_arguments,
+            )
+        )
         server.start()
         return server
 

@@ -5,11 +5,13 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
 from rejection_server.host import ServeOptions, Server
+from support.kserve import Wire, request
 from support.repository import REPOSITORY
 
 OUTPUTS = ("probabilities", "logits", "token_count")
@@ -104,6 +106,39 @@ def test_errors_are_not_remembered(client: triton.InferenceServerClient) -> None
         with pytest.raises(triton.InferenceServerException, match="max_length in row 0 is 0"):
             ask(client, ["Refused for its option."], max_length=0)
     assert set(ask(client, ["Refused for its option."])) == set(OUTPUTS)
+
+
+@pytest.mark.parametrize("model", ["rejection", "scoring", "tokenizer"])
+@pytest.mark.parametrize("value", ["", "abc", "x" * 128], ids=len)
+def test_a_string_for_a_sequence_is_refused_and_the_server_lives(cached: Server, model: str, value: str) -> None:
+    """Triton 2.51, left alone, ends with a segmentation fault when `rejection` is asked so."""
+    wire = Wire(cached.grpc_address)
+    message = request([f"Asked of {model} with a sequence id of {len(value)}."], model=model)
+    message.parameters["sequence_id"].string_param = value
+    says = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
+    code, details = wire.error(message)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.endswith(says)
+    (streamed,) = wire.stub.ModelStreamInfer(iter([message]), timeout=30)
+    assert streamed.error_message.endswith(says)
+    del message.parameters["sequence_id"]
+    first = wire.stub.ModelInfer(message, timeout=30)
+    # What is remembered costs no tokenizer that could refuse; it is answered, then.
+    message.parameters["sequence_id"].string_param = value
+    if model == "tokenizer":
+        assert wire.error(message)[0] == grpc.StatusCode.INVALID_ARGUMENT
+    else:
+        assert wire.stub.ModelInfer(message, timeout=30).raw_output_contents == first.raw_output_contents
+        (streamed,) = wire.stub.ModelStreamInfer(iter([message]), timeout=30)
+        assert streamed.infer_response.raw_output_contents == first.raw_output_contents
+
+
+def test_a_number_for_a_sequence_changes_nothing(cached: Server) -> None:
+    wire = Wire(cached.grpc_address)
+    message = request(["Asked as the fifth of its kind."])
+    message.parameters["sequence_id"].int64_param = 5
+    first = wire.stub.ModelInfer(message, timeout=30)
+    assert wire.stub.ModelInfer(message, timeout=30).raw_output_contents == first.raw_output_contents
 
 
 def test_memory_is_bounded() -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from integration.client_servers import (
     Blocking,
@@ -38,6 +38,7 @@ from rejection_client import (
     RequestCancelledError,
     ServerUnavailableError,
 )
+from rejection_client._status import NO_VERSION
 from rejection_client.channels import open_channels
 from rejection_client.protocol import infer_request, ready_request
 from rejection_server.host import Server
@@ -271,6 +272,79 @@ def test_one_of_three_servers_frozen(replicas: list[Server], make_client: MakeCl
             assert time.monotonic() < deadline_s, "it was not taken back"
             client.classify("hello")
             time.sleep(0.05)
+
+
+def test_a_model_unloaded_at_one_server_is_asked_of_the_other(repository: Path, make_client: MakeClient) -> None:
+    """What each of two servers says while it stops, held still: the model is known, and has no version."""
+    explicit = ("--model-control-mode=explicit", "--load-model=rejection")
+    pair = start_servers(repository, HOSTS[:2], triton_arguments=explicit)
+    addresses = [server.grpc_address for server in pair]
+    wires: list[Any] = [Wire(address) for address in addresses]
+    try:
+        with make_client(addresses) as client, make_client(addresses[0]) as single:
+            client.classify("hello"), single.classify("hello")
+            wires[0].stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="rejection"))
+            code, words = wires[0].error(infer_request("rejection", ["hello"]))
+            assert (code, NO_VERSION in words) == (grpc.StatusCode.NOT_FOUND, True)
+            for _ in range(6):
+                client.classify("hello")
+            assert [result.error for result in client.stream(["hello"] * 20)] == [None] * 20
+            with pytest.raises(ServerUnavailableError, match="no version of 'rejection' now"):
+                single.classify("hello", timeout_s=0.5)
+            wires[0].stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="rejection"))
+            before = served(pair[0])
+            single.classify("hello")
+            assert served(pair[0]) == before + 1
+    finally:
+        stop_servers(pair)
+
+
+def test_restarts_of_two_servers_cost_no_call(repository: Path) -> None:
+    """Eight callers, of each client and as streams, while one server after the other is stopped and started again.
+
+    Triton, while it stops, says of a model that it has unloaded that it is not found.
+    """
+    pair = start_servers(repository, HOSTS[:2])
+    addresses = [server.grpc_address for server in pair]
+    over = threading.Event()
+    ends = ClientConfig(timeout_s=60)
+
+    def call(client: RejectionClient) -> int:
+        calls = 0
+        while not over.is_set():
+            client.classify("sleep 0.01")
+            calls += 1
+        return calls
+
+    def texts() -> Iterator[str]:
+        while not over.is_set():
+            yield "sleep 0.01"
+
+    def stream(client: RejectionClient) -> int:
+        results = list(client.stream(texts()))
+        assert [result.error for result in results if result.error is not None] == []
+        return len(results)
+
+    with (
+        RejectionClient(addresses, ends) as first,
+        cast("RejectionClient", Blocking(addresses, ends)) as second,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        first.model_info(), second.model_info()
+        callers = [pool.submit(call, client) for client in (first, first, first, second, second, second)]
+        callers += [pool.submit(stream, client) for client in (first, second)]
+        try:
+            for server in pair:
+                host, _, port = server.grpc_address.partition(":")
+                before = served(server)
+                while served(server) == before and not any(caller.done() for caller in callers):
+                    time.sleep(0.02)
+                server.stop()
+                pair[pair.index(server)] = start_servers(repository, (host,), int(port))[0]
+        finally:
+            over.set()
+        assert all(caller.result() > 0 for caller in callers)
+    stop_servers(pair)
 
 
 def test_a_server_added_to_the_name_gets_requests(

@@ -142,6 +142,7 @@ class Launched:
         self.triton, *others = self.guardian.children()
         self.guard = others[0] if others else None
         self.stubs = self.triton.children()
+        self.everything = [*self.stubs, self.triton, *others]
         self.folder = Path(self.guardian.cmdline()[5])
 
     def finish(self) -> tuple[int, str]:

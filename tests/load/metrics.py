@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from prometheus_client.parser import text_string_to_metric_families
 
 TIMEOUT_S = 2.0
+FAILURES = "nv_inference_request_failure"
 Reading = Mapping[str, Mapping[str, float]]
-"""Values by metric and model ("" for those of no model), summed over versions and, for failures, reasons."""
+"""Values by metric and model ("" for those of no model), summed over versions and, for failures, reasons.
+
+A request that failed counts once. Triton counts one that failed in an ensemble twice, both times as `OTHER`: once as it
+answers, once as it lets the request go. It uses that reason for ensembles only.
+"""
 
 
 def read(text: str) -> Reading:
@@ -20,7 +25,8 @@ def read(text: str) -> Reading:
         for sample in family.samples:
             # The parser appends `_total` to a counter's name where Triton has none.
             name = family.name if family.type == "counter" else sample.name
-            reading[name][sample.labels.get("model", "")] += sample.value
+            twice = name == FAILURES and sample.labels.get("reason") == "OTHER"
+            reading[name][sample.labels.get("model", "")] += sample.value / 2 if twice else sample.value
     return reading
 
 

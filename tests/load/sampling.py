@@ -26,7 +26,7 @@ class Sample:
     waiting: float | None = None
     """Requests in all queues, at the moment."""
     failed_per_s: float | None = None
-    """Requests that failed, refused ones included, as the server counts them."""
+    """Requests that failed, those included that were refused by the model or by the guard before Triton; each once."""
     cache_hits_per_s: float | None = None
     """Of Triton's response cache."""
     cpu_cores: float | None = None
@@ -56,13 +56,14 @@ class Work:
         waits = [queue_us.get(step, 0.0) / answered[step] / 1000 for step in self.steps if answered.get(step)]
         pending = after.get("nv_inference_pending_request_count", {})
         failed, hits = rose("inference_request_failure"), rose("cache_num_hits_per_model")
+        refused = sum(rise(before, after, "rejection_guard_refused").values())
         return Sample(
             time_s=0.0,
             queue_ms=sum(waits) if answered.get(slowest) else None,
             batch_size=rose("inference_count").get(slowest, 0.0) / ran if ran else None,
             executions_per_s=ran / seconds if executions else None,
             waiting=sum(pending.get(step, 0.0) for step in self.steps) if pending else None,
-            failed_per_s=failed.get(self.model, 0.0) / seconds if answered else None,
+            failed_per_s=(failed.get(self.model, 0.0) + refused) / seconds if answered else None,
             cache_hits_per_s=sum(hits.values()) / seconds if hits else None,
         )
 

@@ -21,7 +21,7 @@ from rejection_client._lines import (
     read_document,
     read_rows,
 )
-from rejection_client._metrics import activity, parse, table
+from rejection_client._metrics import activity, parse, refusals, table
 from rejection_client._output import Progress, Table, csv_lines, document_lines, json_lines, shorten
 from rejection_client.cli import main
 
@@ -176,32 +176,42 @@ METRICS = """
 # HELP nv_inference_request_success Number of successful inference requests
 nv_inference_request_success{model="m",version="1"} %d
 nv_inference_request_failure{model="m",reason="REJECTED",version="1"} %d
-nv_inference_request_failure{model="m",reason="OTHER",version="1"} 1
+nv_inference_request_failure{model="m",reason="OTHER",version="1"} %d
 nv_inference_count{model="m",version="1"} %d
 nv_inference_exec_count{model="m",version="1"} %d
 nv_inference_request_duration_us{model="m",version="1"} %d
 nv_inference_queue_duration_us{model="m",version="1"} %d
 nv_inference_pending_request_count{model="m",version="1"} 3
 nv_cpu_utilization 0.5
+rejection_guard_refused_total{reason="full"} %d
+rejection_guard_refused_total{reason="invalid"} 1
 """
 
 
 def test_activity_is_the_difference_of_two_readings() -> None:
-    (row,) = activity(parse(METRICS % (10, 0, 20, 10, 0, 0)), parse(METRICS % (110, 5, 420, 60, 500_000, 100_000)), 2.0)
-    assert (row.model, row.requests_per_s, row.failures_per_s, row.texts_per_s) == ("m", 50, 2.5, 200)
+    before = parse(METRICS % (10, 0, 2, 20, 10, 0, 0, 0))
+    after = parse(METRICS % (110, 5, 8, 420, 60, 500_000, 100_000, 3))
+    (row,) = activity(before, after, 2.0)
+    assert (row.model, row.requests_per_s, row.failures_per_s, row.texts_per_s) == ("m", 50, 4, 200)
     assert (row.latency_ms, row.queue_ms, row.batch_size, row.waiting) == (5, 1, 8, 3)
-    header, line = table([row]).splitlines()
+    refused = refusals(before, after, 2.0)
+    assert refused == {"full": 1.5, "invalid": 0}
+    header, line, last = table([row], refused).splitlines()
+    assert last == "refused before Triton: 1.5/s, full 1.5"
+    assert len(table([row], {}).splitlines()) == 2
     assert header.split()[:4] == ["MODEL", "REQUESTS/S", "FAILED/S", "TEXTS/S"]
-    assert line.split() == ["m", "50.0", "2.5", "200.0", "5.0", "1.0", "8.0", "3"]
+    assert line.split() == ["m", "50.0", "4.0", "200.0", "5.0", "1.0", "8.0", "3"]
 
 
 def test_activity_of_an_idle_and_of_a_restarted_server() -> None:
-    reading = parse(METRICS % (10, 0, 20, 10, 100, 0))
+    reading = parse(METRICS % (10, 0, 2, 20, 10, 100, 0, 1))
     (idle,) = activity(reading, reading, 1.0)
     assert (idle.requests_per_s, idle.latency_ms, idle.batch_size) == (0, None, None)
-    (restarted,) = activity(parse(METRICS % (1000, 0, 2000, 10, 100, 0)), reading, 1.0)
+    (restarted,) = activity(more := parse(METRICS % (1000, 0, 2, 2000, 10, 100, 0, 5)), reading, 1.0)
     assert restarted.requests_per_s == 10
+    assert refusals(more, reading, 1.0) == {"full": 1, "invalid": 1}
     assert activity({}, {}, 1.0) == []
+    assert refusals({}, {}, 1.0) == {}
 
 
 @pytest.mark.parametrize(

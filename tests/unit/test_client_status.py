@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from rejection_client import InvalidInputError, OverloadedError, RejectionError, ServerUnavailableError, errors
-from rejection_client._status import RULES, Asked, error_from_status
+from rejection_client._status import NO_VERSION, RULES, Asked, error_from_status, may_pass
 
 ASKED = Asked("host:8001", "rejection", 2.5)
 
@@ -39,6 +39,23 @@ def test_unavailable_depends_on_whether_the_server_lives() -> None:
     code = grpc.StatusCode.UNAVAILABLE
     assert type(error_from_status(code, "full", ASKED, is_live=True)) is OverloadedError
     assert type(error_from_status(code, "full", ASKED, is_live=False)) is ServerUnavailableError
+
+
+def test_a_model_without_a_version_is_unavailable_not_unknown() -> None:
+    code, details = grpc.StatusCode.NOT_FOUND, f"Request for unknown model: 'rejection' {NO_VERSION}"
+    for is_live in (True, False):
+        error = error_from_status(code, details, ASKED, is_live=is_live)
+        assert type(error) is ServerUnavailableError
+        assert "no version of 'rejection' now" in str(error)
+
+
+def test_what_may_pass() -> None:
+    passing = {(code, words) for code in grpc.StatusCode for words in ("", NO_VERSION) if may_pass(code, words)}
+    assert passing == {
+        (grpc.StatusCode.UNAVAILABLE, ""),
+        (grpc.StatusCode.UNAVAILABLE, NO_VERSION),
+        (grpc.StatusCode.NOT_FOUND, NO_VERSION),
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rejection_server.host import machine
 from rejection_server.host.errors import (
     OptionError,
     PortTakenError,
@@ -15,7 +19,7 @@ from rejection_server.host.errors import (
 )
 from rejection_server.host.layout import lay_out, remove_stale
 from rejection_server.host.locate import check_machine, find_wheel, loader_complaints, needed_libpython
-from rejection_server.host.machine import Machine
+from rejection_server.host.machine import Machine, find_libpython, lacks_libpython
 from rejection_server.host.options import (
     Endpoints,
     Runtime,
@@ -83,6 +87,54 @@ def test_missing_libpython_is_named_by_the_loader() -> None:
     assert needed_libpython(stub) == "libpython3.8.so.1.0"
     missing = loader_complaints(stub, {"LD_LIBRARY_PATH": str(find_wheel().libraries)})
     assert missing == ["libpython3.8.so.1.0"]
+
+
+def test_the_renamed_libpython_of_a_stub_is_the_one_that_the_wheel_holds() -> None:
+    name = needed_libpython(find_wheel((3, 13)).stub)
+    assert name != "libpython3.13.so.1.0"
+    assert (find_wheel().libraries / name).is_file()
+
+
+def test_an_interpreters_own_libpython_comes_before_the_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wheel = find_wheel((3, 13))
+    own = tmp_path / "libpython3.13.so.1.0"
+    own.write_bytes((wheel.libraries / needed_libpython(wheel.stub)).read_bytes())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("rejection_server.host.layout.find_libpython", lambda: own)
+    layout = lay_out(wheel)
+    stub = layout.backends / "python" / wheel.stub.name
+    # The loader of the system says where it takes each library from.
+    trace = subprocess.run(
+        [stub], env={**layout.environment, "LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True
+    ).stdout
+    (loaded,) = (line.split()[2] for line in trace.splitlines() if "libpython" in line)
+    assert Path(loaded).resolve() == own
+    os.close(layout.alive_fd)
+
+
+@pytest.mark.parametrize(("builtin", "lacks"), [(("sys", "_datetime"), True), (("sys",), False)])
+def test_the_wheels_libpython_does_where_extension_modules_are_files(
+    monkeypatch: pytest.MonkeyPatch, builtin: tuple[str, ...], lacks: bool
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 13, 5))
+    monkeypatch.setattr(sys, "builtin_module_names", builtin)
+    monkeypatch.setattr("sysconfig.get_config_var", lambda _name: "/nowhere")
+    monkeypatch.setattr(sys, "base_prefix", "/nowhere")
+    assert lacks_libpython() is lacks
+
+
+def test_an_interpreter_knows_the_libpython_that_it_runs_with() -> None:
+    found = find_libpython()
+    assert found is not None
+    assert found.is_file()
+    # Beside an interpreter that was moved since it was built, what it was configured with says nothing.
+    code = (
+        "import sys, sysconfig, runpy; sysconfig.get_config_var = lambda _: '/nowhere'; sys.base_prefix = '/nowhere'; "
+        "print(runpy.run_path(sys.argv[1])['find_libpython']())"
+    )
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        moved = subprocess.run([sys.executable, "-c", code, machine.__file__], capture_output=True, text=True)
+        assert Path(moved.stdout.strip()).resolve() == found.resolve()
 
 
 def test_static_python_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

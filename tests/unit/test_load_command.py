@@ -98,6 +98,9 @@ nv_inference_queue_duration_us{{model="classifier",version="1"}} {queue}
 nv_inference_compute_infer_duration_us{{model="classifier",version="1"}} {queue}
 nv_inference_pending_request_count{{model="classifier",version="1"}} 7
 nv_cache_num_hits_per_model{{model="rejection",version="1"}} {runs}
+# TYPE rejection_guard_refused_total counter
+rejection_guard_refused_total{{reason="invalid"}} {runs}
+rejection_guard_refused_total{{reason="full"}} {runs}
 """
 
 
@@ -112,7 +115,7 @@ def test_the_servers_side_is_what_changed_between_two_readings() -> None:
         batch_size=8.0,
         executions_per_s=5.0,
         waiting=7.0,
-        failed_per_s=10.0,
+        failed_per_s=17.5,  # half of OTHER, the rejected and what the guard refused for two reasons
         cache_hits_per_s=5.0,
     )
 

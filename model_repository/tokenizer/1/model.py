@@ -19,6 +19,9 @@ from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 METRICS_URL = "REJECTION_METRICS_URL"
 """Environment variable: where Triton serves its metrics, if not as usual; empty if another bounds the queue."""
 BOUNDED = "classifier"
+_STRING_ID = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
+"""Refused here, since Triton reads such an id from a wrong address where an ensemble, `scoring`, has answered as a step
+of another one, and ends (EnsembleContext::ConsumeResponse). An error it passes on without reading the id."""
 
 
 class TritonPythonModel:
@@ -31,10 +34,10 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer(
             folder / "tokenizer.json", int(config["parameters"]["model_max_length"]["string_value"])
         )
-        self._limit = int(config["parameters"]["max_pending_requests"]["string_value"])
+        limit = int(config["parameters"]["max_pending_requests"]["string_value"])
         metrics = os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics")
         self._admission = Admission(
-            self._limit if metrics else 0,
+            limit if metrics else 0,
             PendingRequests(metrics, BOUNDED),
             sharers=sum(group["count"] for group in config["instance_group"]),
             warn=pb_utils.Logger.log_warn,
@@ -45,6 +48,8 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
+        if isinstance(request.correlation_id(), str):
+            return _error(_STRING_ID, pb_utils.TritonError.INVALID_ARG)
         if not self._admission.admit(1):
             return _error(self._admission.refusal, pb_utils.TritonError.UNAVAILABLE)
         try:

@@ -33,7 +33,7 @@ import rejection_server
 from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
 from rejection_server.host.locate import TritonWheel, loader_complaints, needed_libpython
-from rejection_server.host.machine import CONTAINER_HINT, find_libpython
+from rejection_server.host.machine import CONTAINER_HINT, find_libpython, lacks_libpython
 
 __all__ = ["Layout", "lay_out", "remove_stale"]
 
@@ -163,7 +163,7 @@ def _environment(folder: Path, wheel: TritonWheel) -> dict[str, str]:
 def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, str]) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     missing = loader_complaints(stub, environment)
-    if any(name.startswith("libpython") for name in missing):
+    if lacks_libpython() or any(name.startswith("libpython") for name in missing):
         raise UnsupportedMachineError(
             f"the Python at {sys.executable} has no shared library libpython{version}.so.1.0, which Triton's Python "
             f"backend needs: install it (on Debian and Ubuntu: apt-get install libpython{version}), or set PYTHON to "

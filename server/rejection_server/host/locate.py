@@ -97,12 +97,12 @@ def needed_libpython(stub: Path) -> str:
     """File name of the libpython that the stub is linked with.
 
     For most versions it is the usual one (libpython3.11.so.1.0); the wheel's stub for 3.13 asks for a renamed copy that
-    the wheel brings along.
+    the wheel brings along (and still holds the usual name somewhere, so that the loader has to say which it means).
     """
-    match = re.search(rb"libpython3[-.\w]*\.so[.\d]*", stub.read_bytes())
+    match = re.search(r"^\s*(libpython3\S*)", _loaded(stub, {}), re.MULTILINE)
     if match is None:
         raise TritonNotInstalledError(f"{stub} is not a Python backend stub: it is not linked with libpython")
-    return match[0].decode()
+    return match[1]
 
 
 def loader_complaints(binary: Path, environment: Mapping[str, str]) -> list[str]:
@@ -110,9 +110,15 @@ def loader_complaints(binary: Path, environment: Mapping[str, str]) -> list[str]
 
     The loader itself is asked (as `ldd` does); nothing of the binary runs.
     """
+    trace = _loaded(binary, environment)
+    missing = re.findall(r"^\s*(\S+) => not found", trace, re.MULTILINE)
+    versions = re.findall(r"version `([^']+)' not found", trace)
+    return list(dict.fromkeys(missing + versions))
+
+
+def _loaded(binary: Path, environment: Mapping[str, str]) -> str:
+    """What the loader says of the libraries that it would load."""
     # LD_WARN makes the loader report missing symbol versions, such as a libstdc++ that is too old.
     env = {**environment, "LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes", "LC_ALL": "C"}
     trace = subprocess.run([binary], env=env, capture_output=True, text=True, check=False, timeout=30)
-    missing = re.findall(r"^\s*(\S+) => not found", trace.stdout, re.MULTILINE)
-    versions = re.findall(r"version `([^']+)' not found", trace.stdout + trace.stderr)
-    return list(dict.fromkeys(missing + versions))
+    return trace.stdout + trace.stderr

@@ -6,6 +6,7 @@ not fit, in a few words.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import platform
 import re
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,30 +82,50 @@ def python_problem(machine: Machine) -> str | None:
 
 
 def find_libpython() -> Path | None:
-    """Path of this interpreter's own shared library, None if it has none beside it.
+    """Path of this interpreter's own shared library, None if it has none.
 
-    A statically linked interpreter (Debian's python3.11 without the package libpython3.11) has none; the system's
-    loader may still know one.
+    A statically linked interpreter (Debian's) has none unless it is installed beside it (Debian's libpython3.X). What
+    the interpreter itself is linked with counts first, wherever it lies, and what only the system's loader finds last.
     """
     configured: str = sysconfig.get_config_var("LIBDIR") or ""
-    candidates = (Path(configured) / _libpython(), Path(sys.base_prefix) / "lib" / _libpython())
-    return next((path for path in candidates if path.is_file()), None)
+    beside = (Path(configured) / _libpython(), Path(sys.base_prefix) / "lib" / _libpython())
+    candidates = [*_mapped_libpython(), *beside]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(_libpython())
+            found = next(_mapped_libpython(), None)
+    return found
+
+
+def _mapped_libpython() -> Iterator[Path]:
+    """Where the library lies that this process has loaded, if it has."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+            if line.endswith(f"/{_libpython()}"):
+                yield Path(line[line.index("/") :])
 
 
 def _libpython() -> str:
     return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
 
 
+def lacks_libpython() -> bool:
+    """Whether this interpreter needs a shared library of its own for Triton's Python backend, and has none.
+
+    For 3.13 the wheel brings one along. It does for interpreters whose extension modules are files, not for one that
+    has them built in (Debian's): there are no files of those.
+    """
+    takes_the_wheels = sys.version_info[:2] == (3, 13) and "_datetime" not in sys.builtin_module_names
+    return not takes_the_wheels and find_libpython() is None
+
+
 def missing_parts() -> str | None:
     """What of this interpreter is packaged separately and not there, in words for a person; None if all is."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     packages = [] if _has("venv") and _has("ensurepip") else [f"python{version}-venv"]
-    # The wheel brings the library for 3.13 along.
-    if version != "3.13" and find_libpython() is None:
-        try:
-            ctypes.CDLL(_libpython())
-        except OSError:
-            packages.append(f"libpython{version}")
+    if lacks_libpython():
+        packages.append(f"libpython{version}")
     if not packages:
         return None
     return (
