@@ -21,7 +21,8 @@ PROBABILITIES = "probabilities"
 # Rows of one request arrive filled up to the longest of them with -1. Here the filler is dropped: `ragged_tokens` are
 # the real tokens of all rows behind the one token 0, `ragged_lengths` their number in each row, `ragged_starts` and
 # `ragged_ends` where each row begins and ends among them. A row without any gets the token 0 that stands in front, as
-# the tokenizer would give it. Ids out of range are replaced, what is too long is cut: `ragged_invalid` are these rows.
+# the tokenizer would give it. Ids out of range are dropped, what is too long is cut: `ragged_invalid` are these rows.
+# One running sum counts both: real tokens as 1, ids out of range as 2^32, which no row is long enough to reach.
 _REAL_TOKENS = """
     ragged_axis0 = Constant<value_ints=[0]>()
     ragged_axis1 = Constant<value_ints=[1]>()
@@ -33,33 +34,30 @@ _REAL_TOKENS = """
     ragged_filler = Constant<value_int=-1>()
     ragged_largest = Constant<value_int=LARGEST>()
     ragged_longest_row = Constant<value_int=LONGEST>()
+    ragged_outside = Constant<value_int=4294967296>()
     ragged_given = Concat<axis=0>(ragged_nothing, input_ids)
-    ragged_within = Clip(ragged_given, ragged_filler, ragged_largest)
-    ragged_real = GreaterOrEqual(ragged_within, ragged_zero)
-    ragged_tokens = Compress<axis=0>(ragged_within, ragged_real)
+    ragged_within = Clip(ragged_given, ragged_zero, ragged_largest)
+    ragged_real = Equal(ragged_given, ragged_within)
+    ragged_tokens = Compress<axis=0>(ragged_given, ragged_real)
+    ragged_is_filler = Equal(ragged_given, ragged_filler)
+    ragged_is_expected = Or(ragged_real, ragged_is_filler)
     ragged_ones = Cast<to=7>(ragged_real)
-    ragged_seen = CumSum(ragged_ones, ragged_zero)
+    ragged_marks = Where(ragged_is_expected, ragged_ones, ragged_outside)
+    ragged_seen = CumSum(ragged_marks, ragged_zero)
     ragged_filled32 = Squeeze(sequence_lengths, ragged_axis1)
     ragged_filled = Cast<to=7>(ragged_filled32)
     ragged_filled_ends = CumSum(ragged_filled, ragged_zero)
-    ragged_ends_given = Gather(ragged_seen, ragged_filled_ends)
-    ragged_ends_but_last = Slice(ragged_ends_given, ragged_nothing, ragged_last, ragged_axis0)
-    ragged_starts_given = Concat<axis=0>(ragged_behind_stand_in, ragged_ends_but_last)
-    ragged_counts = Sub(ragged_ends_given, ragged_starts_given)
+    ragged_seen_at_ends = Gather(ragged_seen, ragged_filled_ends)
+    ragged_but_last = Slice(ragged_seen_at_ends, ragged_nothing, ragged_last, ragged_axis0)
+    ragged_seen_before = Concat<axis=0>(ragged_behind_stand_in, ragged_but_last)
+    ragged_found = Sub(ragged_seen_at_ends, ragged_seen_before)
+    ragged_invalid = Greater(ragged_found, ragged_longest_row)
+    ragged_counts = Mod(ragged_found, ragged_outside)
     ragged_is_empty = Less(ragged_counts, ragged_one)
-    ragged_starts = Where(ragged_is_empty, ragged_zero, ragged_starts_given)
+    ragged_begins = Mod(ragged_seen_before, ragged_outside)
+    ragged_starts = Where(ragged_is_empty, ragged_zero, ragged_begins)
     ragged_lengths = Clip(ragged_counts, ragged_one, ragged_longest_row)
     ragged_ends = Add(ragged_starts, ragged_lengths)
-    ragged_same = Equal(ragged_given, ragged_within)
-    ragged_outside = Not(ragged_same)
-    ragged_outside_ones = Cast<to=7>(ragged_outside)
-    ragged_outside_seen = CumSum(ragged_outside_ones, ragged_zero)
-    ragged_outside_ends = Gather(ragged_outside_seen, ragged_filled_ends)
-    ragged_outside_but_last = Slice(ragged_outside_ends, ragged_nothing, ragged_last, ragged_axis0)
-    ragged_outside_before = Concat<axis=0>(ragged_nothing, ragged_outside_but_last)
-    ragged_has_outside = Greater(ragged_outside_ends, ragged_outside_before)
-    ragged_is_too_long = Greater(ragged_counts, ragged_longest_row)
-    ragged_invalid = Or(ragged_has_outside, ragged_is_too_long)
 """
 
 
