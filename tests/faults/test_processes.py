@@ -3,6 +3,7 @@
 It answers, or it ends with a status and a sentence so that a supervisor starts it again. It never stays and fails.
 """
 
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from faults import sender
 from faults.served import Served, can_unshare, fill, unshared
 from rejection_client import RejectionClient, RejectionError
 from support.kserve import request
@@ -94,6 +96,37 @@ def test_the_server_answers_while_a_file_system_is_full(what: str, tmp_path: Pat
         assert server.said_bytes < MOST_SAID_BYTES
     # A region's name is all that a caller needs to read and write it.
     assert "shared memory" not in refused
+
+
+def test_the_server_stops_in_order_under_attack() -> None:
+    context = multiprocessing.get_context("spawn")
+    stop, reports = context.Event(), context.Queue()
+    with Served() as server:
+        host, port = sender.split(server.address)
+        job = sender.Job(
+            host=host,
+            port=port,
+            seed=5,
+            numbers=range(10**9),
+            only=frozenset(),
+            callers=32,
+            answers=sender.ask(server.address),
+            seconds=600,
+        )
+        attacker = context.Process(target=sender.send, args=(job, reports, stop), daemon=True)
+        attacker.start()
+        made = 0
+        while made < 500:
+            sent, _findings, _under_way = reports.get(timeout=WITHIN_S)
+            made += sum(sent.values())
+        server.process.terminate()
+        assert server.ended(WITHIN_S) == 0
+        stop.set()
+        assert server.said_bytes < MOST_SAID_BYTES
+        assert b"Traceback" not in server.said
+        assert server.left(WITHIN_S) == []
+        attacker.kill()
+        attacker.join()
 
 
 def test_callers_without_number_and_descriptors_with_one() -> None:
