@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any, cast
 
@@ -13,19 +19,28 @@ from rejection_server.guard import GuardSettings
 
 
 class GuardProcess:
-    """Runs inside its `with` block; `address` is where it listens."""
+    """Runs inside its `with` block; `address` is where it listens, `events` what it tells by itself."""
 
     def __init__(self, upstream: str, **settings: Any) -> None:
         self.settings = GuardSettings(upstream=upstream, public_models=("rejection",), **settings)
 
     def __enter__(self) -> GuardProcess:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rejection_server.guard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "rejection_server.guard"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=() if self.settings.listen_fd is None else (self.settings.listen_fd,),
         )
         self._input = cast("IO[str]", self.process.stdin)
         self._output = cast("IO[str]", self.process.stdout)
+        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._listening = threading.Thread(target=self._listen)
+        self._listening.start()
         self._tell(self.settings.to_json())
-        self.port = int(self._hear()["port"])
+        self.ready = self._said.get(timeout=60)
+        self.port = int(self.ready["port"])
         self.address = f"127.0.0.1:{self.port}"
         return self
 
@@ -34,13 +49,13 @@ class GuardProcess:
     ) -> None:
         if self.process.poll() is None:
             self.close()
+        self._listening.join()
+        self._output.close()
 
     def close(self, within_s: float = 60) -> int:
         """End its standard input, which stops it; returns the exit status."""
         self._input.close()
-        status = self.process.wait(within_s)
-        self._output.close()
-        return status
+        return self.process.wait(within_s)
 
     def request_stop(self, way: str) -> None:
         """Stop it by SIGTERM or by the end of its standard input."""
@@ -52,7 +67,7 @@ class GuardProcess:
     def counts(self) -> dict[str, Any]:
         """A snapshot of its counts."""
         self._tell("")
-        return self._hear()
+        return self._said.get(timeout=60)
 
     def memory_bytes(self) -> int:
         """Its resident memory."""
@@ -63,5 +78,25 @@ class GuardProcess:
         self._input.write(line + "\n")
         self._input.flush()
 
-    def _hear(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", json.loads(self._output.readline()))
+    def _listen(self) -> None:
+        for line in self._output:
+            said = json.loads(line)
+            (self.events if "event" in said else self._said).put(said)
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that does not run within the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def under_way(guard: GuardProcess, count: int, within_s: float = 60) -> bool:
+    """Wait until so many inference requests are under way."""
+    until = time.monotonic() + within_s
+    while (now := guard.counts()["under_way"]) != count and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(now == count)

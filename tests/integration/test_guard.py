@@ -32,7 +32,7 @@ DENIED = [
 
 @pytest.fixture(scope="module")
 def guard(server: Any) -> Iterator[GuardProcess]:
-    with GuardProcess(server.grpc_address) as guard:
+    with GuardProcess(server.triton_address) as guard:
         yield guard
 
 
@@ -43,7 +43,7 @@ def wire(guard: GuardProcess) -> Wire:
 
 @pytest.fixture(scope="module")
 def direct(server: Any) -> Wire:
-    return Wire(server.grpc_address)
+    return Wire(server.triton_address)
 
 
 def failure(call: Any) -> tuple[Any, str]:
@@ -234,7 +234,7 @@ def test_a_call_that_is_no_message_is_refused(guard: GuardProcess, body: bytes) 
 
 
 def test_a_message_over_the_bound_is_refused_while_it_arrives(server: Any) -> None:
-    with GuardProcess(server.grpc_address, max_message_bytes=1 << 20) as guard:
+    with GuardProcess(server.triton_address, max_message_bytes=1 << 20) as guard:
         wire = Wire(guard.address)
         code, details = wire.error(request(["a" * (1 << 20)] * 20))
         assert code is Code.INVALID_ARGUMENT
@@ -249,7 +249,7 @@ def test_a_message_over_the_bound_is_refused_while_it_arrives(server: Any) -> No
 
 
 def test_requests_over_the_bound_are_refused_at_once_and_health_is_not(server: Any) -> None:
-    with GuardProcess(server.grpc_address, max_requests=4) as guard:
+    with GuardProcess(server.triton_address, max_requests=4) as guard:
         wire = Wire(guard.address)
         pending = [wire.send(request(["word " * 500] * 8)) for _ in range(12)]
         assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=5).ready
@@ -264,7 +264,7 @@ def test_requests_over_the_bound_are_refused_at_once_and_health_is_not(server: A
 
 def test_a_cancelled_request_that_waits_in_the_guard_never_reaches_triton(server: Any, direct: Wire) -> None:
     before = direct.settled_statistics("rejection").inference_stats.success.count
-    with GuardProcess(server.grpc_address, max_upstream_requests=1) as guard:
+    with GuardProcess(server.triton_address, max_upstream_requests=1) as guard:
         wire = Wire(guard.address)
         first = wire.send(request(["word " * 500] * 32))
         time.sleep(0.1)
@@ -289,8 +289,8 @@ def test_an_upstream_that_is_not_there_is_unavailable() -> None:
 
 def test_guards_share_a_port(server: Any) -> None:
     with (
-        GuardProcess(server.grpc_address, reuse_port=True) as one,
-        GuardProcess(server.grpc_address, reuse_port=True, port=one.port) as two,
+        GuardProcess(server.triton_address, reuse_port=True) as one,
+        GuardProcess(server.triton_address, reuse_port=True, port=one.port) as two,
     ):
         for _ in range(40):
             with grpc.insecure_channel(one.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -15,27 +11,10 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from integration.guard_peer import GOAWAY, INFER, Peer, grpc_message
-from integration.guard_process import GuardProcess
+from integration.guard_process import GuardProcess, frozen, under_way
 from support.kserve import Wire, arrays, request
 
 STOPPING = (grpc.StatusCode.UNAVAILABLE, "the server is stopping")
-
-
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process that does not run within the block."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def under_way(guard: GuardProcess, count: int, within_s: float = 60) -> bool:
-    until = time.monotonic() + within_s
-    while (now := guard.counts()["under_way"]) != count and time.monotonic() < until:
-        time.sleep(0.02)
-    return bool(now == count)
 
 
 @pytest.mark.parametrize("way", ["standard input ends", "SIGTERM"])

@@ -119,6 +119,23 @@ def test_what_stands_still_ends_the_server(serving: Launched, kind: str, words: 
     assert traces(serving.folder) == []
 
 
+@pytest.mark.parametrize("kind", ["tokenizer", "classifier"])
+def test_a_process_that_stands_still_with_a_request_ends_the_server(serving: Launched, kind: str) -> None:
+    """Triton gives it up after a second, and might take what it says later for the answer to another request."""
+    callers = Callers(serving.address, 2, lambda caller: [f"Boil the water, {caller}."])
+    for _ in range(20):
+        assert callers.under_way.acquire(timeout=30)
+    for process in serving.stubs:
+        if process.cmdline()[8].startswith(kind):
+            process.suspend()
+    status, errors = serving.finish()
+    outcomes = callers.results()
+    assert status == 128 + signal.SIGKILL
+    assert re.search(rf"scripts/serve: Triton gave up model instance {kind}_\w+, whose process did not run", errors)
+    assert outcomes["OK"] > 0
+    assert traces(serving.folder) == []
+
+
 def test_the_guard_is_killed(serving: Launched) -> None:
     kinds(serving)["guard"].kill()
     status, errors = serving.finish()

@@ -110,9 +110,32 @@ def test_health_check_is_for_the_whole_server(wire: Wire) -> None:
     serving = bytes([0x08, 1])
     assert call(wire, "/grpc.health.v1.Health/Check") == serving
     assert call(wire, "/grpc.health.v1.Health/Check", b"\x0a\x07nothing") == serving
+    watch = wire.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10)
+    assert next(watch) == serving
+    watch.cancel()
+
+
+def test_parts_of_the_model_and_administration_are_not_for_callers(wire: Wire) -> None:
+    for model in ("scoring", "tokenizer", "classifier"):
+        code, details = wire.error(request(["a"], model=model))
+        assert code == grpc.StatusCode.PERMISSION_DENIED
+        assert details == f"model '{model}' is a part of 'rejection' and is not called from outside"
     with pytest.raises(grpc.RpcError) as raised:
-        list(wire.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10))
+        wire.stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="rejection"), timeout=10)
+    assert raised.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_what_triton_alone_answers_differently(server: Server) -> None:
+    alone = Wire(server.triton_address)
+    with pytest.raises(grpc.RpcError) as raised:
+        list(alone.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10))
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(grpc.RpcError) as raised:
+        call(alone, INFER, b"\xff\xff")
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "Unable to parse request")
+    message = request(["a"])
+    message.raw_input_contents.append(b"one too many")
+    assert alone.stub.ModelInfer(message, timeout=10).outputs
 
 
 def test_readiness(wire: Wire) -> None:
@@ -144,10 +167,16 @@ def test_an_input_without_its_entry(wire: Wire) -> None:
     assert "unable to find data for input tensor 'max_length'" in PAGE
 
 
+def test_an_entry_too_many(wire: Wire) -> None:
+    message = request(["a"])
+    message.raw_input_contents.append(b"one too many")
+    assert wire.error(message)[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_bytes_that_are_no_message(wire: Wire) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         call(wire, INFER, b"\xff\xff")
-    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "Unable to parse request")
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_stream_goes_on_after_a_refused_request(wire: Wire) -> None:

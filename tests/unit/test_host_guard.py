@@ -15,7 +15,7 @@ from rejection_server.host.guard_link import GuardLink, guard_settings
 from rejection_server.host.options import Endpoints, Runtime, ServeOptions, choose_endpoints, triton_command
 from support.repository import REPOSITORY
 
-ENDPOINTS = Endpoints("0.0.0.0", 1, None, 2, True, guarded_port=3)
+ENDPOINTS = Endpoints("0.0.0.0", 1, None, 2, True, guarded=(3, 5))
 RUNTIME = Runtime(
     repository=Path("/r"),
     tritonserver=Path("/t"),
@@ -45,6 +45,14 @@ def test_the_bundled_repository() -> None:
     assert found.public_models == ("rejection",)
     assert (found.upstream, found.host, found.port) == ("127.0.0.1:3", "0.0.0.0", 1)
     assert (found.max_requests, found.max_upstream_requests, found.drain_timeout_s) == (512, 128, 7.0)
+
+
+def test_metrics_of_both_are_published_by_the_guard_or_by_nobody() -> None:
+    found = settings(REPOSITORY)
+    assert (found.metrics_host, found.metrics_port) == ("0.0.0.0", 2)
+    assert found.upstream_metrics == "http://127.0.0.1:5/metrics"
+    private = dataclasses.replace(ENDPOINTS, publishes_metrics=False)
+    assert guard_settings(options(), private, REPOSITORY).metrics_port is None
 
 
 def test_public_are_the_models_that_are_no_step_of_another(tmp_path: Path) -> None:
@@ -81,14 +89,17 @@ def test_bounds(tmp_path: Path, config: str, most: int, upstream: int) -> None:
 
 
 def test_triton_is_on_loopback_behind_the_guard() -> None:
-    command = triton_command(options(), Endpoints("::", 1, 4, 2, True, guarded_port=3), RUNTIME)
+    command = triton_command(options(), Endpoints("::", 1, 4, 2, True, guarded=(3, 5)), RUNTIME)
     assert {"--grpc-address=127.0.0.1", "--grpc-port=3", "--http-address=ipv6:::", "--http-port=4"} < set(command)
+    assert {"--metrics-address=127.0.0.1", "--metrics-port=5"} < set(command)
     assert ENDPOINTS.grpc == "127.0.0.1:1"
     assert ENDPOINTS.triton == "127.0.0.1:3"
-    assert ENDPOINTS.listeners == (("127.0.0.1", 3), ("127.0.0.1", 2))
-    assert choose_endpoints(options()).guarded_port
+    assert ENDPOINTS.listeners == (("127.0.0.1", 3), ("127.0.0.1", 5))
+    assert ENDPOINTS.metrics == "http://127.0.0.1:2/metrics"
+    assert ENDPOINTS.models_metrics == "http://127.0.0.1:5/metrics"
+    assert choose_endpoints(options()).guarded
     unguarded = choose_endpoints(options(guard=False))
-    assert unguarded.guarded_port is None
+    assert unguarded.guarded is None
     assert unguarded.triton == unguarded.grpc
 
 

@@ -17,7 +17,7 @@ from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
 METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable: where Triton serves its metrics, if not as usual; empty if another bounds the queue."""
+"""Environment variable: where Triton serves its metrics, if not on its usual port; empty: a guard bounds the queue."""
 BOUNDED = "classifier"
 _STRING_ID = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
 """Refused here, since Triton reads such an id from a wrong address where an ensemble, `scoring`, has answered as a step

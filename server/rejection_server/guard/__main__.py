@@ -4,7 +4,8 @@ Standard input: the settings as one line of JSON; then, for each further line, t
 the guard, as SIGTERM and SIGINT do. Standard output, a line of JSON each: `{"port": ..., "pid": ...}` once it listens
 (and `"metrics_port"`), or `{"error": ...}`; the counts; and `{"event": ...}` when Triton becomes `unresponsive` (it
 does not answer, although it is connected) or `lost` (it cannot be reached), with the `seconds` since its last answer,
-and `responsive` again. Calls under way are answered before it ends.
+and `responsive` again; `unhealthy`, with Triton's `message`, when it gave up the process of a model. Calls under way
+are answered before it ends.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Health:
 
     def look(self, now: float) -> None:
         """Once a second: ask, and tell if there was no answer for too long."""
-        if self._looked:
+        if self._live.is_open or self._is_lost:
             self._silent_s += min(now - self._looked, MAX_TICK_S)
         self._looked = now
         if self._was_reached and self._silent_s >= self._timeout_s:

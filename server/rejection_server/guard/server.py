@@ -14,6 +14,7 @@ from rejection_server.guard.context import Context
 from rejection_server.guard.counters import Snapshot
 from rejection_server.guard.down import Caller
 from rejection_server.guard.metrics import MetricsServer
+from rejection_server.guard.refusal import percent_decoded
 from rejection_server.guard.settings import GuardSettings
 from rejection_server.guard.stream import begin_conversation
 
@@ -41,6 +42,9 @@ class Guard:
         self._context = Context(settings)
         if on_event is not None:
             self._context.health.on_event = on_event
+            self._context.upstream.on_given_up = lambda message: on_event(
+                {"event": "unhealthy", "message": percent_decoded(message)}
+            )
         self._connections: set[Caller] = set()
         self._listener: asyncio.Server | None = None
         self._metrics: MetricsServer | None = None

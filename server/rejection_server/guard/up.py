@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref
 from typing import Protocol
 
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 MAX_PASSED = 1024
 """Calls other than inference that Triton has at a time."""
+GIVEN_UP = (b"is not healthy", b"obtain the health mutex")
+"""In Triton's INTERNAL errors: a model's process did not run for a second, so Triton waits for it no more. What that
+process still answers may then be taken for the answer to another request."""
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 
@@ -92,6 +95,8 @@ class Upstream:
         self._next = 0
         self._inferences = 0
         self._passed = 0
+        self.on_given_up: Callable[[bytes], None] = lambda _message: None
+        """Told of each answer by which Triton has given up the process of a model."""
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
@@ -276,6 +281,8 @@ class _Connection(Session):
             stream.closed = True  # answered; what follows on this stream is of no interest
             if not stream.status:
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
+            elif stream.status == b"13" and any(words in stream.message for words in GIVEN_UP):
+                self._upstream.on_given_up(stream.message)
             self._upstream.done(stream)
 
     def stream_closed(self, stream: Exchange) -> None:

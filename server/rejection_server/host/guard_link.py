@@ -51,6 +51,9 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         max_requests=most,
         max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
         drain_timeout_s=float(options.exit_timeout_s),
+        metrics_port=endpoints.metrics_port if endpoints.publishes_metrics else None,
+        metrics_host=endpoints.address,
+        upstream_metrics=endpoints.models_metrics,
     )
 
 
@@ -115,8 +118,8 @@ class GuardLink:
         reason = message.get("error", "it ended")
         if IN_USE in reason:
             raise PortTakenError(
-                f"port {settings.port} of {settings.host}, wanted for gRPC, is already in use: stop the program that "
-                "listens there or choose another port with --grpc-port (0 takes a free one)"
+                f"port {settings.port} of {settings.host}, wanted for gRPC, or the one for metrics is already in use: "
+                "choose another with --grpc-port or --metrics-port (0 takes a free one), or stop the program there"
             )
         raise GuardError(f"the guard cannot listen on {settings.host}, port {settings.port}: {reason}")
 

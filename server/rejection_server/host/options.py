@@ -140,8 +140,8 @@ class Endpoints:
     metrics_port: int
     publishes_metrics: bool
     """Whether the metrics are for others than Triton's own models, which bound their queue by them."""
-    guarded_port: int | None = None
-    """Triton's own gRPC port, on loopback, if the guard listens on `grpc_port`."""
+    guarded: tuple[int, int] | None = None
+    """Triton's own ports for gRPC and metrics, on loopback, if the guard listens on those above."""
 
     @property
     def grpc(self) -> str:
@@ -151,7 +151,7 @@ class Endpoints:
     @property
     def triton(self) -> str:
         """HOST:PORT of Triton's own gRPC service, for this machine."""
-        return self.grpc if self.guarded_port is None else f"{LOOPBACK}:{self.guarded_port}"
+        return self.grpc if self.guarded is None else f"{LOOPBACK}:{self.guarded[0]}"
 
     @property
     def http(self) -> str | None:
@@ -161,22 +161,24 @@ class Endpoints:
     @property
     def metrics(self) -> str | None:
         """URL of the metrics, None if they are not published."""
-        return self.models_metrics if self.publishes_metrics else None
+        return f"http://{self._reachable(self.metrics_port)}/metrics" if self.publishes_metrics else None
 
     @property
     def models_metrics(self) -> str:
-        """URL of the metrics for Triton's own models."""
-        if self.publishes_metrics:
-            return f"http://{self._reachable(self.metrics_port)}/metrics"
-        return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
+        """URL of Triton's own metrics for its models and the guard."""
+        port = self.metrics_port if self.guarded is None else self.guarded[1]
+        if self.publishes_metrics and self.guarded is None:
+            return f"http://{self._reachable(port)}/metrics"
+        return f"http://{LOOPBACK}:{port}/metrics"
 
     @property
     def listeners(self) -> tuple[tuple[str, int], ...]:
         """Address, for a client on this machine, and port of every service of Triton that is on, gRPC first."""
         mine = self.reachable_address
-        grpc = (mine, self.grpc_port) if self.guarded_port is None else (LOOPBACK, self.guarded_port)
         http = () if self.http_port is None else ((mine, self.http_port),)
-        return (grpc, *http, (mine if self.publishes_metrics else LOOPBACK, self.metrics_port))
+        if self.guarded is not None:
+            return ((LOOPBACK, self.guarded[0]), *http, (LOOPBACK, self.guarded[1]))
+        return ((mine, self.grpc_port), *http, (mine if self.publishes_metrics else LOOPBACK, self.metrics_port))
 
     @property
     def reachable_address(self) -> str:
@@ -222,7 +224,7 @@ def choose_endpoints(options: ServeOptions) -> Endpoints:
             http_port=_probe_optional(held, "HTTP", "--http-port", address, options.http_port),
             metrics_port=_probe(held, "metrics", "--metrics-port", metrics_address, options.metrics_port or 0),
             publishes_metrics=publishes_metrics,
-            guarded_port=_probe(held, "Triton", "--grpc-port", LOOPBACK, 0) if options.guard else None,
+            guarded=(_probe_free(held), _probe_free(held)) if options.guard else None,
         )
 
 
@@ -244,10 +246,12 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
             )
     is_ipv6 = ipaddress.ip_address(endpoints.address).version == 6
     grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
-    grpc_port = endpoints.grpc_port
-    if endpoints.guarded_port is not None:
-        grpc_address, grpc_port = LOOPBACK, endpoints.guarded_port
     web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
+    metrics_address = web_address if endpoints.publishes_metrics else LOOPBACK
+    grpc_port, metrics_port = endpoints.grpc_port, endpoints.metrics_port
+    if endpoints.guarded is not None:
+        grpc_address = metrics_address = LOOPBACK
+        grpc_port, metrics_port = endpoints.guarded
     command = [
         str(runtime.tritonserver),
         f"--model-repository={runtime.repository.resolve()}",
@@ -263,8 +267,8 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
         f"--http-address={web_address}",
         *(["--allow-http=false"] if endpoints.http_port is None else [f"--http-port={endpoints.http_port}"]),
         "--allow-metrics=true",
-        f"--metrics-address={web_address if endpoints.publishes_metrics else LOOPBACK}",
-        f"--metrics-port={endpoints.metrics_port}",
+        f"--metrics-address={metrics_address}",
+        f"--metrics-port={metrics_port}",
         *_LOG_FLAGS[options.log_level],
     ]
     if not runtime.has_gpu:  # looking for a GPU takes time and warns
@@ -287,6 +291,10 @@ def _resolve(host: str) -> str:
         raise OptionError(f"'{host}' is not a name or address of this machine: see --host") from exc
     # IPv4 first: that is where clients look for "localhost".
     return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+
+
+def _probe_free(held: ExitStack) -> int:
+    return _probe(held, "Triton", "--grpc-port", LOOPBACK, 0)
 
 
 def _probe_optional(held: ExitStack, service: str, option: str, address: str, port: int | None) -> int | None:

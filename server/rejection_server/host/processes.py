@@ -6,6 +6,7 @@ import collections
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -153,10 +154,12 @@ class Processes:
 
     def _guard_tells(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "unhealthy":
+            named = re.search(r"Stub process '([^']+)'", str(event.get("message")))
+            instance = f"model instance {named[1]}" if named else "a model instance"
             self.fail(
                 SilenceError(
-                    f"Triton gave up the process of a model, which did not run for a second ({event.get('message')}): "
-                    "the server was stopped, start it again"
+                    f"Triton gave up {instance}, whose process did not run for a second: the server was stopped, start "
+                    "it again"
                 )
             )
 
