@@ -17,12 +17,13 @@ import psutil
 from faults.target import processes
 from rejection_client import ClientConfig, RejectionClient, RejectionError
 
-__all__ = ["Served"]
+__all__ = ["SERVE", "Served", "can_unshare", "fill", "unshared"]
 
 ANSWERS = {"Sorry, but I can't assist with that.": "REJECTION", "Boil the water first.": "NORMAL"}
 CALL_S = 2.0
 MANY = 20
 KEPT_BYTES = 1 << 20
+SERVE = [sys.executable, "-m", "rejection_server", "serve", "--grpc-port", "0", "--metrics-port", "off"]
 
 
 class Served:
@@ -41,9 +42,8 @@ class Served:
         self.said_bytes = 0
 
     def __enter__(self) -> Served:
-        serve = [sys.executable, "-m", "rejection_server", "serve", "--grpc-port", "0", "--metrics-port", "off"]
         self.process = subprocess.Popen(
-            [*self._wrapper, *serve],
+            [*self._wrapper, *SERVE],
             env={**os.environ, "REJECTION_SCRIPTS": "scripts", **self._environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -132,11 +132,13 @@ class Served:
                 self.said += chunk
 
 
-def unshared(*folders: Path, size: str) -> list[str]:
-    """A command that runs another with a small file system of its own in place of each folder."""
-    mounts = " && ".join(f"mount -t tmpfs -o size={size},mode=1777 faults {folder}" for folder in folders)
+def unshared(folder: Path, *, size: str, full: bool = False) -> list[str]:
+    """A command that runs another with a small file system of its own, full or empty, in place of a folder."""
+    mount = f"mount -t tmpfs -o size={size},mode=1777 faults '{folder}'"
+    if full:
+        mount += f" && ! cat /dev/zero > '{folder}/filled' 2> /dev/null"
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", "--mount", *user, "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    return ["unshare", "--mount", *user, "sh", "-c", f'{mount} && exec "$@"', "sh"]
 
 
 def can_unshare() -> bool:

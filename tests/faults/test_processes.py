@@ -4,7 +4,9 @@ It answers, or it ends with a status and a sentence so that a supervisor starts 
 """
 
 import multiprocessing
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2_grpc
 
 from faults import sender
-from faults.served import Served, can_unshare, fill, unshared
+from faults.served import SERVE, Served, can_unshare, fill, unshared
 from rejection_client import RejectionClient, RejectionError
 from support.kserve import request
 
@@ -23,6 +25,9 @@ PARTS = ("launcher", "guardian", "guard", "tritonserver", "tokenizer", "classifi
 WITHIN_S = 60.0
 FROZEN_S = 10.0
 MOST_SAID_BYTES = 64 << 10
+
+
+CAN_MOUNT = pytest.mark.skipif(not can_unshare(), reason="this user may not mount a file system (unshare --mount)")
 
 
 @pytest.fixture
@@ -71,7 +76,7 @@ def test_the_server_answers_or_ends_when_a_process_was_frozen(served: Served, pa
     assert served.said_bytes < MOST_SAID_BYTES
 
 
-@pytest.mark.skipif(not can_unshare(), reason="this user may not mount a file system (unshare --mount)")
+@CAN_MOUNT
 @pytest.mark.parametrize("what", ["shared memory", "temporary files"])
 def test_the_server_answers_while_a_file_system_is_full(what: str, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
@@ -96,6 +101,26 @@ def test_the_server_answers_while_a_file_system_is_full(what: str, tmp_path: Pat
         assert server.said_bytes < MOST_SAID_BYTES
     # A region's name is all that a caller needs to read and write it.
     assert "shared memory" not in refused
+
+
+@CAN_MOUNT
+def test_a_server_that_has_no_shared_memory_to_start_with_says_so() -> None:
+    done = subprocess.run(
+        [*unshared(Path("/dev/shm"), size="1m", full=True), *SERVE],
+        env={**os.environ, "REJECTION_SCRIPTS": "scripts"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr
+    assert "shared memory" in done.stderr.strip().splitlines()[-1]
+
+
+@CAN_MOUNT
+def test_a_server_needs_no_room_for_temporary_files(tmp_path: Path) -> None:
+    with Served(unshared(tmp_path, size="1m", full=True), {"TMPDIR": str(tmp_path)}) as server:
+        assert server.comes_to(WITHIN_S) == "answers"
 
 
 def test_the_server_stops_in_order_under_attack() -> None:
