@@ -188,6 +188,10 @@ def test_a_stream_goes_on_after_a_refused_request(wire: Wire) -> None:
     assert "text in row 0 is not valid UTF-8" in second.error_message
     assert second.infer_response.id == "the second"
     assert not second.infer_response.outputs
+    asked[1].inputs[0].shape[0] = 2
+    _, second, _ = wire.stub.ModelStreamInfer(iter(asked), timeout=30)
+    assert "expected 2 string elements" in second.error_message
+    assert second.infer_response.id == "the second"
 
 
 def test_the_id_comes_back(wire: Wire) -> None:

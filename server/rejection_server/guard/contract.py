@@ -62,7 +62,7 @@ _CONTENTS = {
 def checked_request(message: bytes, max_elements: int) -> Any:
     """Parse a ModelInferRequest and check it; its unknown fields are gone then.
 
-    `max_elements`: most elements of a BYTES tensor. Raises Refusal, naming the tensor and the row.
+    `max_elements`: most elements of a BYTES tensor. Raises Refusal, naming tensor and row, with the request's id.
     """
     if len(message) > SMALL_BYTES:
         check_fields(message, max_elements)
@@ -72,11 +72,15 @@ def checked_request(message: bytes, max_elements: int) -> Any:
         raise _invalid("the message is no ModelInferRequest: it cannot be parsed") from exc
     request.DiscardUnknownFields()
     _check_names(request)
-    if len(request.parameters):
-        name = min(request.parameters)
-        raise _invalid(f"the request has the parameter {shown(name)}: options are input tensors, so leave it out")
-    _check_outputs(request.outputs)
-    _check_inputs(request.inputs, request.raw_input_contents, max_elements)
+    try:
+        if len(request.parameters):
+            name = min(request.parameters)
+            raise _invalid(f"the request has the parameter {shown(name)}: options are input tensors, so leave it out")
+        _check_outputs(request.outputs)
+        _check_inputs(request.inputs, request.raw_input_contents, max_elements)
+    except Refusal as refusal:
+        refusal.request_id = request.id
+        raise
     return request
 
 

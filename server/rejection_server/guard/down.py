@@ -163,8 +163,6 @@ class Caller(Session):
         self._since = self._progress_since = context.now
         self._sent_bytes = self._taken_bytes = 0
         self._frames_left = FRAME_BURST
-        self._cut_short: list[Call] = []
-        """Calls that were answered while they arrived: the rest of them is not wanted."""
 
     # --- connection ----------------------------------------------------------------------------------------------
 
@@ -205,18 +203,6 @@ class Caller(Session):
     def sent(self, size: int) -> None:
         self._sent_bytes += size
         self.context.counters.sent_bytes += size
-
-    def flush(self) -> None:
-        """Send; then end what was cut short, as the library drops an answer whose stream was reset before it went."""
-        super().flush()
-        if self._cut_short and not self.is_paused:
-            calls, self._cut_short = self._cut_short, []
-            for call in calls:
-                if not call.is_sent:
-                    self._cut_short.append(call)
-                elif not call.closed and not call.is_complete:
-                    self.reset(call)
-            super().flush()
 
     def stop(self) -> None:
         """Calls under way go on to their end, conversations are brought to it."""
@@ -449,7 +435,7 @@ class Caller(Session):
             self.lib.submit_response(self.session, call.id, headers.array, headers.count, None)
             call.is_sent = True
         if not call.is_complete:
-            self._cut_short.append(call)
+            self.cut_short.append(call)
         self.flush_soon()
 
     def _count(self, call: Call, code: int) -> None:

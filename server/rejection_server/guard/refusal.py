@@ -52,6 +52,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         code: the gRPC status.
         sentence: what was wrong, where, and what to do.
         reason: a word for counts; by default that of the code.
+        request_id: the id that the caller gave the request, as far as it is known.
     """
 
     def __init__(self, code: Code, sentence: str, reason: str = "") -> None:
@@ -59,6 +60,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         self.code = code
         self.sentence = sentence
         self.reason = reason or REASONS[code]
+        self.request_id = ""
 
 
 def stopping() -> Refusal:

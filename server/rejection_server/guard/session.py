@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import socket
-from ctypes import addressof, byref, c_char, c_uint32, c_void_p, memmove, string_at
+from ctypes import PYFUNCTYPE, addressof, byref, c_char, c_ssize_t, c_uint32, c_void_p, memmove, py_object, pythonapi
 from typing import Any
 
 from rejection_server.guard import nghttp2
@@ -33,6 +33,8 @@ _TYPE = 3
 LINGER_S = 1.0
 """How long a connection that said goodbye is read, so that the peer gets to read the goodbye."""
 
+_bytes_at = PYFUNCTYPE(py_object, c_void_p, c_ssize_t)(("PyBytes_FromStringAndSize", pythonapi))
+"""ctypes.string_at without its detour through Python."""
 _active: Any = None
 """The session that the library works for: it is never called for two at a time."""
 _buffer = bytearray(RECEIVE_BYTES)
@@ -96,6 +98,8 @@ class Session(asyncio.BufferedProtocol):
         self._is_lingering = False
         self.is_paused = False
         """Whether the peer does not take what is sent."""
+        self.cut_short: list[Any] = []
+        """Streams that were answered while they arrived: the rest of them is not wanted."""
         self.current: Any = None
         """The stream whose headers are arriving."""
 
@@ -177,7 +181,8 @@ class Session(asyncio.BufferedProtocol):
         if self._unconsumed >= WINDOW_STEP:
             self.lib.session_consume_connection(self.session, self._unconsumed)
             self._unconsumed = 0
-        self.flush_soon()
+        if self.is_ending or self.lib.session_want_write(self.session):
+            self.flush_soon()
 
     def pause_writing(self) -> None:
         """The peer does not take what is sent: take nothing from it either."""
@@ -212,11 +217,12 @@ class Session(asyncio.BufferedProtocol):
         """Send what the library has to send, as far as the peer takes it."""
         global _active
         send, session = self.lib.session_mem_send, self.session
+        is_broken = False
         while session and not self.is_paused and not self._is_lingering:
             _active = self
-            chunks, size, is_broken = [], 0, False
+            chunks, size = [], 0
             while size < self.write_ahead_bytes and (count := send(session, _pointer_reference)) > 0:
-                frame = string_at(_pointer.value, count)  # type: ignore[arg-type]  # never NULL
+                frame: bytes = _bytes_at(_pointer, count)
                 # A goodbye of the library's own: the peer broke the protocol, and nothing more is read of it.
                 is_broken |= frame[_TYPE] == nghttp2.GOAWAY and not self.is_ending
                 chunks.append(frame)
@@ -225,9 +231,20 @@ class Session(asyncio.BufferedProtocol):
                 self.sent(size)
                 self.transport.write(b"".join(chunks) if len(chunks) > 1 else chunks[0])
             if size < self.write_ahead_bytes:
+                if self.cut_short and self._end_cut_short():
+                    continue
                 if is_broken or (self.is_ending and not self.streams):
                     self._linger()
                 return
+
+    def _end_cut_short(self) -> bool:
+        # Not before now: the library drops an answer whose stream was reset before it went.
+        done = [stream for stream in self.cut_short if stream.is_sent]
+        self.cut_short = [stream for stream in self.cut_short if not (stream.is_sent or stream.closed)]
+        for stream in done:
+            if not (stream.closed or stream.is_complete):
+                self.reset(stream)
+        return bool(done)
 
     def sent(self, size: int) -> None:
         """So many bytes go to the peer."""
@@ -317,7 +334,7 @@ def _on_data_chunk(_session: int, _flags: int, stream_id: int, data: int, size: 
         connection._unconsumed += size  # noqa: SLF001 - this is the class's own callback
         stream = connection.streams.get(stream_id)
         if stream is not None:
-            stream.body += string_at(data, size)
+            stream.body += _bytes_at(data, size)
             stream.unconsumed += size
             connection.data_came(stream, size)
     except Exception:

@@ -86,7 +86,7 @@ class _Open(Conversation):
 class _Slot:
     """The place of one request's answer."""
 
-    __slots__ = ("answer", "code", "error", "exchange", "stream")
+    __slots__ = ("answer", "code", "error", "exchange", "request_id", "stream")
 
     def __init__(self, stream: _Inferences) -> None:
         self.stream = stream
@@ -94,6 +94,7 @@ class _Slot:
         self.answer: bytes | None = None
         """The message of the answer without its prefix."""
         self.error: str | None = None
+        self.request_id = ""
         self.code = 0
 
     @property
@@ -104,6 +105,7 @@ class _Slot:
     def answered(self, exchange: Exchange) -> None:
         """Triton's answer, or what stands for it."""
         self.exchange = None
+        self.request_id = exchange.request_id
         if exchange.refusal is not None:
             self.refused(exchange.refusal)
         elif exchange.status != b"0":
@@ -120,6 +122,7 @@ class _Slot:
         """The guard's own error."""
         self.stream.context.counters.refused[refusal.reason] += 1
         self.code, self.error = int(refusal.code), refusal.sentence
+        self.request_id = self.request_id or refusal.request_id
         self.stream.deliver()
 
 
@@ -264,7 +267,9 @@ class _Watch(_Open):
 def _stream_response(slot: _Slot) -> bytes:
     """A framed ModelStreamInferResponse."""
     if slot.error is not None:
-        return framing.framed(service_pb2.ModelStreamInferResponse(error_message=slot.error).SerializeToString())
+        response = service_pb2.ModelStreamInferResponse(error_message=slot.error)
+        response.infer_response.id = slot.request_id
+        return framing.framed(response.SerializeToString())
     answer = slot.answer or b""
     size = len(answer)
     prefix = bytearray(b"\x12")  # field 2, infer_response, whose bytes are those of Triton's answer

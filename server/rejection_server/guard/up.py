@@ -16,7 +16,7 @@ from typing import Protocol
 from rejection_server.guard import nghttp2, session
 from rejection_server.guard.admission import Admission
 from rejection_server.guard.nghttp2 import FrameHead, Headers
-from rejection_server.guard.refusal import Code, Refusal
+from rejection_server.guard.refusal import Code, Refusal, percent_decoded
 from rejection_server.guard.session import Session, Stream
 from rejection_server.guard.settings import GuardSettings
 
@@ -29,6 +29,8 @@ MAX_PASSED = 1024
 GIVEN_UP = (b"is not healthy", b"obtain the health mutex")
 """In Triton's INTERNAL errors: a model's process did not run for a second, so Triton waits for it no more. What that
 process still answers may then be taken for the answer to another request."""
+FAULTS = (b"%d" % Code.INTERNAL, b"%d" % Code.UNKNOWN)
+MAX_LOGGED_BYTES = 1000
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 
@@ -60,6 +62,7 @@ class Exchange(Stream):
         "owner",
         "path",
         "refusal",
+        "request_id",
         "status",
     )
 
@@ -81,6 +84,8 @@ class Exchange(Stream):
         """Bytes admitted for it."""
         self.inquiry = ""
         """A model that is not public and of which this asks whether it exists."""
+        self.request_id = ""
+        """The id that the caller gave the request: Triton's errors do not repeat it."""
         self.abandoned = False
 
 
@@ -100,6 +105,7 @@ class Upstream:
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
+        self._logged = 0.0
         extra = () if settings.upstream_key is None else ((settings.upstream_key, settings.upstream_value or ""),)
         self._fixed = (
             (b":method", b"POST"),
@@ -189,6 +195,17 @@ class Upstream:
         """End an exchange that Triton does not answer."""
         exchange.refusal = Refusal(Code.UNAVAILABLE, sentence, "unreachable")
         self.done(exchange)
+
+    def failed(self, exchange: Exchange) -> None:
+        """Triton has failed on a request: why is for who runs it, and would tell a caller of what is inside."""
+        message = exchange.message
+        if any(words in message for words in GIVEN_UP):
+            self.on_given_up(message)
+        now = asyncio.get_running_loop().time()
+        if now - self._logged >= 1:
+            self._logged = now
+            _log.warning("Triton failed on a request: %s", percent_decoded(message[:MAX_LOGGED_BYTES]))
+        exchange.message = b"the server failed on this request: its log tells why"
 
     def _release(self, exchange: Exchange) -> None:
         if exchange.is_inference:
@@ -281,8 +298,8 @@ class _Connection(Session):
             stream.closed = True  # answered; what follows on this stream is of no interest
             if not stream.status:
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
-            elif stream.status == b"13" and any(words in stream.message for words in GIVEN_UP):
-                self._upstream.on_given_up(stream.message)
+            elif stream.status in FAULTS and stream.is_inference:
+                self._upstream.failed(stream)
             self._upstream.done(stream)
 
     def stream_closed(self, stream: Exchange) -> None:
