@@ -293,13 +293,14 @@ def test_bombs_are_refused_and_hold_nobody_up(upstream: str) -> None:
         with Peer(guard.port) as peer:
             body = b"\1" + struct.pack(">I", len(bomb)) + bomb
             pieces = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
-            streams = [peer.call(INFER, extra=[("grpc-encoding", "gzip")]) for _ in range(4)]
+            streams = [peer.call(INFER, extra=[("grpc-encoding", "gzip")]) for _ in range(8)]
             for stream in streams:
                 for piece in pieces[:-1]:
                     peer.send(frame(DATA, 0, stream, piece))
             for stream in streams:
                 peer.send(frame(DATA, END_STREAM, stream, pieces[-1]))
             assert call(GOOD[5:], timeout=20)
+            assert guard.counts()["under_way"] > 0, "they are still being inflated"
             for stream in streams:
                 code, sentence = peer.status(stream)
                 assert (code, sentence[:24]) == (INVALID_ARGUMENT, "the message is too large")
