@@ -117,6 +117,18 @@ def test_systems_that_lack_something(changes: str, words: str) -> None:
     assert_one_sentence(in_a_changed_system(changes), 1, words)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(tmp_path: Path, closed: str) -> None:
+    repository = model(tmp_path / "repository", 'backend: "tensorrt"')
+    command = (
+        f'"{sys.executable}" -m rejection_server serve --repository "{repository}" --grpc-port 0 --metrics-port off'
+    )
+    done = subprocess.run(["sh", "-c", f"exec {command} {closed}"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    if "2>&-" not in closed:
+        assert_one_sentence(done, 1, "model 'broken' could not be loaded")
+
+
 @pytest.mark.parametrize("mib", [60, 100, 300, 600, 1000, 1500])
 def test_too_little_address_space(mib: int) -> None:
     done = serve("--grpc-port", "0", "--metrics-port", "off", address_space=mib << 20)
