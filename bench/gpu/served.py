@@ -137,10 +137,6 @@ def _write_repository(settings: GpuSettings, place: Path, layout: Layout) -> Non
         config.instance_group[0].count = count
         config.parameters.pop("instances_per_core", None)
         config.parameters.pop("rows_per_run", None)
-        if name == "tokenizer" and not settings.dry:
-            config.parameters["max_pending_requests"].string_value = "2048"  # what a GPU answers in a fifth of a second
-        if name == "classifier" and "intra_op_thread_count" not in config.parameters:
-            config.parameters["intra_op_thread_count"].string_value = "1"  # else each session has a thread a core
         path.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 

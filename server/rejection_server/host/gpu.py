@@ -25,6 +25,8 @@ Device = Literal["cpu", "gpu"]
 
 PROVIDER = "CUDAExecutionProvider"
 CHECK_TIMEOUT_S = 300.0
+TRY = f"import {__name__} as gpu; gpu.tell()"
+"""The program of the process that tries the GPU; not `-m`, for the package imports this module."""
 
 
 class GpuError(Exception):
@@ -52,8 +54,7 @@ def check_device(repository: Path, device: Device) -> None:
 
 
 def _check_gpu(version: Path) -> None:
-    # Not with -m: the package imports this module.
-    asked = [sys.executable, "-P", "-c", f"import {__name__} as gpu; gpu.tell()", str(version)]
+    asked = [sys.executable, "-P", "-c", TRY, str(version)]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=CHECK_TIMEOUT_S)
         said = json.loads(done.stdout.splitlines()[-1])
