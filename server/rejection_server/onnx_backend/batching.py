@@ -4,10 +4,10 @@ An *item* is one request's inputs by name. Row counts and shapes include the bat
 every tensor when the model's `max_batch_size` is above 0.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from rejection_server.onnx_backend.config import BatchInput, ModelConfig
 from rejection_server.onnx_backend.tensor_types import TensorInfo
 
 Array = npt.NDArray[Any]
+Arrays = tuple[Array, ...]
 Item = Mapping[str, Array]
 Shape = tuple[int, ...]
 
@@ -124,7 +125,7 @@ def batch_input_tensor(kind: str, dtype: str, shapes: Sequence[Shape]) -> Array:
     raise ValueError(f"unsupported BatchInputKind {kind}")
 
 
-def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> list[list[Array]]:
+def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> list[Arrays]:
     """Hand each item its share of the outputs.
 
     Args:
@@ -140,7 +141,7 @@ def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> l
     """
     rows = [row_count(item) for item in items] if plan.batching else []
     shares = [_shares(plan, output, tensor, items, rows) for output, tensor in zip(plan.outputs, outputs, strict=True)]
-    return [list(share) for share in zip(*shares, strict=True)]
+    return list(zip(*shares, strict=True))
 
 
 def _shares(
@@ -156,7 +157,7 @@ def _shares(
         raise ValueError(f"output '{output.name}' has {tensor.shape[0]} rows, the batch has {sum(rows)}")
     if len(rows) == 1:
         return [tensor]
-    return [tensor[end - count : end] for count, end in zip(rows, itertools.accumulate(rows), strict=True)]
+    return [tensor[end - count : end] for count, end in zip(rows, accumulate(rows), strict=True)]
 
 
 def _scatter(plan: BatchPlan, output: OutputPlan, tensor: Array, sources: Sequence[Shape]) -> list[Array]:
