@@ -37,6 +37,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Triton without a guard, which tests may freeze: nobody ends it for its silence."""
+    log_path = tmp_path_factory.mktemp("frozen") / "triton.log"
+    options = ServeOptions(
+        repository=REPOSITORY,
+        guard=False,
+        silence_s=None,
+        grpc_port=0,
+        metrics_port=0,
+        cache_bytes=0,
+        log_path=log_path,
+    )
+    with Server(options) as triton:
+        yield triton
+        triton.kill()
+
+
+@pytest.fixture(scope="session")
 def wire(server: Server) -> Wire:
     """A channel to that server, with nothing of ours between."""
     return Wire(server.grpc_address)

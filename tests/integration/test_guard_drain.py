@@ -18,13 +18,13 @@ STOPPING = (grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
 
 @pytest.mark.parametrize("way", ["standard input ends", "SIGTERM"])
-def test_calls_under_way_are_answered_and_new_ones_told(server: Any, way: str) -> None:
-    with GuardProcess(server.grpc_address) as guard:
+def test_calls_under_way_are_answered_and_new_ones_told(triton: Any, way: str) -> None:
+    with GuardProcess(triton.grpc_address) as guard:
         wire, other = Wire(guard.address), Wire(guard.address)
         other.infer(["a"])
         watch = other.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
         assert next(watch) == b"\x08\x01"
-        with frozen(server.pid):
+        with frozen(triton.pid):
             pending = [wire.send(request(["word " * 100_000], max_length=8)) for _ in range(6)]
             assert under_way(guard, 6)
             guard.request_stop(way)
@@ -41,10 +41,10 @@ def test_calls_under_way_are_answered_and_new_ones_told(server: Any, way: str) -
         assert guard.process.wait(30) == 0
 
 
-def test_calls_for_which_there_is_no_time_are_told_too(server: Any) -> None:
-    with GuardProcess(server.grpc_address, drain_timeout_s=1) as guard:
+def test_calls_for_which_there_is_no_time_are_told_too(triton: Any) -> None:
+    with GuardProcess(triton.grpc_address, drain_timeout_s=1) as guard:
         wire = Wire(guard.address)
-        with frozen(server.pid):
+        with frozen(triton.pid):
             pending = [wire.send(request(["word " * 100_000], max_length=8)) for _ in range(6)]
             assert under_way(guard, 6)
             stream = wire.stub.ModelStreamInfer(iter([request(["a"])]), timeout=60)
@@ -55,9 +55,9 @@ def test_calls_for_which_there_is_no_time_are_told_too(server: Any) -> None:
             assert guard.process.wait(30) == 0
 
 
-def test_a_request_that_is_still_arriving_is_under_way(server: Any) -> None:
+def test_a_request_that_is_still_arriving_is_under_way(triton: Any) -> None:
     message = grpc_message(request(["a"]).SerializeToString())
-    with GuardProcess(server.grpc_address) as guard, Peer(guard.port) as peer, Peer(guard.port) as other:
+    with GuardProcess(triton.grpc_address) as guard, Peer(guard.port) as peer, Peer(guard.port) as other:
         early = peer.call(INFER)
         peer.status(peer.call(INFER, message))
         guard.request_stop("SIGTERM")
@@ -70,7 +70,7 @@ def test_a_request_that_is_still_arriving_is_under_way(server: Any) -> None:
         assert guard.process.wait(30) == 0
 
 
-def test_callers_who_go_on_calling_do_not_hold_it_up(server: Any) -> None:
+def test_callers_who_go_on_calling_do_not_hold_it_up(triton: Any) -> None:
     done = threading.Event()
     errors: list[tuple[Any, str]] = []
 
@@ -82,7 +82,7 @@ def test_callers_who_go_on_calling_do_not_hold_it_up(server: Any) -> None:
             except grpc.RpcError as error:
                 errors.append((error.code(), error.details()))
 
-    with GuardProcess(server.grpc_address) as guard:
+    with GuardProcess(triton.grpc_address) as guard:
         callers = [threading.Thread(target=call_on, args=(guard.address,)) for _ in range(8)]
         for caller in callers:
             caller.start()

@@ -31,9 +31,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["TLS", "mutual TLS"])
-def secure(request: Any, server: Any, certificates: Path) -> Iterator[tuple[GuardProcess, bool]]:
+def secure(request: Any, triton: Any, certificates: Path) -> Iterator[tuple[GuardProcess, bool]]:
     with GuardProcess(
-        server.grpc_address,
+        triton.grpc_address,
         tls_certificate=certificates / "server.pem",
         tls_key=certificates / "server.key",
         tls_client_ca=certificates / "ca.pem" if request.param else None,
@@ -86,14 +86,14 @@ def test_who_does_not_speak_it_is_let_go(secure: tuple[GuardProcess, bool], cert
             assert is_closed(other)
 
 
-def test_calls_under_way_over_tls_are_answered_when_it_stops(server: Any, certificates: Path) -> None:
+def test_calls_under_way_over_tls_are_answered_when_it_stops(triton: Any, certificates: Path) -> None:
     with GuardProcess(
-        server.grpc_address, tls_certificate=certificates / "server.pem", tls_key=certificates / "server.key"
+        triton.grpc_address, tls_certificate=certificates / "server.pem", tls_key=certificates / "server.key"
     ) as guard:
         credentials = grpc.ssl_channel_credentials(certificates.joinpath("ca.pem").read_bytes())
         with grpc.secure_channel(guard.address, credentials, options=NAME) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            with frozen(server.pid):
+            with frozen(triton.pid):
                 pending = stub.ModelInfer.future(request(["a"]), timeout=60)
                 assert under_way(guard, 1)
                 guard.request_stop("SIGTERM")
@@ -101,10 +101,10 @@ def test_calls_under_way_over_tls_are_answered_when_it_stops(server: Any, certif
             assert guard.process.wait(30) == 0
 
 
-def test_a_socket_is_inherited(server: Any) -> None:
+def test_a_socket_is_inherited(triton: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        with GuardProcess(server.grpc_address, listen_fd=listening.fileno()) as guard:
+        with GuardProcess(triton.grpc_address, listen_fd=listening.fileno()) as guard:
             assert guard.port == port
             assert Wire(guard.address).infer(["a"])["logits"].shape == (1, 2)
 
@@ -122,8 +122,8 @@ def fetch(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, 
             return error.code, error.read().decode()
 
 
-def test_one_port_publishes_the_metrics_of_both(server: Any) -> None:
-    with GuardProcess(server.grpc_address, metrics_port=0, upstream_metrics=server.metrics_address) as guard:
+def test_one_port_publishes_the_metrics_of_both(triton: Any) -> None:
+    with GuardProcess(triton.grpc_address, metrics_port=0, upstream_metrics=triton.metrics_address) as guard:
         port = guard.ready["metrics_port"]
         wire = Wire(guard.address)
         wire.infer(["a"])

@@ -23,11 +23,11 @@ MESSAGE = grpc_message(request(["a"]).SerializeToString())
 
 
 @pytest.mark.parametrize("path", [INFER, STREAM_INFER, "/inference.GRPCInferenceService/ServerMetadata"])
-def test_a_deadline_ends_a_call_that_triton_does_not_answer(server: Any, path: str) -> None:
+def test_a_deadline_ends_a_call_that_triton_does_not_answer(triton: Any, path: str) -> None:
     body = grpc_message(b"") if path.endswith("Metadata") else MESSAGE
-    with GuardProcess(server.grpc_address) as guard, Peer(guard.port) as peer:
+    with GuardProcess(triton.grpc_address) as guard, Peer(guard.port) as peer:
         assert peer.status(peer.call(path, body, [("grpc-timeout", "20S")])) == (0, "")
-        with frozen(server.pid):
+        with frozen(triton.pid):
             begun = time.monotonic()
             stream = peer.call(path, body, [("grpc-timeout", "500m")])
             assert peer.status(stream) == (DEADLINE_EXCEEDED, OVER)
@@ -35,10 +35,10 @@ def test_a_deadline_ends_a_call_that_triton_does_not_answer(server: Any, path: s
         assert peer.status(peer.call(path, body)) == (0, "")
 
 
-def test_the_bound_holds_while_triton_is_frozen(server: Any) -> None:
-    with GuardProcess(server.grpc_address, max_requests=4, max_upstream_requests=2) as guard, Peer(guard.port) as peer:
+def test_the_bound_holds_while_triton_is_frozen(triton: Any) -> None:
+    with GuardProcess(triton.grpc_address, max_requests=4, max_upstream_requests=2) as guard, Peer(guard.port) as peer:
         assert peer.status(peer.call(INFER, MESSAGE)) == (0, "")
-        with frozen(server.pid):
+        with frozen(triton.pid):
             for _ in range(3):
                 streams = [peer.call(INFER, MESSAGE, [("grpc-timeout", "300m")]) for _ in range(10)]
                 codes = sorted(peer.status(stream)[0] for stream in streams)
@@ -52,12 +52,12 @@ def test_the_bound_holds_while_triton_is_frozen(server: Any) -> None:
         assert guard.counts()["refused_by"].keys() == {"late", "full"}
 
 
-def test_a_triton_that_does_not_answer_is_told_of_once(server: Any) -> None:
-    with GuardProcess(server.grpc_address, live_timeout_s=1.0) as guard:
+def test_a_triton_that_does_not_answer_is_told_of_once(triton: Any) -> None:
+    with GuardProcess(triton.grpc_address, live_timeout_s=1.0) as guard:
         Wire(guard.address).infer(["a"])
         time.sleep(1.5)
         assert guard.events.empty()
-        with frozen(server.pid):
+        with frozen(triton.pid):
             event = guard.events.get(timeout=20)
             assert event.pop("seconds") >= 1
             assert event == {"event": "unresponsive"}
@@ -66,8 +66,8 @@ def test_a_triton_that_does_not_answer_is_told_of_once(server: Any) -> None:
         assert guard.events.empty()
 
 
-def test_a_guard_that_stood_still_itself_blames_nobody(server: Any) -> None:
-    with GuardProcess(server.grpc_address, live_timeout_s=3.0) as guard:
+def test_a_guard_that_stood_still_itself_blames_nobody(triton: Any) -> None:
+    with GuardProcess(triton.grpc_address, live_timeout_s=3.0) as guard:
         Wire(guard.address).infer(["a"])
         with frozen(guard.process.pid):
             time.sleep(4)
@@ -77,8 +77,8 @@ def test_a_guard_that_stood_still_itself_blames_nobody(server: Any) -> None:
 
 
 def options(tmp_path: Path, **changes: Any) -> ServeOptions:
-    given = {"grpc_port": 0, "metrics_port": 0, "cache_bytes": 0, "log_path": tmp_path / "triton.log", **changes}
-    return ServeOptions(repository=REPOSITORY, **given)
+    given = {"grpc_port": 0, "metrics_port": 0, "cache_bytes": 0, "log_path": tmp_path / "log", **changes}
+    return ServeOptions(repository=REPOSITORY, guard=False, silence_s=None, **given)
 
 
 def test_a_triton_that_is_gone_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_a_triton_that_is_gone_is_unavailable_until_it_is_back(tmp_path: Path) -
 def test_the_guard_has_the_key_and_its_callers_need_none(tmp_path: Path) -> None:
     value = "a-secret"
     restricted = f"--grpc-restricted-protocol=inference,statistics:guard={value}"
-    with Server(options(tmp_path, triton_arguments=(restricted,))) as server:
+    with Server(options(tmp_path, triton_arguments=(restricted,))) as triton:
         with GuardProcess(
-            server.grpc_address, upstream_key="triton-grpc-protocol-guard", upstream_value=value
+            triton.grpc_address, upstream_key="triton-grpc-protocol-guard", upstream_value=value
         ) as guard:
-            _, details = Wire(server.grpc_address).error(request(["a"]))
+            _, details = Wire(triton.grpc_address).error(request(["a"]))
             assert "This protocol is restricted" in details
             assert Wire(guard.address).infer(["a"])["logits"].shape == (1, 2)
-        server.kill()
+        triton.kill()

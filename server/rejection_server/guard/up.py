@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from ctypes import byref
 from typing import Protocol
 
-from rejection_server.guard import nghttp2, session
+from rejection_server.guard import callbacks, nghttp2, session
 from rejection_server.guard.admission import Admission
 from rejection_server.guard.nghttp2 import FrameHead, Headers
-from rejection_server.guard.refusal import Code, Refusal
+from rejection_server.guard.refusal import Code, Refusal, percent_decoded
 from rejection_server.guard.session import Session, Stream
 from rejection_server.guard.settings import GuardSettings
 
@@ -29,6 +29,8 @@ MAX_PASSED = 1024
 GIVEN_UP = (b"is not healthy", b"obtain the health mutex")
 """In Triton's INTERNAL errors: a model's process did not run for a second, so Triton waits for it no more. What that
 process still answers may then be taken for the answer to another request."""
+FAULTS = (b"%d" % Code.INTERNAL, b"%d" % Code.UNKNOWN)
+MAX_LOGGED_BYTES = 1000
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 
@@ -103,6 +105,7 @@ class Upstream:
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
+        self._logged = 0.0
         extra = () if settings.upstream_key is None else ((settings.upstream_key, settings.upstream_value or ""),)
         self._fixed = (
             (b":method", b"POST"),
@@ -150,6 +153,14 @@ class Upstream:
             del self._waiting[exchange]
             self._release(exchange)
 
+    def refuse_waiting(self, refusal: Refusal) -> None:
+        """Refuse what waits for its turn: nobody has begun to work on it."""
+        while self._waiting:
+            exchange, _ = self._waiting.popitem(last=False)
+            exchange.refusal = refusal
+            self._release(exchange)
+            exchange.owner.answered(exchange)
+
     def lost(self, connection: _Connection) -> None:
         """The connection is gone."""
         if connection in self._connected:
@@ -192,6 +203,17 @@ class Upstream:
         """End an exchange that Triton does not answer."""
         exchange.refusal = Refusal(Code.UNAVAILABLE, sentence, "unreachable")
         self.done(exchange)
+
+    def failed(self, exchange: Exchange) -> None:
+        """Triton has failed on a request: why is for who runs it, and would tell a caller of what is inside."""
+        message = exchange.message
+        if any(words in message for words in GIVEN_UP):
+            self.on_given_up(message)
+        now = asyncio.get_running_loop().time()
+        if now - self._logged >= 1:
+            self._logged = now
+            _log.warning("Triton failed on a request: %s", percent_decoded(message[:MAX_LOGGED_BYTES]))
+        exchange.message = b"the server failed on this request: its log tells why"
 
     def _release(self, exchange: Exchange) -> None:
         if exchange.is_inference:
@@ -237,7 +259,7 @@ class _Connection(Session):
             {nghttp2.SETTINGS_INITIAL_WINDOW_SIZE: session.STREAM_WINDOW, nghttp2.SETTINGS_ENABLE_PUSH: 0},
         )
         self._upstream = upstream
-        self._provider = byref(session.provider())
+        self._provider = byref(callbacks.provider())
         self.gone: asyncio.Future[None] = self.loop.create_future()
 
     def submit(self, exchange: Exchange, headers: Headers) -> bool:
@@ -284,13 +306,13 @@ class _Connection(Session):
             stream.closed = True  # answered; what follows on this stream is of no interest
             if not stream.status:
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
-            elif stream.status == b"13" and any(words in stream.message for words in GIVEN_UP):
-                self._upstream.on_given_up(stream.message)
+            elif stream.status in FAULTS and stream.is_inference:
+                self._upstream.failed(stream)
             self._upstream.done(stream)
 
     def stream_closed(self, stream: Exchange) -> None:
         self._upstream.fail(stream, "the server went away during the call: send the request again")
 
-    def _close(self, stream: Exchange) -> None:
+    def close(self, stream: Exchange) -> None:
         if not stream.closed:
-            super()._close(stream)
+            super().close(stream)
