@@ -74,9 +74,9 @@ _NO_OFFSETS = """
 def reads_offsets(head_size: int, *, float16: bool) -> bool:
     """Whether attention may read the values of `token_offset`, not its shape alone.
 
-    Only onnxruntime's unfused kernel does. Which kernel runs depends in float16 on the size of a head, not on the batch:
-    a multiple of 8 takes flash attention, on older GPUs or above 256 memory-efficient attention. (Environment variables
-    that switch off both are not for a varlen graph.) In float32, short rows take the unfused one.
+    Only onnxruntime's unfused kernel does. Which kernel runs depends in float16 on the size of a head, never on the
+    batch: a multiple of 8 takes flash attention, on older GPUs or above 256 memory-efficient attention. (Environment
+    variables that switch off both are not for a varlen graph.) In float32, short rows take the unfused one.
     """
     return not float16 or head_size % 8 != 0
 
