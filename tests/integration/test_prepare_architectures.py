@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rejection_server.graph.packed import to_packed
+from rejection_server.graph.varlen import to_varlen
 from rejection_server.prepare import build, gate
 from rejection_server.prepare.pipeline import SAMPLE, Options, prepare, read_texts
 from support import tiny_transformers
@@ -127,8 +128,9 @@ def export(folder: Path, path: Path, style: Style) -> None:
 def test_exports_of_every_style_are_recognised(tmp_path: Path, architecture: str, style: Style) -> None:
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
     export(folder, tmp_path / "model.onnx", style)
-    # It compares the answers itself.
+    # They compare the answers themselves.
     to_packed(onnx.load(tmp_path / "model.onnx"), heads=4)
+    to_varlen(onnx.load(tmp_path / "model.onnx"), heads=4)
 
 
 @pytest.mark.filterwarnings("ignore")
