@@ -21,7 +21,7 @@ from support.repository import ROOT
 BOUND = 4
 SETTLED_S = 10.0
 SUM = re.compile(r"sum\(rate\((?P<metric>\w+)\{(?P<filters>[^}]*)\}\[1m\]\)\)")
-FILTER = re.compile(r'(\w+)(!?=)"([^"]*)"')
+FILTER = re.compile(r'(\w+)(!?=~?)"([^"]*)"')
 SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 
 
@@ -68,7 +68,9 @@ def value(expression: str, text: str) -> float:
 
 
 def _fits(labels: str, name: str, operator: str, wanted: str) -> bool:
-    return (dict(re.findall(r'(\w+)="([^"]*)"', labels)).get(name, "") == wanted) is (operator == "=")
+    found = dict(re.findall(r'(\w+)="([^"]*)"', labels)).get(name, "")
+    fits = re.fullmatch(wanted, found) is not None if operator.endswith("~") else found == wanted
+    return fits is not operator.startswith("!")
 
 
 def counted(server: Server, work: Callable[[], tuple[int, int]]) -> None:
