@@ -37,7 +37,7 @@ def test_parts_are_consecutive_rows(sizes: list[int], pieces: list[list[tuple[in
     parts = cut(items, 4)
     assert [[(piece.index, len(piece.item["x"])) for piece in part] for part in parts] == pieces
     flat = [piece for part in parts for piece in part]
-    again = join(flat, [[piece.item["x"], piece.item["y"]] for piece in flat], len(items))
+    again = join(flat, [(piece.item["x"], piece.item["y"]) for piece in flat], len(items))
     for item, (x, y) in zip(items, again, strict=True):
         assert x.tolist() == item["x"].tolist()
         assert y.tolist() == item["y"].tolist()

@@ -4,10 +4,10 @@ An *item* is one request's inputs by name. Row counts and shapes include the bat
 every tensor when the model's `max_batch_size` is above 0.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from rejection_server.onnx_backend.config import BatchInput, ModelConfig
 from rejection_server.onnx_backend.tensor_types import TensorInfo
 
 Array = npt.NDArray[Any]
+Arrays = tuple[Array, ...]
 Item = Mapping[str, Array]
 Shape = tuple[int, ...]
 
@@ -50,7 +51,7 @@ class BatchPlan:
 
 def row_count(item: Item) -> int:
     """Rows of an item with at least one input, where the first dimension is the batch dimension."""
-    return len(next(iter(item.values())))
+    return int(next(iter(item.values())).shape[0])
 
 
 def make_plan(config: ModelConfig, inputs: Mapping[str, TensorInfo]) -> BatchPlan:
@@ -124,7 +125,7 @@ def batch_input_tensor(kind: str, dtype: str, shapes: Sequence[Shape]) -> Array:
     raise ValueError(f"unsupported BatchInputKind {kind}")
 
 
-def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> list[list[Array]]:
+def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> list[Arrays]:
     """Hand each item its share of the outputs.
 
     Args:
@@ -138,25 +139,23 @@ def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> l
     Raises:
         ValueError: An output does not have the rows or elements of the batch.
     """
-    rows = [row_count(item) for item in items] if plan.batching else []
-    shares = [_shares(plan, output, tensor, items, rows) for output, tensor in zip(plan.outputs, outputs, strict=True)]
-    return [list(share) for share in zip(*shares, strict=True)]
+    shares = [_shares(plan, output, tensor, items) for output, tensor in zip(plan.outputs, outputs, strict=True)]
+    return list(zip(*shares, strict=True))
 
 
-def _shares(
-    plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item], rows: Sequence[int]
-) -> list[Array]:
+def _shares(plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item]) -> list[Array]:
     if output.source_input is not None:
         return _scatter(plan, output, tensor, [item[output.source_input].shape for item in items])
     if tensor.ndim == 0:
         tensor = tensor.reshape((1, *output.dims) if plan.batching else output.dims)
     if not plan.batching:
         return [tensor]
+    rows = [row_count(item) for item in items]
     if tensor.shape[0] != sum(rows):
         raise ValueError(f"output '{output.name}' has {tensor.shape[0]} rows, the batch has {sum(rows)}")
     if len(rows) == 1:
         return [tensor]
-    return [tensor[end - count : end] for count, end in zip(rows, itertools.accumulate(rows), strict=True)]
+    return [tensor[end - count : end] for count, end in zip(rows, accumulate(rows), strict=True)]
 
 
 def _scatter(plan: BatchPlan, output: OutputPlan, tensor: Array, sources: Sequence[Shape]) -> list[Array]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rejection_server.onnx_backend import batching, parts, session, tensor_types, validation
-from rejection_server.onnx_backend.batching import Array, Item
+from rejection_server.onnx_backend.batching import Array, Arrays, Item
 from rejection_server.onnx_backend.config import ModelConfig
 from rejection_server.onnx_backend.messages import client_sentence
 from rejection_server.onnx_backend.token_ids import INPUT_IDS, TokenIds
@@ -69,21 +69,21 @@ class Instance:
         """The execution providers in use, first choice first."""
         return list(self._session.get_providers())
 
-    def refusal(self, item: Item) -> Failure | None:
-        """Why an item is not to be run, whatever shares its batch; None if it may be."""
-        if self._token_ids is None or INPUT_IDS not in item:
-            return None
-        fault = self._token_ids.fault(item[INPUT_IDS])
-        return None if fault is None else Failure(fault, Cause.REQUEST)
-
-    def infer(self, items: Sequence[Item]) -> list[list[Array] | Failure]:
-        """Run the items as one batch.
+    def infer(self, items: Sequence[Item]) -> list[Arrays | Failure]:
+        """Run the items as one batch, without those that are no text.
 
         If that fails, each is run alone, so that only those fail that fail on their own.
 
         Returns:
             For each item its outputs in the order of `output_names`, or its failure.
         """
+        if self._token_ids is None:
+            return self._infer(items)
+        faults = self._token_ids.faults([item[INPUT_IDS] for item in items])
+        results = iter(self._infer([item for item, fault in zip(items, faults, strict=True) if fault is None]))
+        return [next(results) if fault is None else Failure(fault, Cause.REQUEST) for fault in faults]
+
+    def _infer(self, items: Sequence[Item]) -> list[Arrays | Failure]:
         if not items:
             return []
         try:
@@ -94,14 +94,14 @@ class Instance:
             # onnxruntime's exceptions have no common type of their own.
             if len(items) == 1:
                 return [Failure(client_sentence(str(exc)))]
-        return [result for item in items for result in self.infer([item])]
+        return [result for item in items for result in self._infer([item])]
 
-    def _run(self, items: Sequence[Item]) -> list[list[Array]]:
+    def _run(self, items: Sequence[Item]) -> list[Arrays]:
         feed = batching.merge(self._plan, items)
         outputs = self._session.run(self.output_names, feed, self._options)
         return batching.split(self._plan, outputs, items)
 
-    def _run_parts(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> list[list[Array]]:
+    def _run_parts(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> list[Arrays]:
         cut = parts.cut(items, self._rows_per_run)
         runs = [pool.submit(self._run, [piece.item for piece in part]) for part in cut]
         wait(runs)  # for all of them, also if one fails: none may still run when the next batch comes

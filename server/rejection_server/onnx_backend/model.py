@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from rejection_server.onnx_backend import autocomplete
-from rejection_server.onnx_backend.batching import Array, Item
+from rejection_server.onnx_backend.batching import Arrays, Item
 from rejection_server.onnx_backend.config import ModelConfig, parse_config
 from rejection_server.onnx_backend.instance import Cause, Failure, Instance, decode_strings, load_instance
 from rejection_server.onnx_backend.refusal import UNSUPPORTED, LoadRefusedError, frameless
@@ -33,8 +33,9 @@ _log.addHandler(_TritonLog(logging.WARNING))
 
 _CANCELLED = Failure("the request was cancelled", Cause.CANCELLED)
 _WORTH_ASKING_S = 0.02
-"""After a batch that took less nobody is asked whether callers are gone: no more than the time of one such batch could
-be saved, and the questions, 30 microseconds each, took 5 to 8% of the time of short texts."""
+"""After a batch that ran for less nobody is asked whether callers are gone: no more than the time of one such run could
+be saved, and the questions, 30 microseconds each, took 5 to 8% of the time of short texts. Their own time does not
+count, or many single requests would go on being asked for no other reason."""
 _NICE = 5
 """Computing yields to receiving, tokenising, refusing and answering, which so stay quick under full load. On 2 cores: 4
 to 8% more short texts, and at three times the load that can be carried the slowest hundredth of refusals in half the
@@ -102,7 +103,6 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch; a request that fails gets an error of its own."""
-        begin = time.monotonic()
         try:
             return self._answer(requests)
         except Exception as exc:
@@ -110,12 +110,12 @@ class TritonPythonModel:
             _log.exception("unexpected error while running a batch")
             failure = Failure(f"unexpected {type(exc).__name__}, see the server's log", Cause.MODEL)
             return [self._response(request, failure) for request in requests]
-        finally:
-            self._last_s = time.monotonic() - begin
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         prepared = [self._item(request) for request in requests]
+        begin = time.monotonic()
         results = iter(self._instance.infer([item for item in prepared if not isinstance(item, Failure)]))
+        self._last_s = time.monotonic() - begin
         return [
             self._response(request, item if isinstance(item, Failure) else next(results))
             for request, item in zip(requests, prepared, strict=True)
@@ -125,7 +125,7 @@ class TritonPythonModel:
         # Triton made this batch while the last one ran, and from then on did not look whether callers are gone.
         if self._last_s > _WORTH_ASKING_S and request.is_cancelled():
             return _CANCELLED
-        item: dict[str, Array] = {}
+        item = {}
         for tensor in request.inputs():
             name, array = tensor.name(), tensor.as_numpy()
             if name in self._instance.string_inputs:
@@ -134,9 +134,9 @@ class TritonPythonModel:
                     return decoded
                 array = decoded
             item[name] = array
-        return self._instance.refusal(item) or item
+        return item
 
-    def _response(self, request: Any, result: list[Array] | Failure) -> Any:
+    def _response(self, request: Any, result: Arrays | Failure) -> Any:
         if isinstance(result, Failure):
             return pb_utils.InferenceResponse([], pb_utils.TritonError(result.message, self._codes[result.cause]))
         wanted = request.requested_output_names()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rejection_server.onnx_backend.batching import Array, Item, row_count
+from rejection_server.onnx_backend.batching import Arrays, Item, row_count
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def cut(items: Sequence[Item], rows: int) -> list[list[Piece]]:
     return parts
 
 
-def join(pieces: Sequence[Piece], outputs: Sequence[list[Array]], count: int) -> list[list[Array]]:
+def join(pieces: Sequence[Piece], outputs: Sequence[Arrays], count: int) -> list[Arrays]:
     """Put the outputs of the pieces, in the order of `cut`, together again.
 
     Args:
@@ -49,9 +49,10 @@ def join(pieces: Sequence[Piece], outputs: Sequence[list[Array]], count: int) ->
     Returns:
         The outputs of each item.
     """
-    found: list[list[list[Array]]] = [[] for _ in range(count)]
+    found: list[list[Arrays]] = [[] for _ in range(count)]
     for piece, arrays in zip(pieces, outputs, strict=True):
         found[piece.index].append(arrays)
     return [
-        item[0] if len(item) == 1 else [np.concatenate(arrays) for arrays in zip(*item, strict=True)] for item in found
+        item[0] if len(item) == 1 else tuple(np.concatenate(arrays) for arrays in zip(*item, strict=True))
+        for item in found
     ]

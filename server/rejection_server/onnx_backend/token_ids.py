@@ -4,7 +4,7 @@ The graph says it in the ONNX file's metadata; a model without these entries tak
 backend cannot refuse one request of a batch: there such a row is answered with NaN, an empty one as the one token 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +33,16 @@ class TokenIds:
             return None
         return cls(int(metadata[VOCABULARY_SIZE]), int(metadata[LONGEST_ROW]))
 
-    def fault(self, ids: Array) -> str | None:
-        """What is wrong with a request's ids, int64 [rows, n], in one sentence; None if nothing is."""
+    def faults(self, requests: Sequence[Array]) -> list[str | None]:
+        """What is wrong with each request's ids, int64 [rows, n], in one sentence; None where nothing is."""
+        if all(0 < ids.shape[1] <= self.longest_row for ids in requests):
+            # Once for all of them: for each of 64 single rows it took a sixth of the time between their graph's runs.
+            together = np.concatenate([ids.reshape(-1) for ids in requests])
+            if together.min() >= 0 and together.max() < self.vocabulary_size:
+                return [None] * len(requests)
+        return [self._fault(ids) for ids in requests]
+
+    def _fault(self, ids: Array) -> str | None:
         if 0 < ids.shape[1] <= self.longest_row and ids.min() >= 0 and ids.max() < self.vocabulary_size:
             return None
         largest = self.vocabulary_size - 1
