@@ -1,4 +1,4 @@
-"""The graphs that a GPU is measured with, of one padded float32 classifier: forms, precisions and equal ways.
+"""The graphs that a GPU is measured with, of one padded float32 classifier: each form in each precision.
 
     python -m bench.gpu_graphs padded.onnx build/gpu-graphs --heads 12 --pad-id 1
 
@@ -16,23 +16,14 @@ from onnx import ModelProto
 
 from rejection_server.graph.packed_read import read_encoder
 from rejection_server.graph.ragged import labels_of, logits_of, to_ragged
-from rejection_server.graph.varlen import Choices, cpu_twin, varlen_of
+from rejection_server.graph.varlen import cpu_twin, varlen_of
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.build import Precision, embedding_rows, in_precision
 
-CHOICES = {
-    "varlen-fp16": Choices(),
-    "varlen-fp16-512-columns": Choices(columns=512),
-    "varlen-fp16-no-offsets": Choices(exact_offsets=False),
-    "varlen-fp16-plain-norm": Choices(fused_norm=False),
-    "varlen-fp16-plain-gelu": Choices(fused_activation=False),
-    "varlen-fp16-joined": Choices(joined_products=True),
-    "varlen-fp16-all-tokens": Choices(firsts_only=False),
-    "varlen-fp32": Choices(float16=False),
-}
-"""The first is what is served; each of the others differs from it in one way."""
+VARLEN = {"varlen-fp16": True, "varlen-fp32": False}
 PADDED: dict[str, Precision] = {"padded-fp16": "fp16", "padded-fp32": "fp32"}
-NAMES = (*CHOICES, *PADDED)
+NAMES = (*VARLEN, *PADDED)
+"""The first is what is served."""
 
 
 def graphs(
@@ -44,12 +35,12 @@ def graphs(
     the varlen form takes.
     """
     labels = labels_of(logits_of(padded.graph))
-    if set(CHOICES) & set(names):
+    if set(VARLEN) & set(names):
         encoder = read_encoder(padded)
     accepted = TokenIds(embedding_rows(padded) or pad_id + 1, 512)
     for name in names:
-        if name in CHOICES:
-            model = varlen_of(encoder, heads, labels, "softmax", CHOICES[name])
+        if name in VARLEN:
+            model = varlen_of(encoder, heads, labels, "softmax", float16=VARLEN[name])
             yield name, cpu_twin(model) if twins else model
         else:
             model = ModelProto()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.gpu.plan import NEEDED, SECTIONS, GpuSettings
-from bench.settings import BUILD
+from bench.settings import BUILD, ROOT
 
 if TYPE_CHECKING:
     from bench.gpu.results import Section
@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--scale", type=float, default=1.0, metavar="X", help="how long all takes, beside the usual (1)"
     )
+    docs = "measure nothing: write the GPU's tables of docs/benchmarks.md from these results, or from those it has"
+    result.add_argument("--docs", type=Path, nargs="*", metavar="RESULT", help=docs)
     result.add_argument("--output", type=Path, metavar="FOLDER", help="where results go (build/bench/results/gpu-DATE)")
     result.add_argument("--work", type=Path, metavar="FOLDER", help="checkpoint and graphs (build/bench/gpu)")
     return result
@@ -51,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 1 if anything failed."""
     options = parser().parse_args(arguments)
+    if options.docs is not None:
+        from bench.gpu import docs
+
+        sys.stdout.write(f"Written: {docs.write(options.docs, ROOT / 'docs' / 'benchmarks.md')}\n")
+        return 0
     work = options.work or BUILD / ("gpu-dry" if options.dry else "gpu")
     sections = options.sections or tuple(SECTIONS)
     settings = GpuSettings(work.absolute(), options.dry, sections, options.graphs, options.scale, options.layouts)

@@ -167,6 +167,7 @@ def _by_program(address: str, load: Load, sent: Path) -> dict[str, Any]:
         "texts_per_s": round(said["texts_per_s"], 1),
         "seconds": said["seconds"],
         "failed": sum(said["failed"].values()),
+        "failed_by_code": said["failed"],
         **{f"{name}_ms": latency.get(name) for name in ("p50", "p99")},
         "generator": "C++",
         "generator_cpu_s": said["cpu_s"],

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import to_ragged
-from rejection_server.graph.varlen import Choices, cpu_twin, to_varlen
+from rejection_server.graph.varlen import cpu_twin, to_varlen
 from rejection_server.onnx_backend.token_ids import LONGEST_ROW, VOCABULARY_SIZE, TokenIds
 from support.bert_graph import HEADS, POSITIONS, WORDS, bert
 from support.ragged_graphs import Ids, session
@@ -39,7 +39,7 @@ FORMS = {
     "padded": Form(lambda model: to_ragged(model, accepted=ACCEPTED, form="padded"), 1e-5),
     "packed": Form(lambda model: to_packed(model, heads=HEADS), 1e-5),
     "packed int8": Form(lambda model: to_packed(model, heads=HEADS, int8=True), 0.5, exact=True),
-    "varlen": Form(lambda model: cpu_twin(to_varlen(model, heads=HEADS, choices=Choices(float16=False))), 1e-5),
+    "varlen": Form(lambda model: cpu_twin(to_varlen(model, heads=HEADS, float16=False)), 1e-5),
     "varlen float16": Form(lambda model: cpu_twin(to_varlen(model, heads=HEADS)), 1e-2),
 }
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from rejection_server.graph.ragged import GraphError, to_ragged
-from rejection_server.graph.varlen import Choices, cpu_twin, to_varlen
+from rejection_server.graph.varlen import cpu_twin, reads_offsets, to_varlen
 from rejection_server.onnx_backend.token_ids import TokenIds
 from support import ragged_graphs
 from support.bert_graph import HEADS, HIDDEN, PADDING, POSITIONS, WORDS, bert
@@ -22,16 +22,6 @@ SHAPES = {
     "roberta": {"roberta": True, "masked": "divided"},
     "distilbert": {"types": False, "activation": "relu", "masked": "chosen"},
 }
-CHOICES = {
-    "as served": Choices(),
-    "float32": Choices(float16=False),
-    "512 columns": Choices(float16=False, columns=512),
-    "no offsets": Choices(float16=False, exact_offsets=False),
-    "plain norm": Choices(float16=False, fused_norm=False),
-    "plain activation": Choices(float16=False, fused_activation=False),
-    "joined products": Choices(float16=False, joined_products=True),
-    "all tokens": Choices(float16=False, firsts_only=False),
-}
 ATTENTION = "PackedMultiHeadAttention"
 
 
@@ -41,15 +31,15 @@ def with_outputs(model: ModelProto, **outputs: int) -> ModelProto:
     return model
 
 
-@pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_answers_are_those_of_the_padded_classifier(shape: dict[str, Any], choices: Choices) -> None:
+def test_answers_are_those_of_the_padded_classifier(shape: dict[str, Any], float16: bool) -> None:
     model, rows = bert(**shape), ragged_graphs.rows_of_ids(LENGTHS, WORDS)
     rows[1][5:9] = PADDING  # a text may spell the padding token; RoBERTa does not count it
     padded = to_ragged(model, accepted=TokenIds(WORDS, POSITIONS), form="padded", pad_id=PADDING)
     expected = run(session(padded), rows)
-    twin = session(cpu_twin(to_varlen(model, heads=HEADS, choices=choices)))
-    np.testing.assert_allclose(run(twin, rows), expected, atol=5e-3 if choices.float16 else 1e-5)
+    twin = session(cpu_twin(to_varlen(model, heads=HEADS, float16=float16)))
+    np.testing.assert_allclose(run(twin, rows), expected, atol=5e-3 if float16 else 1e-5)
 
 
 def test_the_served_file_is_as_the_twin_but_for_attention() -> None:
@@ -90,15 +80,23 @@ def offsets_as_documented(lengths: list[int]) -> tuple[NDArray[np.int32], list[i
 @pytest.mark.parametrize("lengths", [[4, 1, 7, 7, 2], [5], [3, 3, 3]], ids=str)
 def test_attention_is_told_where_rows_begin(lengths: list[int]) -> None:
     names = dict.fromkeys(("varlen_token_offset", "varlen_cumulative"), TensorProto.INT32)
-    runner = session(with_outputs(cpu_twin(to_varlen(bert(), heads=HEADS)), **names))
+    runner = session(with_outputs(cpu_twin(to_varlen(bert(), heads=HEADS, float16=False)), **names))
     offsets, cumulative = offsets_as_documented(lengths)
     rows = ragged_graphs.rows_of_ids(lengths, WORDS)
     np.testing.assert_array_equal(run(runner, rows, output="varlen_token_offset"), offsets)
     assert run(runner, rows, output="varlen_cumulative").tolist() == cumulative
 
 
+def test_fused_attention_is_told_the_shape_alone() -> None:
+    runner = session(with_outputs(cpu_twin(to_varlen(bert(), heads=HEADS)), varlen_token_offset=TensorProto.INT32))
+    offsets = run(runner, ragged_graphs.rows_of_ids([4, 1, 7], WORDS), output="varlen_token_offset")
+    assert offsets.shape == (3, 7)
+    assert [reads_offsets(size, float16=True) for size in (64, 32, 512, 20)] == [False, False, False, True]
+    assert reads_offsets(64, float16=False)
+
+
 def test_nothing_is_padded_and_the_last_layer_ends_with_first_tokens() -> None:
-    model = cpu_twin(to_varlen(bert(), heads=HEADS, choices=Choices(float16=False)))
+    model = cpu_twin(to_varlen(bert(), heads=HEADS, float16=False))
     activated = [node.output[0] for node in model.graph.node if node.op_type == "BiasGelu"]
     runner = session(with_outputs(model, **dict.fromkeys(activated, TensorProto.FLOAT)))
     shapes = [

@@ -12,6 +12,7 @@ from rejection_server.onnx_backend.token_ids import TokenIds
 
 # The grid holds the rows as they are given, filler included, and -1 behind a row's end. An id out of range counts as
 # more tokens than a row may hold. A row of none or too many gets one token: its answer is that of the token 0, or NaN.
+# TopK does not need cuDNN, as ReduceMax does.
 _ROWS = """
     ragged_axis1 = Constant<value_ints=[1]>()
     gpu_axis0 = Constant<value_int=0>()
@@ -30,7 +31,12 @@ _ROWS = """
     gpu_too_many = Constant<value_int=TOO_MANY>()
     gpu_filled = Cast<to=7>(sequence_lengths)
     gpu_filled_before = CumSum<exclusive=1>(gpu_filled, gpu_axis0)
-COLUMNS
+    gpu_filled_row = Reshape(gpu_filled, gpu_last)
+    gpu_longest_filled, gpu_longest_row = TopK(gpu_filled_row, gpu_one_vector)
+    gpu_one_or_more = Max(gpu_longest_filled, gpu_one)
+    gpu_width = Squeeze(gpu_one_or_more)
+    gpu_behind_last = Add(gpu_width, gpu_one)
+    gpu_columns = Range(gpu_one, gpu_behind_last, gpu_one)
     gpu_is_inside = LessOrEqual(gpu_columns, gpu_filled)
     gpu_behind_filler = Add(gpu_filled_before, gpu_columns)
     gpu_places = Where(gpu_is_inside, gpu_behind_filler, gpu_zero)
@@ -61,32 +67,18 @@ COLUMNS
     ragged_invalid = Squeeze(gpu_is_too_long, ragged_axis1)
 """
 _TOO_MANY = 1 << 24
-# Numbered from 1. TopK does not need cuDNN, as ReduceMax does.
-_COLUMNS = """
-    gpu_filled_row = Reshape(gpu_filled, gpu_last)
-    gpu_longest_filled, gpu_longest_row = TopK(gpu_filled_row, gpu_one_vector)
-    gpu_one_or_more = Max(gpu_longest_filled, gpu_one)
-    gpu_width = Squeeze(gpu_one_or_more)
-    gpu_behind_last = Add(gpu_width, gpu_one)
-    gpu_columns = Range(gpu_one, gpu_behind_last, gpu_one)
-"""
 
 
-def gpu_rows(accepted: TokenIds, columns: int | None = None) -> list[NodeProto]:
-    """Nodes from ``input_ids`` and ``sequence_lengths`` to the tokens of all rows, t in number, int64 where not said.
+def gpu_rows(accepted: TokenIds) -> list[NodeProto]:
+    """Nodes from ``input_ids`` and ``sequence_lengths`` to the tokens of all rows, t in number; all are int64.
 
     ``gpu_tokens`` [t] are they, ``gpu_lengths`` [rows, 1] how many each row has, ``gpu_before`` [rows, 1] how many
     stand before it. ``gpu_kept`` [rows, columns] is 1 where the grid holds a token and 0 elsewhere,
     ``gpu_token_places`` [t] are these places, ``gpu_ids`` and ``gpu_numbers`` [rows, columns] the id there and its
-    number in its row, from 1.
-
-    There are as many columns as the longest row takes with its filler, or ``columns``: then the processor need not wait
-    to know how many, and what of a row lies behind them is cut off.
+    number in its row, from 1. ``gpu_columns`` [columns] number the columns from 1: as many as the longest row takes
+    with its filler.
     """
-    made = _COLUMNS
-    if columns is not None:
-        made = f"gpu_columns = Constant<value_ints={[*range(1, columns + 1)]}>()"
-    text = _ROWS.replace("COLUMNS", made)
+    text = _ROWS
     numbers = {"LARGEST": accepted.vocabulary_size - 1, "LONGEST": accepted.longest_row, "TOO_MANY": _TOO_MANY}
     for name, number in numbers.items():
         text = text.replace(name, str(number))

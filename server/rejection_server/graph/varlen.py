@@ -26,11 +26,11 @@ from rejection_server.graph.rows import (
     scores,
     tell,
 )
-from rejection_server.graph.varlen_layers import Choices, Rows, VarlenLayers
+from rejection_server.graph.varlen_layers import Rows, VarlenLayers
 from rejection_server.graph.varlen_twin import cpu_twin
 from rejection_server.onnx_backend.token_ids import TokenIds
 
-__all__ = ["Choices", "cpu_twin", "to_varlen", "varlen_of"]
+__all__ = ["cpu_twin", "to_varlen", "varlen_of"]
 
 _OPSET = 18
 _IR_VERSION = 9
@@ -52,7 +52,8 @@ _NUMBERS_BUT_PADDING = """
     varlen_counted_so_far = CumSum(varlen_counted, gpu_axis1)
     varlen_numbers = Mul(varlen_counted_so_far, varlen_counted)
 """
-# For each token, then for each place without one: where it lies in a grid whose rows begin with their tokens.
+# For each token, then for each place without one: where it lies in a grid whose rows begin with their tokens. The
+# processor waits for the GPU twice more, and all told the execution takes 3 to 4% longer.
 _OFFSETS = """
     varlen_is_token = LessOrEqual(gpu_columns, gpu_lengths)
     varlen_is_token_flat = Reshape(varlen_is_token, gpu_last)
@@ -70,9 +71,17 @@ _NO_OFFSETS = """
 """
 
 
-def to_varlen(
-    model: ModelProto, *, heads: int, activation: Activation = "softmax", choices: Choices | None = None
-) -> ModelProto:
+def reads_offsets(head_size: int, *, float16: bool) -> bool:
+    """Whether attention may read the values of `token_offset`, not its shape alone.
+
+    Only onnxruntime's unfused kernel does. Which kernel runs depends in float16 on the size of a head, never on the
+    batch: a multiple of 8 takes flash attention, on older GPUs or above 256 memory-efficient attention. (Environment
+    variables that switch off both are not for a varlen graph.) In float32, short rows take the unfused one.
+    """
+    return not float16 or head_size % 8 != 0
+
+
+def to_varlen(model: ModelProto, *, heads: int, activation: Activation = "softmax", float16: bool = True) -> ModelProto:
     """Give a padded float32 BERT-like classifier of ``heads`` attention heads the varlen form.
 
     ``model`` and the result have the inputs and outputs that :func:`rejection_server.graph.ragged.to_ragged` describes.
@@ -81,7 +90,6 @@ def to_varlen(
     Raises :class:`GraphError` when the model is not recognised, or when the float32 form's CPU twin answers differently
     from it.
     """
-    choices = choices or Choices()
     labels = labels_of(logits_of(model.graph))
     encoder = read_encoder(model)
     hidden = encoder.words.shape[1]
@@ -89,24 +97,25 @@ def to_varlen(
         raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
     rows = rows_to_compare(encoder)
     expected = answers_of_padded(model, rows)
-    plain = varlen_of(encoder, heads, labels, activation, dataclasses.replace(choices, float16=False))
+    plain = varlen_of(encoder, heads, labels, activation, float16=False)
     check_answers(cpu_twin(plain), rows, expected, "varlen")
-    return varlen_of(encoder, heads, labels, activation, choices) if choices.float16 else plain
+    return varlen_of(encoder, heads, labels, activation, float16=True) if float16 else plain
 
 
-def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation, choices: Choices) -> ModelProto:
+def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation, *, float16: bool) -> ModelProto:
     """The varlen form of what :func:`rejection_server.graph.packed_read.read_encoder` read, not compared with it."""
     value = helper.make_tensor_value_info
     accepted = TokenIds(len(encoder.words), len(encoder.positions))
     nodes = Nodes("varlen")
-    nodes.nodes += gpu_rows(accepted, choices.columns)
+    nodes.nodes += gpu_rows(accepted)
     numbers = _NUMBERS
     if encoder.padding_id is not None:
         numbers = _NUMBERS_BUT_PADDING.replace("=PADDING>", f"={encoder.padding_id}>")
-    nodes.nodes += parse_nodes(numbers + _TOKENS + (_OFFSETS if choices.exact_offsets else _NO_OFFSETS))
+    offsets = _OFFSETS if reads_offsets(encoder.words.shape[1] // heads, float16=float16) else _NO_OFFSETS
+    nodes.nodes += parse_nodes(numbers + _TOKENS + offsets)
     table = np.concatenate([encoder.padding_position[None], encoder.positions])
     encoder = dataclasses.replace(encoder, positions=table)
-    first = VarlenLayers(nodes, Rows(), heads, choices).encoder(encoder)
+    first = VarlenLayers(nodes, Rows(), heads, float16).encoder(encoder)
     head, weights = head_of(encoder, labels)
     inner = {name: f"varlen_head_{name}" for node in head for name in node.output}  # one of them may be `logits`
     for node in head:

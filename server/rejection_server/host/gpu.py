@@ -29,6 +29,12 @@ TRY = f"import {__name__} as gpu; gpu.tell()"
 """The program of the process that tries the GPU; not `-m`, for the package imports this module."""
 
 
+NOT_STARTED = (
+    "onnxruntime could not start its CUDA provider and would have used the processor: see whether nvidia-smi names a "
+    "GPU, and whether nvidia-cublas, nvidia-curand, nvidia-cuda-runtime and nvidia-cuda-nvrtc are installed"
+)
+
+
 class GpuError(Exception):
     """The GPU cannot be used; the message is one sentence."""
 
@@ -95,13 +101,15 @@ def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
     options.intra_op_num_threads = 1  # the processor only prepares the GPU's work
     chosen = (PROVIDER, {"device_id": "0", "use_tf32": "0" if exact else "1"})
     given = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(given, options, providers=[chosen, "CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(given, options, providers=[chosen], enable_fallback=0)
+    except Exception as exc:
+        # Where a library is missing, onnxruntime only logs it, and then asks the processor for kernels of GPUs.
+        if "CPUExecutionProvider" in str(exc):
+            raise GpuError(NOT_STARTED) from exc
+        raise
     if PROVIDER not in session.get_providers():
-        raise GpuError(
-            "onnxruntime could not start its CUDA provider and would have used the processor: see whether nvidia-smi "
-            "names a GPU, and whether nvidia-cublas, nvidia-curand, nvidia-cuda-runtime and nvidia-cuda-nvrtc are "
-            "installed"
-        )
+        raise GpuError(NOT_STARTED)
     return session
 
 

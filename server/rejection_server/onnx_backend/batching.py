@@ -51,7 +51,7 @@ class BatchPlan:
 
 def row_count(item: Item) -> int:
     """Rows of an item with at least one input, where the first dimension is the batch dimension."""
-    return len(next(iter(item.values())))
+    return int(next(iter(item.values())).shape[0])
 
 
 def make_plan(config: ModelConfig, inputs: Mapping[str, TensorInfo]) -> BatchPlan:
@@ -144,15 +144,14 @@ def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> l
     return list(zip(*shares, strict=True))
 
 
-def _shares(
-    plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item], rows: Sequence[int]
-) -> list[Array]:
+def _shares(plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item]) -> list[Array]:
     if output.source_input is not None:
         return _scatter(plan, output, tensor, [item[output.source_input].shape for item in items])
     if tensor.ndim == 0:
         tensor = tensor.reshape((1, *output.dims) if plan.batching else output.dims)
     if not plan.batching:
         return [tensor]
+    rows = [row_count(item) for item in items]
     if tensor.shape[0] != sum(rows):
         raise ValueError(f"output '{output.name}' has {tensor.shape[0]} rows, the batch has {sum(rows)}")
     if len(rows) == 1:

@@ -16,7 +16,7 @@ from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Form, GraphError, to_ragged
-from rejection_server.graph.varlen import Choices, cpu_twin, to_varlen
+from rejection_server.graph.varlen import cpu_twin, to_varlen
 from rejection_server.graph.walk import drop_traces
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device
@@ -139,8 +139,8 @@ def write_varlen(padded: Path, path: Path, plan: Plan) -> None:
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
-    choices = Choices(float16=plan.precision == "fp16")
-    _write(to_varlen(model, heads=plan.model.heads, activation=plan.model.activation, choices=choices), path)
+    float16 = plan.precision == "fp16"
+    _write(to_varlen(model, heads=plan.model.heads, activation=plan.model.activation, float16=float16), path)
 
 
 def write_twin(path: Path, twin: Path) -> None:

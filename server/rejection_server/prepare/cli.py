@@ -199,5 +199,6 @@ def _prepare(arguments: argparse.Namespace) -> int:
         print(
             "The comparison ran on this machine's processor; for one on the GPU its texts and answers are in gate.npz."
         )
-    print(f"Serve it:  {command('serve')} --repository {shlex.quote(str(prepared.output))}", flush=True)
+    device = " --device gpu" if options.device == "gpu" else ""
+    print(f"Serve it:  {command('serve')}{device} --repository {shlex.quote(str(prepared.output))}", flush=True)
     return 0
