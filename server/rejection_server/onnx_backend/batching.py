@@ -144,14 +144,15 @@ def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> l
     return list(zip(*shares, strict=True))
 
 
-def _shares(plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item]) -> list[Array]:
+def _shares(
+    plan: BatchPlan, output: OutputPlan, tensor: Array, items: Sequence[Item], rows: Sequence[int]
+) -> list[Array]:
     if output.source_input is not None:
         return _scatter(plan, output, tensor, [item[output.source_input].shape for item in items])
     if tensor.ndim == 0:
         tensor = tensor.reshape((1, *output.dims) if plan.batching else output.dims)
     if not plan.batching:
         return [tensor]
-    rows = [row_count(item) for item in items]
     if tensor.shape[0] != sum(rows):
         raise ValueError(f"output '{output.name}' has {tensor.shape[0]} rows, the batch has {sum(rows)}")
     if len(rows) == 1:
