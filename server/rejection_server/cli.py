@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rejection_server import MODEL_REPOSITORY, __version__
 from rejection_server.commands import command, installing
+from rejection_server.limits import address_space_problem
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
@@ -60,6 +61,7 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if arguments[:1] == ["prepare"]:
@@ -71,6 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads what we print
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Give each standard stream that is closed the null device, lest a pipe to Triton takes its number."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -120,6 +134,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
         "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
     )
+    for name, what in (
+        ("certificate", "the server's certificate and its chain: callers then have to speak TLS"),
+        ("key", "the certificate's private key, not encrypted"),
+        ("client-ca", "authorities: only callers with a certificate of theirs are let in"),
+    ):
+        serve.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=what)
     serve.add_argument(
         "--http-port",
         type=_port,
@@ -181,6 +201,9 @@ def _size(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
+    if problem := address_space_problem():
+        print(f"{PROG}: {problem}", file=sys.stderr)
+        return 1
     try:
         # Only now: help and wrong options are answered before anything is installed.
         from rejection_server.host import HostError, ServeOptions, Server
@@ -199,6 +222,9 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         host=arguments.host,
         grpc_port=arguments.grpc_port,
         guard=not arguments.no_guard,
+        tls_certificate=arguments.tls_certificate,
+        tls_key=arguments.tls_key,
+        tls_client_ca=arguments.tls_client_ca,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
@@ -321,6 +347,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
+    url += [] if options.tls_certificate is None else ["--tls"]
     print(f"Try it:    {shlex.join([*command('classify').split(), *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 

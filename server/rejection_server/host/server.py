@@ -21,11 +21,13 @@ from rejection_server.host.options import (
     Runtime,
     ServeOptions,
     check_repository,
+    check_tls,
     choose_endpoints,
     triton_command,
 )
 from rejection_server.host.processes import Processes
 from rejection_server.host.sizing import Sizing, sized_repository
+from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 from rejection_server.host.watchdog import Watchdog
 
@@ -85,6 +87,8 @@ class Server:
         check_machine(Machine.current())
         wheel = find_wheel()
         check_repository(self.options.repository)
+        check_tls(self.options)
+        check_log(self.options.log_path)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._start_once(wheel)
@@ -248,7 +252,13 @@ class Server:
                     is_closed = False
                     probe.close()
                     _required(processes.guard).begin(guard_settings(self.options, endpoints, self._sizing.repository))
-                    probe = HealthProbe(endpoints.grpc, every_model=not tolerant, lists_models=False)
+                    probe = HealthProbe(
+                        endpoints.grpc,
+                        [(endpoints.reachable_address, endpoints.grpc_port)],
+                        speaks_grpc=self.options.tls_certificate is None,
+                        every_model=not tolerant,
+                        lists_models=False,
+                    )
                 if processes.line_count != seen and not tolerant:
                     seen = processes.line_count
                     self._raise_if_hopeless()
