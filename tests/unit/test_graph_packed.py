@@ -75,17 +75,31 @@ def test_probabilities() -> None:
     np.testing.assert_allclose(run(runner, rows, output="probabilities"), 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
-def test_linear_layers_run_once_for_all_short_rows() -> None:
-    """Of whatever length: a group holds 256 tokens, 300 are a group alone."""
-    model = to_packed(bert(), heads=HEADS)
+def rows_of_each_group(model: ModelProto, inner: str) -> list[int]:
+    """How many rows a value inside the loop has, group by group."""
     loop = next(node for node in model.graph.node if node.op_type == "Loop")
     body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
-    body.node.append(helper.make_node("Shape", ["group_ids"], ["shape"]))
+    body.node.append(helper.make_node("Shape", [inner], ["shape"], end=1))
     body.output.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [1]))
     loop.output.append("shapes")
     model.graph.output.append(helper.make_tensor_value_info("shapes", TensorProto.INT64, ["groups", 1]))
-    shapes = run(session(model), rows_of_ids([13] * 9 + [300, 5, 40, 6, 88, 7, 80]), output="shapes")
-    assert shapes.ravel().tolist() == [5 + 6 + 7 + 9 * 13 + 40 + 80, 88, 300]
+    rows = rows_of_ids([13] * 9 + [300, 5, 40, 6, 88, 7, 80])
+    counts: list[int] = run(session(model), rows, output="shapes").ravel().tolist()
+    return counts
+
+
+def test_linear_layers_run_once_for_all_short_rows() -> None:
+    """Of whatever length: a group holds 256 tokens, 300 are a group alone."""
+    assert rows_of_each_group(to_packed(bert(), heads=HEADS), "group_ids") == [5 + 6 + 7 + 9 * 13 + 40 + 80, 88, 300]
+
+
+def test_the_last_layer_ends_with_first_tokens_alone() -> None:
+    """The head reads no others."""
+    model = to_packed(bert(), heads=HEADS)
+    body = next(node for node in model.graph.node if node.op_type == "Loop").attribute[0].g
+    first, last = (node.output[0] for node in body.node if node.op_type == "Erf")
+    assert rows_of_each_group(model, last) == [14, 1, 1]
+    assert rows_of_each_group(to_packed(bert(), heads=HEADS), first)[1:] == [88, 300]
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,7 @@ def _body(encoder: Encoder, heads: int, labels: int, int8: bool) -> tuple[onnx.G
         table = np.concatenate([encoder.padding_position[None], encoder.positions])
         encoder = dataclasses.replace(encoder, positions=table)
     nodes.nodes += parse_nodes(_GROUP + positions + (_ZEROS if int8 else ""))
-    last = Layers(nodes, Group(), heads, int8).encoder(encoder)
-    first = nodes.add("Gather", last, "group_firsts")
+    first = Layers(nodes, Group(), heads, int8).encoder(encoder)
     head, weights = head_of(encoder, labels, int8=int8)
     nodes.nodes += [
         helper.make_node("Unsqueeze", [first, "ragged_axis1"], [encoder.hidden]),
