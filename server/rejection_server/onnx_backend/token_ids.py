@@ -35,8 +35,8 @@ class TokenIds:
 
     def faults(self, requests: Sequence[Array]) -> list[str | None]:
         """What is wrong with each request's ids, int64 [rows, n], in one sentence; None where nothing is."""
-        if all(0 < ids.shape[1] <= self.longest_row for ids in requests):
-            # Once for all of them: for each of 64 single rows it took a sixth of the time between their graph's runs.
+        if requests and all(0 < ids.shape[1] <= self.longest_row for ids in requests):
+            # Once for all of them: for each of 64 single rows it took a sixth of the time spent in Python.
             together = np.concatenate([ids.reshape(-1) for ids in requests])
             if together.min() >= 0 and together.max() < self.vocabulary_size:
                 return [None] * len(requests)
