@@ -4,16 +4,25 @@
 
 settings   what a guard can be told
 nghttp2    the HTTP/2 library of the Triton wheel, bound with ctypes
+callbacks  what that library calls
 session    one HTTP/2 connection of either side
-down       a caller's connection and its calls
+turns      the event loop: one write a connection and turn
+call       a call of a caller
+down       a caller's connection
+peers      whose connection it is
 stream     the calls that carry several messages: ModelStreamInfer, health Watch
 up         the connections to Triton
 methods    which methods there are, and who may call them
+inference  an inference request, from its arrival to Triton
 contract   what an inference request must be, byte by byte
+wire       a look at a large request before it is parsed
 framing    gRPC's messages within HTTP/2 data
 refusal    a status and its sentence, and how they travel
 admission  how much may be under way
 counters   what has happened so far
+metrics    the counts for Prometheus, with Triton's own
+health     whether Triton answers and is ready
+context    what all connections share
 server     Guard: listen, drain, stop
 """
 

@@ -2,129 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from ctypes import byref, c_void_p
 
-from rejection_server.guard import contract, framing, nghttp2, session
+from rejection_server.guard import callbacks, contract, framing, nghttp2, session
+from rejection_server.guard.call import READ_BY_HEADER, Call, Conversation
 from rejection_server.guard.context import Context
-from rejection_server.guard.methods import UNKNOWN, Kind, method_of
+from rejection_server.guard.methods import Kind
 from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.peers import peer_of
 from rejection_server.guard.refusal import Code, Refusal, percent_encoded, stopping
-from rejection_server.guard.session import Session, Stream
+from rejection_server.guard.session import Session
 from rejection_server.guard.up import Exchange
 
-__all__ = ["OK_TRAILER", "Call", "Caller", "Conversation"]
+__all__ = ["Caller"]
 
 MAX_PASSED_BYTES = 4096
 """Longest message of a method other than inference: Triton repeats the name in it in a header."""
-MAX_EXTRA_BYTES = 1024
-"""Longest value of a header that is passed on."""
 FRAME_BURST, FRAME_RATE, FRAMES_OF_A_CALL, BYTES_OF_A_FRAME = 5000, 1000, 16, 32
 """How many frames a connection may send at once, how many more each second, for each call, and for how many bytes of
 data: who sends more keeps the guard busy with nothing."""
-TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _BEGIN = (
     (b":status", b"200"),
     (b"content-type", b"application/grpc"),
     (b"grpc-accept-encoding", framing.ACCEPTED_ENCODINGS.encode()),
 )
 _OK_HEADERS = Headers(_BEGIN)
-OK_TRAILER = Headers([(b"grpc-status", b"0")])
+_OK_TRAILER = Headers([(b"grpc-status", b"0")])
 _NO_HTTP2 = b"this port speaks gRPC, which is HTTP/2: call it with a gRPC client\n"
 _HTTP1_ANSWER = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%b" % (len(_NO_HTTP2), _NO_HTTP2)
 )
-
-
-class Conversation:
-    """What a call with more than one message does; see `stream`."""
-
-    def came(self) -> None:
-        """There is more in the call's body."""
-        raise NotImplementedError
-
-    def peer_ended(self) -> None:
-        """Nothing follows in the call's body."""
-        raise NotImplementedError
-
-    def taken(self) -> None:
-        """The caller took some of what was sent."""
-
-    def closed(self) -> None:
-        """The call is over, or its status is decided."""
-
-    def is_late(self) -> bool:
-        """Whether the caller is to go on, not the guard."""
-        return False
-
-    def stop(self) -> None:
-        """The guard is stopping."""
-
-
-class Call(Stream):
-    """One call of a caller."""
-
-    __slots__ = (
-        "connection",
-        "conversation",
-        "deadline",
-        "encoding",
-        "exchange",
-        "extra",
-        "has_begun",
-        "header_bytes",
-        "held",
-        "is_complete",
-        "is_new",
-        "method",
-        "replied",
-        "since",
-    )
-
-    def __init__(self, stream_id: int, connection: Caller) -> None:
-        super().__init__(stream_id)
-        context = connection.context
-        self.connection = connection
-        self.since = context.now
-        """When the caller last had to do something, by the context's clock."""
-        self.is_new = context.is_stopping
-        """Whether it began after the guard was told to stop."""
-        self.deadline = math.inf
-        """When the caller stops waiting, by the loop's clock."""
-        self.method = UNKNOWN
-        self.encoding = ""
-        self.extra: tuple[tuple[bytes, bytes], ...] = ()
-        self.header_bytes = 0
-        self.held = 0
-        """Bytes admitted for what is kept here: what arrived and did not go on, what was answered and not taken."""
-        self.is_complete = False
-        """Whether all that the caller has to say has arrived."""
-        self.has_begun = False
-        """Whether the headers of its answer are sent."""
-        self.replied = False
-        """Whether its status is decided."""
-        self.exchange: Exchange | None = None
-        self.conversation: Conversation | None = None
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nobody waits for an answer any more."""
-        return self.closed or self.replied
-
-    def answered(self, exchange: Exchange) -> None:
-        """Triton's answer is the call's."""
-        self.connection.pass_back(self, exchange)
-
-    def refused(self, refusal: Refusal) -> None:
-        """The guard's is."""
-        self.connection.refuse(self, refusal)
-
-    def taken(self) -> None:
-        if self.conversation is not None:
-            self.conversation.taken()
 
 
 class Caller(Session):
@@ -159,7 +68,7 @@ class Caller(Session):
         self._begin_conversation = begin_conversation
         self._connections = connections
         self._peer = ""
-        self._provider = byref(session.provider())
+        self._provider = byref(callbacks.provider())
         self._since = self._progress_since = context.now
         self._sent_bytes = self._taken_bytes = 0
         self._frames_left = FRAME_BURST
@@ -276,7 +185,7 @@ class Caller(Session):
         if call.header_bytes > most:
             # A few bytes can stand for many: what is far too much is not even counted to its end.
             return 0 if call.header_bytes <= 4 * most else nghttp2.ERR_TEMPORAL_CALLBACK_FAILURE
-        read = _HEADERS.get(name)
+        read = READ_BY_HEADER.get(name)
         if read is not None:
             read(call, name, value)
         return 0
@@ -400,7 +309,7 @@ class Caller(Session):
 
     def reply(self, call: Call, frame: bytes) -> None:
         """Answer with one message and OK."""
-        call.out, call.trailer, call.finished = frame, OK_TRAILER, True
+        call.out, call.trailer, call.finished = frame, _OK_TRAILER, True
         self._count(call, Code.OK)
         call.held = len(frame)
         self.context.admission.bytes += call.held
@@ -445,32 +354,3 @@ class Caller(Session):
         self.context.admission.release(call.held)
         call.held = 0
         call.body.clear()
-
-
-def _read_path(call: Call, _name: bytes, value: bytes) -> None:
-    call.method = method_of(value)
-
-
-def _read_encoding(call: Call, _name: bytes, value: bytes) -> None:
-    call.encoding = value.decode("latin-1")
-
-
-def _read_timeout(call: Call, _name: bytes, value: bytes) -> None:
-    unit = TIMEOUT_UNITS.get(value[-1:])
-    if unit is not None and len(value) <= 9 and value[:-1].isdigit():
-        call.deadline = call.connection.loop.time() + int(value[:-1]) * unit
-
-
-def _read_extra(call: Call, name: bytes, value: bytes) -> None:
-    if len(value) <= MAX_EXTRA_BYTES and len(call.extra) < 3:
-        call.extra = (*call.extra, (name, value))
-
-
-_HEADERS: dict[bytes, Callable[[Call, bytes, bytes], None]] = {
-    b":path": _read_path,
-    b"grpc-encoding": _read_encoding,
-    b"grpc-timeout": _read_timeout,
-    b"triton_grpc_error": _read_extra,
-    b"traceparent": _read_extra,
-    b"tracestate": _read_extra,
-}

@@ -63,6 +63,7 @@ class Health:
         self._watchers: set[Watcher] = set()
         self._looked = 0.0
         self._silent_s = 0.0
+        self._was_heard = True
         self._event = ""
         self._was_reached = False
         self._is_lost = False
@@ -71,9 +72,8 @@ class Health:
 
     def look(self, now: float) -> None:
         """Once a second: ask, and tell if there was no answer for too long."""
-        if self._live.is_open or self._is_lost:
-            self._silent_s += min(now - self._looked, MAX_TICK_S)
-        self._looked = now
+        self._silent_s = 0.0 if self._was_heard else self._silent_s + min(now - self._looked, MAX_TICK_S)
+        self._looked, self._was_heard = now, False
         if self._was_reached and self._silent_s >= self._timeout_s:
             self._tell("lost" if self._is_lost else "unresponsive", seconds=round(self._silent_s, 1))
         self._live.ask()
@@ -92,7 +92,7 @@ class Health:
     def _live_answered(self, exchange: Exchange) -> None:
         self._is_lost = exchange.refusal is not None
         if not self._is_lost:
-            self._silent_s = 0.0
+            self._was_heard = True
             if self._was_reached:
                 self._tell("responsive")
             self._was_reached, self._event = True, "responsive"

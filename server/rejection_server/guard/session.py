@@ -1,26 +1,22 @@
 """One HTTP/2 connection, of a caller or to Triton: bytes between asyncio and libnghttp2, frames to its streams.
 
-The library calls back into the functions below while it takes in data (`mem_recv`) or hands it out (`mem_send`), so
-neither is called from within them; what they submit goes out at the end of the loop's turn.
+The library calls back (`callbacks`) while it takes in data (`mem_recv`) or hands it out (`mem_send`), so neither is
+called from within; what is submitted goes out at the end of the loop's turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import logging
 import socket
-from ctypes import PYFUNCTYPE, addressof, byref, c_char, c_ssize_t, c_uint32, c_void_p, memmove, py_object, pythonapi
+from ctypes import addressof, byref, c_char, c_void_p
 from typing import Any
 
-from rejection_server.guard import nghttp2
+from rejection_server.guard import callbacks, nghttp2
 from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.turns import TurnLoop
 
-__all__ = ["Session", "Stream", "callbacks", "provider"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Session", "Stream"]
 
 RECEIVE_BYTES = 1 << 17
 """Most bytes that are read of a connection before the others have their turn."""
@@ -33,10 +29,6 @@ _TYPE = 3
 LINGER_S = 1.0
 """How long a connection that said goodbye is read, so that the peer gets to read the goodbye."""
 
-_bytes_at = PYFUNCTYPE(py_object, c_void_p, c_ssize_t)(("PyBytes_FromStringAndSize", pythonapi))
-"""ctypes.string_at without its detour through Python."""
-_active: Any = None
-"""The session that the library works for: it is never called for two at a time."""
 _buffer = bytearray(RECEIVE_BYTES)
 _view = memoryview(_buffer)
 _buffer_address = addressof(c_char.from_buffer(_buffer))
@@ -86,7 +78,7 @@ class Session(asyncio.BufferedProtocol):
         self._head = FrameHead()
         self._head_address = 0
         self._flush_is_due = False
-        self._unconsumed = 0
+        self.unconsumed = 0
         self.streams = {}
         self.transport: Any = None
         self.loop = asyncio.get_running_loop()
@@ -144,7 +136,7 @@ class Session(asyncio.BufferedProtocol):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
         new = self.lib.session_server_new2 if self.is_server else self.lib.session_client_new2
-        new(byref(self.session), callbacks()[0], None, self._options)
+        new(byref(self.session), callbacks.callbacks()[0], None, self._options)
         entries = nghttp2.settings_entries(self._settings)
         self.lib.submit_settings(self.session, 0, entries, len(entries))
         self.lib.session_set_local_window_size(self.session, 0, 0, CONNECTION_WINDOW)
@@ -158,7 +150,7 @@ class Session(asyncio.BufferedProtocol):
             self.lib.session_del(session)
         streams, self.streams = self.streams, {}
         for stream in streams.values():
-            self._close(stream)
+            self.close(stream)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """One buffer for all connections: what is in it is used before the next read."""
@@ -166,10 +158,9 @@ class Session(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Feed the library; what it answers goes out at the end of the turn."""
-        global _active
         if self._is_lingering or not self.session:
             return
-        _active = self
+        callbacks.active = self
         result = self.lib.session_mem_recv(self.session, _buffer_address, nbytes)
         if result < 0:
             if result == nghttp2.ERR_BAD_CLIENT_MAGIC:
@@ -178,9 +169,9 @@ class Session(asyncio.BufferedProtocol):
             else:
                 self.transport.abort()
             return
-        if self._unconsumed >= WINDOW_STEP:
-            self.lib.session_consume_connection(self.session, self._unconsumed)
-            self._unconsumed = 0
+        if self.unconsumed >= WINDOW_STEP:
+            self.lib.session_consume_connection(self.session, self.unconsumed)
+            self.unconsumed = 0
         if self.is_ending or self.lib.session_want_write(self.session):
             self.flush_soon()
 
@@ -210,19 +201,18 @@ class Session(asyncio.BufferedProtocol):
         try:
             self.flush()
         except Exception:
-            _failed("sending")
+            callbacks.failed("sending")
             self.transport.abort()
 
     def flush(self) -> None:
         """Send what the library has to send, as far as the peer takes it."""
-        global _active
         send, session = self.lib.session_mem_send, self.session
         is_broken = False
         while session and not self.is_paused and not self._is_lingering:
-            _active = self
+            callbacks.active = self
             chunks, size = [], 0
             while size < self.write_ahead_bytes and (count := send(session, _pointer_reference)) > 0:
-                frame: bytes = _bytes_at(_pointer, count)
+                frame: bytes = callbacks.bytes_at(_pointer, count)
                 # A goodbye of the library's own: the peer broke the protocol, and nothing more is read of it.
                 is_broken |= frame[_TYPE] == nghttp2.GOAWAY and not self.is_ending
                 chunks.append(frame)
@@ -280,120 +270,6 @@ class Session(asyncio.BufferedProtocol):
             self._head_address, self._head = frame, FrameHead.from_address(frame)
         return self._head
 
-    def _close(self, stream: Any) -> None:
+    def close(self, stream: Any) -> None:
         stream.closed = True
         self.stream_closed(stream)
-
-
-def _failed(what: str) -> int:
-    """A fault of the guard's own costs the connection that it happened on, and no other."""
-    _log.exception("a connection is closed: %s failed", what)
-    return nghttp2.ERR_CALLBACK_FAILURE
-
-
-def _on_begin_headers(_session: int, frame: int, _user: int) -> int:
-    try:
-        _active.headers_began(_active.head(frame).stream_id)
-    except Exception:
-        return _failed("the beginning of a call")
-    return 0
-
-
-def _on_header(
-    _session: int, _frame: int, name: bytes, _name_length: int, value: bytes, _length: int, _flags: int, _user: int
-) -> int:
-    try:
-        result: int = _active.header(name, value)
-    except Exception:
-        return _failed("a header")
-    return result
-
-
-def _on_frame_recv(_session: int, frame: int, _user: int) -> int:
-    try:
-        connection = _active
-        head = connection.head(frame)
-        result: int = connection.frame_came(head)
-        if head.type <= nghttp2.HEADERS:
-            if head.flags & nghttp2.FLAG_END_STREAM and not result:
-                stream = connection.streams.get(head.stream_id)
-                if stream is not None:
-                    connection.ended(stream)
-        elif head.type == nghttp2.SETTINGS:
-            connection.greeted = True
-        elif head.type == nghttp2.GOAWAY:
-            connection.is_ending = True
-    except Exception:
-        return _failed("a frame")
-    return result
-
-
-def _on_data_chunk(_session: int, _flags: int, stream_id: int, data: int, size: int, _user: int) -> int:
-    try:
-        connection = _active
-        connection._unconsumed += size  # noqa: SLF001 - this is the class's own callback
-        stream = connection.streams.get(stream_id)
-        if stream is not None:
-            stream.body += _bytes_at(data, size)
-            stream.unconsumed += size
-            connection.data_came(stream, size)
-    except Exception:
-        return _failed("data")
-    return 0
-
-
-def _on_stream_close(_session: int, stream_id: int, _error: int, _user: int) -> int:
-    try:
-        connection = _active
-        stream = connection.streams.pop(stream_id, None)
-        if stream is not None:
-            connection._close(stream)  # noqa: SLF001 - this is the class's own callback
-    except Exception:
-        return _failed("the end of a call")
-    return 0
-
-
-def _read(session: int, stream_id: int, buffer: int, room: int, flags: int, _source: int, _user: int) -> int:
-    try:
-        connection = _active
-        stream = connection.streams.get(stream_id)
-        if stream is None:
-            return nghttp2.ERR_TEMPORAL_CALLBACK_FAILURE
-        out, start = stream.out, stream.sent
-        size: int = len(out) - start
-        if size > room:
-            size = room
-            memmove(buffer, out[start : start + room], room)
-            stream.sent += room
-        else:
-            memmove(buffer, out[start:] if start else out, size)
-            stream.out, stream.sent = b"", 0
-            if stream.finished:
-                stream.is_sent = True
-                trailer = stream.trailer
-                if trailer is None:
-                    c_uint32.from_address(flags).value = nghttp2.DATA_FLAG_EOF
-                else:
-                    c_uint32.from_address(flags).value = nghttp2.DATA_FLAG_EOF | nghttp2.DATA_FLAG_NO_END_STREAM
-                    connection.lib.submit_trailer(session, stream_id, trailer.array, trailer.count)
-                return size
-        if not size:
-            return nghttp2.ERR_DEFERRED
-        stream.taken()
-    except Exception:
-        return _failed("sending")
-    return size
-
-
-@functools.cache
-def callbacks() -> tuple[c_void_p, tuple[Any, ...]]:
-    """The callbacks of every session."""
-    return nghttp2.new_callbacks(
-        nghttp2.Callbacks(_on_begin_headers, _on_header, _on_frame_recv, _on_data_chunk, _on_stream_close)
-    )
-
-
-@functools.cache
-def provider() -> nghttp2.DataProvider:
-    """The source of every stream's data: its `out`."""
-    return nghttp2.data_provider(_read)

@@ -1,4 +1,10 @@
-"""What a guard can be told."""
+"""What a guard can be told, and how much memory it takes at most.
+
+Its memory is bounded by what is counted, `memory_bytes`: requests under way and answers that are not taken
+(`max_bytes`, and a quarter more for how they are kept), the one request that is being inflated, taken apart and put
+together again (six times `max_message_bytes`), what a connection has of its own (256 KiB, most of it answers that its
+peer does not read), a call's header fields and state (8 KiB), and 80 MiB for Python and its libraries.
+"""
 
 from __future__ import annotations
 
@@ -115,6 +121,12 @@ class GuardSettings:
         """Host and port of Triton."""
         host, _, port = self.upstream.rpartition(":")
         return host.strip("[]"), int(port)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Most memory that a guard with these settings takes, whatever its callers do."""
+        requests = self.max_bytes * 5 // 4 + 6 * self.max_message_bytes
+        return 80 * _MEBIBYTE + requests + self.max_connections * (1 << 18) + self.max_all_streams * (1 << 13)
 
     def to_json(self) -> str:
         """One line that `from_json` reads."""

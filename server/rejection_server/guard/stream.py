@@ -12,8 +12,8 @@ from collections import deque
 from tritonclient.grpc import service_pb2
 
 from rejection_server.guard import contract, framing
+from rejection_server.guard.call import Call, Conversation
 from rejection_server.guard.context import Context
-from rejection_server.guard.down import Call, Conversation
 from rejection_server.guard.framing import Message
 from rejection_server.guard.health import NOT_SERVING
 from rejection_server.guard.methods import Kind

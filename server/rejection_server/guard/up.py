@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ctypes import byref
 from typing import Protocol
 
-from rejection_server.guard import nghttp2, session
+from rejection_server.guard import callbacks, nghttp2, session
 from rejection_server.guard.admission import Admission
 from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.refusal import Code, Refusal, percent_decoded
@@ -251,7 +251,7 @@ class _Connection(Session):
             {nghttp2.SETTINGS_INITIAL_WINDOW_SIZE: session.STREAM_WINDOW, nghttp2.SETTINGS_ENABLE_PUSH: 0},
         )
         self._upstream = upstream
-        self._provider = byref(session.provider())
+        self._provider = byref(callbacks.provider())
         self.gone: asyncio.Future[None] = self.loop.create_future()
 
     def submit(self, exchange: Exchange, headers: Headers) -> bool:
@@ -305,6 +305,6 @@ class _Connection(Session):
     def stream_closed(self, stream: Exchange) -> None:
         self._upstream.fail(stream, "the server went away during the call: send the request again")
 
-    def _close(self, stream: Exchange) -> None:
+    def close(self, stream: Exchange) -> None:
         if not stream.closed:
-            super()._close(stream)
+            super().close(stream)
