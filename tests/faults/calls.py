@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from tritonclient.grpc import service_pb2
 
-from faults.requests import MUTATIONS, TEXTS, plain
+from faults.mutations import MUTATIONS
+from faults.requests import TEXTS, plain
 
 __all__ = ["Call", "make"]
 
