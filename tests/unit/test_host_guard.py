@@ -44,7 +44,7 @@ def test_the_bundled_repository() -> None:
     found = settings(REPOSITORY, exit_timeout_s=7)
     assert found.public_models == ("rejection",)
     assert (found.upstream, found.host, found.port) == ("127.0.0.1:3", "0.0.0.0", 1)
-    assert (found.max_requests, found.max_upstream_requests, found.drain_timeout_s) == (512, 128, 7.0)
+    assert (found.max_requests, found.max_upstream_requests, found.drain_timeout_s) == (512, 32, 7.0)
 
 
 def test_metrics_of_both_are_published_by_the_guard_or_by_nobody() -> None:
@@ -69,17 +69,18 @@ def test_public_are_the_models_that_are_no_step_of_another(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("config", "most", "upstream"),
     [
-        ("max_batch_size: 64 instance_group [ { count: 1 } ]", 512, 128),
+        ("max_batch_size: 64 instance_group [ { count: 1 } ] dynamic_batching {}", 512, 128),
+        ("max_batch_size: 64 instance_group [ { count: 20 } ]", 512, 40),
         (
             "max_batch_size: 64 instance_group [ { count: 1 }, { count: 15 } ] "
             "dynamic_batching { preferred_batch_size: [ 8 ] }",
             512,
             256,
         ),
-        ("max_batch_size: 64 instance_group [ { count: 64 } ]", 512, 512),
-        ("max_batch_size: 8", 512, 64),
+        ("max_batch_size: 64 instance_group [ { count: 64 } ] dynamic_batching {}", 512, 512),
+        ("max_batch_size: 8", 512, 16),
         ('parameters { key: "max_pending_requests" value { string_value: "16" } }', 16, 16),
-        ('parameters { key: "max_pending_requests" value { string_value: "0" } }', 1 << 30, 64),
+        ('parameters { key: "max_pending_requests" value { string_value: "0" } }', 1 << 30, 16),
     ],
 )
 def test_bounds(tmp_path: Path, config: str, most: int, upstream: int) -> None:

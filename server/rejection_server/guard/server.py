@@ -14,7 +14,7 @@ from rejection_server.guard.context import Context
 from rejection_server.guard.counters import Snapshot
 from rejection_server.guard.down import Caller
 from rejection_server.guard.metrics import MetricsServer
-from rejection_server.guard.refusal import percent_decoded
+from rejection_server.guard.refusal import percent_decoded, stopping
 from rejection_server.guard.settings import GuardSettings
 from rejection_server.guard.stream import begin_conversation
 
@@ -90,13 +90,17 @@ class Guard:
         self._ticker = loop.create_task(self._tick())
 
     async def drain(self) -> None:
-        """Refuse new calls, answer those under way, for `drain_timeout_s` at most, and say goodbye to all callers."""
+        """Refuse new calls and those that wait for Triton, answer those that it has, and say goodbye to all callers.
+
+        After `drain_timeout_s` what has no answer is refused, too. What nobody waits for any more is not waited for.
+        """
         context, loop = self._context, asyncio.get_running_loop()
         context.is_stopping = True
         for connection in list(self._connections):
             connection.stop()
+        context.upstream.refuse_waiting(stopping())
         until = loop.time() + self.settings.drain_timeout_s
-        while loop.time() < until and (context.admission.requests or any(c.is_busy() for c in self._connections)):
+        while loop.time() < until and any(connection.is_busy() for connection in self._connections):
             await asyncio.sleep(DRAIN_STEP_S)
         if self._listener is not None:
             self._listener.close()

@@ -153,6 +153,14 @@ class Upstream:
             del self._waiting[exchange]
             self._release(exchange)
 
+    def refuse_waiting(self, refusal: Refusal) -> None:
+        """Refuse what waits for its turn: nobody has begun to work on it."""
+        while self._waiting:
+            exchange, _ = self._waiting.popitem(last=False)
+            exchange.refusal = refusal
+            self._release(exchange)
+            exchange.owner.answered(exchange)
+
     def lost(self, connection: _Connection) -> None:
         """The connection is gone."""
         if connection in self._connected:

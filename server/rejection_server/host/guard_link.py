@@ -24,8 +24,8 @@ __all__ = ["GuardLink", "guard_settings"]
 MAX_PENDING = "max_pending_requests"
 """Parameter of a model: how many requests may wait, 0 for any number."""
 UNBOUNDED = 1 << 30
-LEAST_UPSTREAM = 64
-"""Requests that Triton has at a time, at least: so many small ones keep any machine busy."""
+LEAST_UPSTREAM = 16
+"""Requests that Triton has at a time, at least."""
 START_S = 30.0
 IN_USE = "in use"
 
@@ -35,8 +35,9 @@ _log = logging.getLogger(__name__)
 def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path) -> GuardSettings:
     """What the guard is to be told in front of a Triton that serves `repository`.
 
-    Public are the models that are no step of another. Twice what all instances of the models together take at a time
-    may be at Triton, so that it has the next batch while it runs one.
+    Public are the models that are no step of another. Triton may have twice what all instances of a model together take
+    at a time, so that the next batch is there while it runs one. What is more waits in the guard, where it is dropped
+    when its caller leaves: Triton would run it for nobody.
     """
     configs = _read_configs(repository, options.model_config_name)
     steps = {step.model_name for config in configs.values() for step in config.ensemble_scheduling.step}
@@ -75,7 +76,9 @@ def _read_configs(repository: Path, config_name: str | None) -> dict[str, Any]:
 
 def _room(config: Any) -> int:
     """Requests of one row that all instances of a model take at a time."""
-    batch = max([*config.dynamic_batching.preferred_batch_size, 0]) or config.max_batch_size or 1
+    batch = 1
+    if config.HasField("dynamic_batching"):
+        batch = max([*config.dynamic_batching.preferred_batch_size, 0]) or config.max_batch_size or 1
     return batch * sum(group.count or 1 for group in config.instance_group)
 
 

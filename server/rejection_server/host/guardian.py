@@ -135,7 +135,8 @@ class _Watch:
                 received = set(os.read(self._wake, 4096))
                 ended = _reap()
                 if self._triton in ended:
-                    return ended[self._triton]
+                    # Triton may still have what nobody waited for any more: how it took that does not matter.
+                    return 0 if self._is_empty else ended[self._triton]
                 if self._guard in ended:
                     self._mourn_guard(ended[self._guard])
                 if received - {signal.SIGCHLD}:  # somebody signalled the guardian: it means Triton
