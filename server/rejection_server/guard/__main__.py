@@ -29,8 +29,6 @@ from rejection_server.host.errors import HostError
 def main() -> int:
     """Serve until told to stop; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="guard: %(message)s")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         with asyncio.Runner(loop_factory=TurnLoop) as runner:
             runner.run(_serve())
@@ -45,6 +43,7 @@ async def _serve() -> None:
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     settings = GuardSettings.from_json((await commands.readline()).decode())
+    _bound_descriptors(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -59,6 +58,13 @@ async def _serve() -> None:
         follower = loop.create_task(_follow(commands, guard, stop))
         await stop.wait()
         follower.cancel()
+
+
+def _bound_descriptors(settings: GuardSettings) -> None:
+    # Connections count from the end of their TLS handshake on; before, this is what bounds them.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * settings.max_connections + 256
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 async def _follow(commands: asyncio.StreamReader, guard: Guard, stop: asyncio.Event) -> None:

@@ -57,25 +57,31 @@ class Health:
     """
 
     def __init__(self, upstream: Upstream, live_timeout_s: float) -> None:
+        self._upstream = upstream
         self._timeout_s = live_timeout_s
-        self._live = _Question(SERVER_LIVE_PATH, upstream, self._live_answered)
+        self._live = _Question(SERVER_LIVE_PATH, upstream, lambda _exchange: None)
         self._ready = _Question(SERVER_READY_PATH, upstream, self._ready_answered)
         self._watchers: set[Watcher] = set()
         self._looked = 0.0
         self._silent_s = 0.0
-        self._was_heard = True
+        self._answers = 0
         self._event = ""
-        self._was_reached = False
-        self._is_lost = False
         self.on_event: Callable[[dict[str, object]], None] = lambda _event: None
         """Told once when Triton becomes unresponsive or lost, and when it is responsive again."""
 
     def look(self, now: float) -> None:
-        """Once a second: ask, and tell if there was no answer for too long."""
-        self._silent_s = 0.0 if self._was_heard else self._silent_s + min(now - self._looked, MAX_TICK_S)
-        self._looked, self._was_heard = now, False
-        if self._was_reached and self._silent_s >= self._timeout_s:
-            self._tell("lost" if self._is_lost else "unresponsive", seconds=round(self._silent_s, 1))
+        """Once a second: tell if Triton has answered nothing for too long after its first answer, and ask."""
+        answers = self._upstream.answers
+        if answers != self._answers:
+            self._answers, self._silent_s = answers, 0.0
+            if self._event:
+                self._tell("responsive")
+                self._event = ""
+        else:
+            self._silent_s += min(now - self._looked, MAX_TICK_S)
+        self._looked = now
+        if answers and self._silent_s >= self._timeout_s:
+            self._tell("unresponsive" if self._upstream.is_connected else "lost", seconds=round(self._silent_s, 1))
         self._live.ask()
         if self._watchers:
             self._ready.ask()
@@ -88,14 +94,6 @@ class Health:
     def forget(self, watcher: Watcher) -> None:
         """One watcher less."""
         self._watchers.discard(watcher)
-
-    def _live_answered(self, exchange: Exchange) -> None:
-        self._is_lost = exchange.refusal is not None
-        if not self._is_lost:
-            self._was_heard = True
-            if self._was_reached:
-                self._tell("responsive")
-            self._was_reached, self._event = True, "responsive"
 
     def _ready_answered(self, exchange: Exchange) -> None:
         is_ready = exchange.status == b"0" and bytes(exchange.body) == _READY

@@ -100,6 +100,8 @@ class Upstream:
         self._next = 0
         self._inferences = 0
         self._passed = 0
+        self.answers = 0
+        """How many calls Triton has answered, whatever it said."""
         self.on_given_up: Callable[[bytes], None] = lambda _message: None
         """Told of each answer by which Triton has given up the process of a model."""
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
@@ -303,6 +305,7 @@ class _Connection(Session):
 
     def ended(self, stream: Exchange) -> None:
         if not stream.closed:
+            self._upstream.answers += 1
             stream.closed = True  # answered; what follows on this stream is of no interest
             if not stream.status:
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
