@@ -43,10 +43,18 @@ def main(command: str, venv: Path, kinds: list[str]) -> int:
         return 1
     if all(environment.holds(kind) for kind in kinds):
         return 0
-    with environment.locked():
-        for kind in kinds:
-            if not environment.holds(kind):
-                environment.install(kind)
+    try:
+        with environment.locked():
+            for kind in kinds:
+                if not environment.holds(kind):
+                    environment.install(kind)
+    except OSError as exc:
+        where = f" at {exc.filename}" if exc.filename else ""
+        sys.stderr.write(
+            f"scripts/{command}: the Python environment in {venv} cannot be made or brought up to date ({exc.strerror}"
+            f"{where}): free the space, or set REJECTION_VENV and TMPDIR to folders that can be written to\n"
+        )
+        return 1
     return 0
 
 

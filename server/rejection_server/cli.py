@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rejection_server import MODEL_REPOSITORY, __version__
 from rejection_server.commands import command, installing
+from rejection_server.limits import address_space_problem
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
@@ -60,6 +61,7 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if arguments[:1] == ["prepare"]:
@@ -71,6 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads what we print
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Give each standard stream that is closed the null device, lest a pipe to Triton takes its number."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -181,6 +195,9 @@ def _size(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
+    if problem := address_space_problem():
+        print(f"{PROG}: {problem}", file=sys.stderr)
+        return 1
     try:
         # Only now: help and wrong options are answered before anything is installed.
         from rejection_server.host import HostError, ServeOptions, Server

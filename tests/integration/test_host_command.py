@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pytest
 from support.repository import ROOT
 
 
-def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def serve(*arguments: str, address_space: int = -1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command; `address_space` is what a process may have, in bytes."""
     return subprocess.run(
         [sys.executable, "-m", "rejection_server", "serve", *arguments],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (address_space, -1)),
         env={**os.environ, "REJECTION_SCRIPTS": "scripts", **environment},
         capture_output=True,
         text=True,
@@ -25,7 +28,7 @@ def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 def assert_one_sentence(done: subprocess.CompletedProcess[str], status: int, words: str) -> None:
     assert done.returncode == status
     assert done.stdout == ""
-    said = [line for line in done.stderr.splitlines() if not line.startswith("Loading the models")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("Loading the models", "/dev/shm has"))]
     assert len(said) == 1, done.stderr
     assert re.search(words, said[0])
 
@@ -82,6 +85,54 @@ def test_wrong_triton_arguments(tmp_path: Path, argument: str, words: str) -> No
     repository = model(tmp_path / "repository", 'backend: "python"', "")
     done = serve("--repository", repository, "--grpc-port", "0", "--metrics-port", "off", "--", argument)
     assert_one_sentence(done, 2, words)
+
+
+def in_a_changed_system(changes: str) -> subprocess.CompletedProcess[str]:
+    """The command where mounts were changed first, in a namespace of its own; skips where this user may not."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare -rm is not allowed to this user: mounts cannot be changed for a test")
+    serving = f'exec "{sys.executable}" -m rejection_server serve --grpc-port 0 --metrics-port off'
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"set -e; {changes}; {serving}"],
+        env={**os.environ, "REJECTION_SCRIPTS": "scripts"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            f"for folder in /tmp /var/tmp; do mount -t tmpfs -o size=64k none $folder; done; unset TMPDIR; "
+            f"mount --bind '{sys.prefix}' '{sys.prefix}'; mount -o remount,bind,ro '{sys.prefix}'",
+            r"no folder for temporary files .*\(/tmp is full .* is not writable\): set TMPDIR",
+        ),
+        ("mount -t tmpfs -o size=1m none /dev/shm", r"/dev/shm, which is full \(1\.0 of 4 MiB needed\): .*--shm-size"),
+        ("mount -t tmpfs -o ro none /dev/shm", "/dev/shm, which is not writable: .*--shm-size"),
+    ],
+)
+def test_systems_that_lack_something(changes: str, words: str) -> None:
+    assert_one_sentence(in_a_changed_system(changes), 1, words)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(tmp_path: Path, closed: str) -> None:
+    repository = model(tmp_path / "repository", 'backend: "tensorrt"')
+    command = (
+        f'"{sys.executable}" -m rejection_server serve --repository "{repository}" --grpc-port 0 --metrics-port off'
+    )
+    done = subprocess.run(["sh", "-c", f"exec {command} {closed}"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    if "2>&-" not in closed:
+        assert_one_sentence(done, 1, "model 'broken' could not be loaded")
+
+
+@pytest.mark.parametrize("mib", [60, 100, 300, 600, 1000, 1500])
+def test_too_little_address_space(mib: int) -> None:
+    done = serve("--grpc-port", "0", "--metrics-port", "off", address_space=mib << 20)
+    assert_one_sentence(done, 1, rf"a process may have {mib} MiB .*ulimit -v.*Triton needs 2048 MiB or more: lift")
 
 
 def test_missing_wheel() -> None:

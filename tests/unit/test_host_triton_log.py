@@ -1,6 +1,13 @@
 import pytest
 
-from rejection_server.host.errors import HostError, ModelLoadError, OptionError, PortTakenError, RepositoryError
+from rejection_server.host.errors import (
+    HostError,
+    ModelLoadError,
+    OptionError,
+    OutOfMemoryError,
+    PortTakenError,
+    RepositoryError,
+)
 from rejection_server.host.triton_log import explain_failure, is_harmless_without_gpu
 
 ENSEMBLE = (
@@ -88,6 +95,21 @@ def test_the_member_is_to_blame_not_the_ensemble() -> None:
         ),
         (["/t/tritonserver: unrecognized option '--foo=1'"], OptionError, "unrecognized option '--foo=1'"),
         (['Bad option: "--exit-timeout-secs".'], OptionError, "value given to --exit-timeout-secs"),
+        (
+            ["terminate called after throwing an instance of 'std::system_error'", "  what():  Resource temporarily"],
+            OutOfMemoryError,
+            r"memory does not suffice .*there is \d+ MiB .*fewer --cores \(terminate called",
+        ),
+        (
+            ["E1126 03:44:14.899755   28970 thd.cc:157] pthread_create failed: Resource temporarily unavailable"],
+            OutOfMemoryError,
+            r"or a limit of processes is reached \(ulimit -u.*\(pthread_create failed\)",
+        ),
+        (
+            [MEMBER.replace("ValueError: gone", "RuntimeError: std::bad_alloc"), END],
+            OutOfMemoryError,
+            r"there is \d+ MiB .*allow more, or give fewer --cores \(std::bad_alloc\)",
+        ),
         (["error: creating server: Internal - no"], HostError, "could not start: creating server: Internal - no"),
     ],
 )

@@ -10,6 +10,7 @@ HostError
 ├── ModelProcessError         the process of a Python model died while serving
 ├── GuardError                the guard could not begin, or ended
 ├── SilenceError              Triton, the guard or a model's process gave no sign of life
+├── OutOfMemoryError          a limit of memory was reached, or the machine's is used up
 ├── StartupTimeoutError       Triton runs but did not become ready in time
 └── TritonExitedError         Triton ended by itself
 """
@@ -18,12 +19,15 @@ from __future__ import annotations
 
 import signal
 
+from rejection_server.limits import address_space_limit, memory_limits, oom_kills
+
 __all__ = [
     "GuardError",
     "HostError",
     "ModelLoadError",
     "ModelProcessError",
     "OptionError",
+    "OutOfMemoryError",
     "PortTakenError",
     "RepositoryError",
     "SilenceError",
@@ -84,7 +88,10 @@ class ModelProcessError(HostError):
 
     def __init__(self, instance: str, returncode: int) -> None:
         ending = describe_exit(returncode, f"the process of model instance {instance}")
-        super().__init__(f"{ending}: Triton does not start it again, so the server was stopped")
+        why = _memory_used_up(returncode)
+        super().__init__(
+            f"{ending}{f', {why}' if why else ''}: Triton does not start it again, so the server was stopped"
+        )
         self.instance = instance
         self.returncode = returncode
 
@@ -95,6 +102,23 @@ class GuardError(HostError):
 
 class SilenceError(HostError):
     """A process runs and does nothing: only a new start can help."""
+
+
+class OutOfMemoryError(HostError):
+    """Memory could not be had while the models were loaded.
+
+    Attributes:
+        reason: the words of the library that asked for it, on one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        # Threads are refused for want of memory for their stacks, and by a limit on their number.
+        other = ", or a limit of processes is reached (ulimit -u, a container's)" if "thread" in reason else ""
+        super().__init__(
+            f"the memory does not suffice for this model on so many cores, there is {memory_limits()}{other}: allow "
+            f"more, or give fewer --cores ({reason})"
+        )
+        self.reason = reason
 
 
 class StartupTimeoutError(HostError):
@@ -109,8 +133,20 @@ class TritonExitedError(HostError):
     """
 
     def __init__(self, returncode: int, detail: str = "") -> None:
+        detail = detail or _memory_used_up(returncode)
         super().__init__(describe_exit(returncode) + (f": {detail}" if detail else ""))
         self.returncode = returncode
+
+
+def _memory_used_up(returncode: int) -> str:
+    """Why a process ended, if it was for memory, or if it is like one that got none; else nothing."""
+    if returncode == -signal.SIGKILL and oom_kills():
+        why = "as the memory was used up"
+    elif returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS) and address_space_limit() is not None:
+        why = "most likely as its memory was used up"  # Triton does not always look whether it got what it asked for
+    else:
+        return ""
+    return f"{why} ({memory_limits()}); allow more, or give fewer --cores"
 
 
 def describe_exit(returncode: int, subject: str = "Triton") -> str:

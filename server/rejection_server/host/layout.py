@@ -34,11 +34,14 @@ from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
 from rejection_server.host.locate import TritonWheel, loader_complaints, needed_libpython
 from rejection_server.host.machine import CONTAINER_HINT, find_libpython, lacks_libpython
+from rejection_server.host.surroundings import check_surroundings, why_unusable
 
 __all__ = ["Layout", "lay_out", "remove_stale"]
 
 PREFIX = "rejection-server-"
 STALE_AFTER_S = 60.0
+NEEDED_MIB = 8
+"""Free space for the runtime folder: its files take 3 MiB, the rest is for what libraries keep in TMPDIR."""
 ONNX_BACKEND = Path(rejection_server.__file__).with_name("onnx_backend") / "model.py"
 
 _log = logging.getLogger(__name__)
@@ -69,15 +72,23 @@ class Layout:
 def lay_out(wheel: TritonWheel) -> Layout:
     """Make a fresh runtime folder and check that the system can load Triton from it.
 
-    Raises UnsupportedMachineError if a shared library is missing, HostError if no folder can be used.
+    Raises UnsupportedMachineError if a shared library is missing, HostError if no folder can be used or the system
+    lacks what Triton's processes share.
     """
-    parent = _executable_folder()
+    check_surroundings()
+    parent = _usable_folder()
     remove_stale(parent)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     alive_fd = os.open(folder / "alive", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        stub = _fill(folder, wheel)
+        try:
+            stub = _fill(folder, wheel)
+        except OSError as exc:
+            raise HostError(
+                f"the folder {folder}, which Triton runs from, cannot be filled ({exc.strerror}): set TMPDIR to a "
+                f"folder with {NEEDED_MIB} MiB free"
+            ) from exc
         environment = _environment(folder, wheel)
         _check_libraries(wheel, stub, environment)
     except BaseException:
@@ -177,15 +188,20 @@ def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, s
         )
 
 
-def _executable_folder() -> Path:
-    """The first usable folder for temporary files that programs may be started from."""
-    candidates = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", sys.prefix]  # noqa: S108
-    for candidate in candidates:
-        if not candidate or not os.access(candidate, os.W_OK | os.X_OK):
-            continue
-        if not os.statvfs(candidate).f_flag & os.ST_NOEXEC:
+def _usable_folder() -> Path:
+    """The first folder for temporary files that has room and that programs may be started from."""
+    try:
+        first = tempfile.gettempdir()
+    except FileNotFoundError:  # none at all, the current folder included
+        first = os.environ.get("TMPDIR", "/tmp")  # noqa: S108
+    candidates = [first, os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", sys.prefix]  # noqa: S108
+    reasons = []
+    for candidate in dict.fromkeys(filter(None, candidates)):
+        reason = why_unusable(candidate, NEEDED_MIB * 2**20)
+        if reason is None:
             return Path(candidate)
+        reasons.append(f"{candidate} {reason}")
     raise HostError(
-        f"no folder for temporary files allows programs to be started ({', '.join(filter(None, candidates))}): "
-        "set TMPDIR to one on a file system mounted without noexec"
+        f"there is no folder for temporary files that Triton could run from ({', '.join(reasons)}): set TMPDIR to a "
+        f"writable one with {NEEDED_MIB} MiB free, on a file system mounted without noexec"
     )

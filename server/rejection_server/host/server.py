@@ -26,6 +26,7 @@ from rejection_server.host.options import (
 )
 from rejection_server.host.processes import Processes
 from rejection_server.host.sizing import Sizing, sized_repository
+from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 from rejection_server.host.watchdog import Watchdog
 
@@ -85,6 +86,7 @@ class Server:
         check_machine(Machine.current())
         wheel = find_wheel()
         check_repository(self.options.repository)
+        check_log(self.options.log_path)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._start_once(wheel)

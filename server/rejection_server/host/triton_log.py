@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from rejection_server.host.errors import HostError, ModelLoadError, OptionError, PortTakenError, RepositoryError
+from rejection_server.host.errors import (
+    HostError,
+    ModelLoadError,
+    OptionError,
+    OutOfMemoryError,
+    PortTakenError,
+    RepositoryError,
+)
 
 __all__ = ["STUB_FAILED", "explain_failure", "is_harmless_without_gpu"]
 
@@ -42,6 +49,11 @@ _CONFIG_SYNTAX = re.compile(r"Error parsing text-format inference\.ModelConfig: 
 _OPTION_UNKNOWN = re.compile(r"(?P<what>(unrecognized|ambiguous) option '[^']*'|option '[^']*' requires an argument)")
 _OPTION_VALUE = re.compile(r'Bad option: "(?P<option>[^"]+)"')
 _STATUS_CODE = re.compile(r"^(Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown): ")
+_NO_MEMORY = re.compile(
+    r"std::bad_alloc|bad allocation|MemoryError|Cannot allocate memory|Failed to allocate memory|"
+    r"failed to map segment from shared object|"
+    r"pthread_create failed|can't start new thread|terminate called after throwing an instance of 'std::system_error'"
+)
 _LAST_WORDS = re.compile(r"^(error: |cannot start )(?P<what>.*)")
 
 
@@ -57,6 +69,9 @@ def explain_failure(lines: Iterable[str]) -> HostError | None:
     Triton waiting instead of exiting, so this is worth asking before Triton has ended, too.
     """
     messages = [_message(line) for line in lines]
+    for message in messages:
+        if match := _NO_MEMORY.search(message):
+            return OutOfMemoryError(match[0])
     return _load_failure(messages) or _start_failure(messages) or _last_words(messages)
 
 
