@@ -251,7 +251,7 @@ def test_a_message_over_the_bound_is_refused_while_it_arrives(server: Any) -> No
 def test_requests_over_the_bound_are_refused_at_once_and_health_is_not(server: Any) -> None:
     with GuardProcess(server.triton_address, max_requests=4) as guard:
         wire = Wire(guard.address)
-        pending = [wire.send(request(["word " * 500] * 8)) for _ in range(12)]
+        pending = [wire.send(request(["word " * 500] * 2)) for _ in range(12)]
         assert wire.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=5).ready
         errors = [error for one in pending if (error := one.exception()) is not None]
         assert 0 < len(errors) <= 8
@@ -266,7 +266,7 @@ def test_a_cancelled_request_that_waits_in_the_guard_never_reaches_triton(server
     before = direct.settled_statistics("rejection").inference_stats.success.count
     with GuardProcess(server.triton_address, max_upstream_requests=1) as guard:
         wire = Wire(guard.address)
-        first = wire.send(request(["word " * 500] * 32))
+        first = wire.send(request(["word " * 500] * 16))
         time.sleep(0.1)
         pending = [wire.send(request(["a"])) for _ in range(50)]
         time.sleep(0.2)

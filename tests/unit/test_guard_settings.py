@@ -33,6 +33,10 @@ def test_settings_come_back_as_they_were_written() -> None:
         ('{"upstream": "a:1", "public_models": [], "port": true}', "setting 'port' is True"),
         ('{"upstream": "a", "public_models": []}', "upstream 'a' is not HOST:PORT"),
         ('{"upstream": "a:1", "public_models": [], "tls_key": "k"}', "tls_certificate and tls_key belong together"),
+        (
+            '{"upstream": "a:1", "public_models": [], "upstream_metrics": "b:2"}',
+            "is not a URL that begins with http://",
+        ),
     ],
 )
 def test_wrong_settings_are_named(line: str, says: str) -> None:

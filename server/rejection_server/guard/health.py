@@ -80,7 +80,8 @@ class Health:
         else:
             self._silent_s += min(now - self._looked, MAX_TICK_S)
         self._looked = now
-        if answers and self._silent_s >= self._timeout_s:
+        # A server that was lost and starts again takes connections before it answers: it is lost until then.
+        if answers and self._silent_s >= self._timeout_s and self._event != "lost":
             self._tell("unresponsive" if self._upstream.is_connected else "lost", seconds=round(self._silent_s, 1))
         self._live.ask()
         if self._watchers:

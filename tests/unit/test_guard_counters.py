@@ -1,0 +1,67 @@
+"""Counts as Prometheus reads them, and whose connection a connection is."""
+
+from dataclasses import replace
+
+import pytest
+
+from rejection_server.guard import Snapshot
+from rejection_server.guard.peers import peer_of
+
+SNAPSHOT = Snapshot(
+    calls={"ModelInfer": {"OK": 3, "CANCELLED": 1}, "Check": {"OK": 2}},
+    models={"rejection": 3},
+    refused=2,
+    refused_by={"full": 1, "invalid": 1},
+    cancelled=1,
+    received_bytes=1000,
+    sent_bytes=500,
+    connections=4,
+    under_way=5,
+    under_way_bytes=600,
+)
+
+
+def samples(text: str) -> dict[str, str]:
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+
+def test_every_count_is_a_sample_of_a_described_metric() -> None:
+    text = SNAPSHOT.prometheus()
+    assert samples(text) == {
+        'rejection_guard_requests_total{method="ModelInfer",code="OK"}': "3",
+        'rejection_guard_requests_total{method="ModelInfer",code="CANCELLED"}': "1",
+        'rejection_guard_requests_total{method="Check",code="OK"}': "2",
+        'rejection_guard_inferences_total{model="rejection"}': "3",
+        'rejection_guard_refused_total{reason="full"}': "1",
+        'rejection_guard_refused_total{reason="invalid"}': "1",
+        "rejection_guard_cancelled_total": "1",
+        "rejection_guard_received_bytes_total": "1000",
+        "rejection_guard_sent_bytes_total": "500",
+        "rejection_guard_connections": "4",
+        "rejection_guard_requests_under_way": "5",
+        "rejection_guard_bytes_under_way": "600",
+    }
+    names = {name.partition("{")[0] for name in samples(text)}
+    assert names == {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert text.endswith("\n")
+
+
+def test_names_are_escaped() -> None:
+    text = replace(SNAPSHOT, models={'a"\\\nb': 1}).prometheus()
+    assert r'rejection_guard_inferences_total{model="a\"\\\nb"} 1' in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        (("10.0.0.1", 5000), "10.0.0.1"),
+        (("::ffff:10.0.0.1", 5000, 0, 0), "10.0.0.1"),
+        (("2001:db8:1:2:3:4:5:6", 5000, 0, 0), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2::1", 5000, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 5000, 0, 2), "fe80::/64"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_peer_is_its_address_or_its_network(name: object, peer: str) -> None:
+    assert peer_of(name) == peer
