@@ -134,6 +134,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
         "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
     )
+    for name, what in (
+        ("certificate", "the server's certificate and its chain: callers then have to speak TLS"),
+        ("key", "the certificate's private key, not encrypted"),
+        ("client-ca", "authorities: only callers with a certificate of theirs are let in"),
+    ):
+        serve.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=what)
     serve.add_argument(
         "--http-port",
         type=_port,
@@ -216,6 +222,9 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         host=arguments.host,
         grpc_port=arguments.grpc_port,
         guard=not arguments.no_guard,
+        tls_certificate=arguments.tls_certificate,
+        tls_key=arguments.tls_key,
+        tls_client_ca=arguments.tls_client_ca,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
@@ -338,6 +347,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
+    url += [] if options.tls_certificate is None else ["--tls"]
     print(f"Try it:    {shlex.join([*command('classify').split(), *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 from tritonclient.grpc import service_pb2
 
+from integration.client_servers import make_certificates
 from integration.test_host_lifecycle import Launched, assert_gone, traces
+from rejection_client import ClientConfig, RejectionClient, RejectionError, Tls
 from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire, request
 from support.repository import REPOSITORY
@@ -212,6 +216,29 @@ def test_each_process_may_have_as_many_files_as_the_system_allows() -> None:
     finally:
         launched.terminate()
         assert launched.wait(60) == 0
+
+
+def test_callers_speak_tls(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("makes its certificates with the command openssl, which is not installed")
+    make_certificates(tmp_path)
+    files = {"certificate": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
+    launched = Launched(
+        REPOSITORY, *(word for name, file in files.items() for word in (f"--tls-{name}", str(tmp_path / file)))
+    )
+    assert any("--tls" in line for line in launched.output if line.startswith("Try it"))
+    tls = Tls(
+        ca_path=tmp_path / "ca.pem",
+        certificate_path=tmp_path / "client.pem",
+        private_key_path=tmp_path / "client.key",
+        server_name="triton.test",
+    )
+    with RejectionClient(launched.address, ClientConfig(tls=tls)) as client:
+        assert client.classify("Sorry, but I can't assist with that.").label == "REJECTION"
+    with RejectionClient(launched.address) as plain, pytest.raises(RejectionError):
+        plain.classify("Sorry, but I can't assist with that.")
+    launched.process.terminate()
+    assert launched.finish()[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from rejection_server.guard import GuardSettings
 from rejection_server.host.errors import GuardError, OptionError, PortTakenError
 from rejection_server.host.guard_link import GuardLink, guard_settings
-from rejection_server.host.options import Endpoints, Runtime, ServeOptions, choose_endpoints, triton_command
+from rejection_server.host.options import Endpoints, Runtime, ServeOptions, check_tls, choose_endpoints, triton_command
 from support.repository import REPOSITORY
 
 ENDPOINTS = Endpoints("0.0.0.0", 1, None, 2, True, guarded=(3, 5))
@@ -112,6 +112,23 @@ def test_arguments_that_need_a_triton_without_guard(argument: str) -> None:
         triton_command(options(triton_arguments=(argument,)), ENDPOINTS, RUNTIME)
     bare = Endpoints("127.0.0.1", 1, None, 2, True)
     assert argument in triton_command(options(guard=False, triton_arguments=(argument,)), bare, RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tls_key": "k.pem"}, "give --tls-certificate and --tls-key"),
+        ({"tls_client_ca": "a.pem"}, "give --tls-certificate and --tls-key"),
+        ({"tls_certificate": "c.pem", "tls_key": "k.pem"}, r"\(.*c\.pem, .*k\.pem\) cannot be used: No such file"),
+        ({"tls_certificate": "bad.pem", "tls_key": "bad.pem"}, "cannot be used: "),
+        ({"tls_certificate": "c.pem", "tls_key": "k.pem", "guard": False}, "leave out --no-guard"),
+    ],
+)
+def test_files_for_tls_that_cannot_work(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    (tmp_path / "bad.pem").write_text("not a certificate\n")
+    files = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
+    with pytest.raises(OptionError, match=words):
+        check_tls(options(**files))
 
 
 @pytest.fixture

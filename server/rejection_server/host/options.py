@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "Runtime",
     "ServeOptions",
     "check_repository",
+    "check_tls",
     "choose_endpoints",
     "triton_command",
 ]
@@ -69,6 +71,12 @@ class ServeOptions:
     """Port of the gRPC service; 0 takes a free one."""
     guard: bool = True
     """Whether the guard listens on `grpc_port`, and Triton, for this machine only, on a free port behind it."""
+    tls_certificate: Path | None = None
+    """PEM file with the guard's certificate and its chain; with it, and `tls_key`, callers have to speak TLS."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key, not encrypted."""
+    tls_client_ca: Path | None = None
+    """PEM file with the authorities whose client certificates are let in; None asks callers for none."""
     http_port: int | None = None
     """Port of the HTTP service, Triton's own, which no guard stands before; 0 takes a free one, None leaves it off."""
     metrics_port: int | None = 8002
@@ -207,6 +215,28 @@ def check_repository(repository: Path) -> None:
         raise RepositoryError(f"{repository} is a model, not a model repository: name the folder above it")
     if not models:
         raise RepositoryError(f"the model repository {repository} holds no model: each model is a folder in it")
+
+
+def check_tls(options: ServeOptions) -> None:
+    """Raise OptionError unless the files for TLS are complete and fit each other."""
+    certificate, key, authorities = options.tls_certificate, options.tls_key, options.tls_client_ca
+    if certificate is None and key is None and authorities is None:
+        return
+    if not options.guard:
+        raise OptionError("TLS is spoken by the guard: leave out --no-guard, or have Triton itself speak it (after --)")
+    if certificate is None or key is None:
+        raise OptionError("TLS takes a certificate and its key: give --tls-certificate and --tls-key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=b"")  # not asked for on the terminal
+        if authorities is not None:
+            context.load_verify_locations(authorities)
+    except OSError as exc:
+        files = ", ".join(str(path) for path in (certificate, key, authorities) if path is not None)
+        raise OptionError(
+            f"the files for TLS ({files}) cannot be used: {exc.strerror or exc}; give PEM files that fit each other, "
+            "the key not encrypted"
+        ) from exc
 
 
 def choose_endpoints(options: ServeOptions) -> Endpoints:

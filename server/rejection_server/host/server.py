@@ -21,6 +21,7 @@ from rejection_server.host.options import (
     Runtime,
     ServeOptions,
     check_repository,
+    check_tls,
     choose_endpoints,
     triton_command,
 )
@@ -86,6 +87,7 @@ class Server:
         check_machine(Machine.current())
         wheel = find_wheel()
         check_repository(self.options.repository)
+        check_tls(self.options)
         check_log(self.options.log_path)
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -250,7 +252,13 @@ class Server:
                     is_closed = False
                     probe.close()
                     _required(processes.guard).begin(guard_settings(self.options, endpoints, self._sizing.repository))
-                    probe = HealthProbe(endpoints.grpc, every_model=not tolerant, lists_models=False)
+                    probe = HealthProbe(
+                        endpoints.grpc,
+                        [(endpoints.reachable_address, endpoints.grpc_port)],
+                        speaks_grpc=self.options.tls_certificate is None,
+                        every_model=not tolerant,
+                        lists_models=False,
+                    )
                 if processes.line_count != seen and not tolerant:
                     seen = processes.line_count
                     self._raise_if_hopeless()
