@@ -7,12 +7,13 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tritonclient.grpc import service_pb2
 
-from faults.requests import MUTATIONS, TEXTS, plain
+from faults.mutations import MUTATIONS
+from faults.requests import TEXTS, plain
 
 __all__ = ["Call", "make"]
 
@@ -43,8 +44,8 @@ class Call:
     """Whether the caller says that there is no more."""
     texts: tuple[int, ...] = ()
     """If it is valid: which of TEXTS it asks for, so that its answer is known."""
-    messages: int = field(default=0)
-    """If it is a stream that ends well: how many answers it must get."""
+    messages: tuple[tuple[int, ...], ...] = ()
+    """If it is a stream that ends well: the texts of each message, none for a wrong one; each must get its answer."""
 
 
 def make(seed: int, number: int) -> Call:
@@ -218,14 +219,13 @@ def large(rng: random.Random) -> Call:
 
 def stream(rng: random.Random) -> Call:
     """ModelStreamInfer with messages of all kinds, ended well, badly or not at all."""
-    bodies = [
-        framed(_valid_message(rng, _indexes(rng, 1)) if rng.random() < 0.3 else _mutated(rng)[1])
-        for _ in range(rng.choice((0, 1, 2, 3, 8, 80) if rng.random() < 0.3 else (0, 1, 2, 3)))
-    ]
+    count = rng.choice((0, 1, 2, 3, 8, 80) if rng.random() < 0.3 else (0, 1, 2, 3))
+    texts = tuple(_indexes(rng, 1) if rng.random() < 0.3 else () for _ in range(count))
+    bodies = [framed(_valid_message(rng, indexes) if indexes else _mutated(rng)[1]) for indexes in texts]
     path = f"{SERVICE}ModelStreamInfer"
     choice = rng.randrange(10)
     if choice < 5:
-        return Call("stream", path, bodies, messages=len(bodies))
+        return Call("stream", path, bodies, messages=texts)
     if choice == 5:
         broken = rng.choice((b"\0", b"\0\0\0\0\5abc", b"\7\0\0\0\0", rng.randbytes(12), b"\0\xff\xff\xff\xff"))
         return Call("broken_stream", path, [*bodies, broken])

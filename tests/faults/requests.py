@@ -1,17 +1,16 @@
-"""Inference requests that are wrong in one way each, and some that are right: `mutate`."""
+"""Inference requests that are right, and some that are wrong in one way each, as messages."""
 
 from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from tritonclient.grpc import service_pb2
 
 from support.kserve import string_bytes
 
-__all__ = ["MUTATIONS", "TEXTS", "plain"]
+__all__ = ["TEXTS", "plain"]
 
 TEXTS = (
     "Sorry, but I can't assist with that.",
@@ -50,7 +49,6 @@ PARAMETERS = (
     *("triton_enable_empty_final_response", "triton_final_response", "content_type", "", "\0", "x" * 300),
 )
 Request = Any
-Mutation = Callable[[random.Random], "Request | bytes"]
 
 
 def plain(indexes: list[int], *, model: str = "rejection", typed: bool = False) -> Request:
@@ -78,7 +76,7 @@ def _add_length(request: Request, value: int, datatype: str = "INT32") -> None:
     request.raw_input_contents.append(struct.pack("<i", value) * rows)
 
 
-def _any_model(rng: random.Random) -> Request:
+def any_model(rng: random.Random) -> Request:
     """A valid request, at times for an inner model."""
     request = _some(rng)
     if rng.random() < 0.3:
@@ -93,27 +91,27 @@ def model_name(rng: random.Random) -> Request:
 
 
 def model_version(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     request.model_version = rng.choice(("1", "2", "0", "-1", "abc", "9" * 40, "1 ", "\0", "1.0", "x" * 5000))
     return request
 
 
 def shape(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     sizes = [rng.choice(NUMBERS) for _ in range(rng.choice((0, 1, 2, 2, 2, 3, 8, 40)))]
     rng.choice(request.inputs).shape[:] = sizes
     return request
 
 
 def datatype(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     rng.choice(request.inputs).datatype = rng.choice((*DATATYPES, "", "bytes", "STRING", "TYPE_STRING", "\0", "X" * 99))
     return request
 
 
 def consistent_but_wrong(rng: random.Random) -> Request:
     """Type, shape and length agree, and are not the contract's."""
-    request = _any_model(rng)
+    request = any_model(rng)
     kind, size = rng.choice((("INT32", 4), ("FP32", 4), ("INT64", 8), ("BOOL", 1), ("FP16", 2)))
     sizes = [rng.choice((0, 1, 2, 3, 65)) for _ in range(rng.choice((0, 1, 2, 3)))]
     count = 1
@@ -127,7 +125,7 @@ def consistent_but_wrong(rng: random.Random) -> Request:
 
 def prefix(rng: random.Random) -> Request:
     """The length in front of a text is wrong."""
-    request = _any_model(rng)
+    request = any_model(rng)
     raw = request.raw_input_contents[0]
     (length,) = struct.unpack_from("<I", raw)
     wrong = rng.choice(
@@ -138,20 +136,20 @@ def prefix(rng: random.Random) -> Request:
 
 
 def truncated_text(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     raw = request.raw_input_contents[0]
     request.raw_input_contents[0] = raw[: rng.randrange(len(raw))]
     return request
 
 
 def trailing_bytes(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     request.raw_input_contents[0] += rng.randbytes(rng.choice((1, 2, 3, 4, 5, 8, 100)))
     return request
 
 
 def raw_and_typed(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     contents = rng.choice(request.inputs).contents
     fields = ("bytes_contents", "int_contents", "fp32_contents", "bool_contents", "int64_contents", "uint_contents")
     for field in rng.sample(fields, rng.choice((1, 1, 2))):
@@ -163,7 +161,7 @@ def raw_and_typed(rng: random.Random) -> Request:
 
 def raw_count(rng: random.Random) -> Request:
     """Entries of raw contents too many or too few."""
-    request = _any_model(rng)
+    request = any_model(rng)
     if rng.random() < 0.4:
         request.raw_input_contents.pop()
     else:
@@ -184,7 +182,7 @@ def typed_count(rng: random.Random) -> Request:
 
 def inputs(rng: random.Random) -> Request:
     """Unknown, duplicate or missing inputs."""
-    request = _any_model(rng)
+    request = any_model(rng)
     choice = rng.randrange(5)
     if choice == 0:
         request.inputs[0].name = rng.choice(("Text", "texts", "", "input_ids", "\0", "n" * 300, "max_length"))
@@ -204,7 +202,7 @@ def inputs(rng: random.Random) -> Request:
 
 def outputs(rng: random.Random) -> Request:
     """Unknown, duplicate or many outputs."""
-    request = _any_model(rng)
+    request = any_model(rng)
     for _ in range(rng.choice((1, 2, 3, 40))):
         known = ("probabilities", "logits", "token_count", "input_ids")
         name = (
@@ -231,27 +229,27 @@ def _set_parameter(rng: random.Random, parameters: Any, name: str | None = None)
 
 def parameters(rng: random.Random) -> Request:
     """Parameters of the request."""
-    request = _any_model(rng)
+    request = any_model(rng)
     for _ in range(rng.choice((1, 1, 2, 5))):
         _set_parameter(rng, request.parameters)
     return request
 
 
 def sequence_id(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     _set_parameter(rng, request.parameters, "sequence_id")
     return request
 
 
 def input_parameters(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     for _ in range(rng.choice((1, 2, 3))):
         _set_parameter(rng, rng.choice(request.inputs).parameters)
     return request
 
 
 def output_parameters(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     output = request.outputs.add(name=rng.choice(("probabilities", "logits", "token_count", "nothing")))
     for _ in range(rng.choice((1, 2))):
         _set_parameter(rng, output.parameters)
@@ -259,7 +257,7 @@ def output_parameters(rng: random.Random) -> Request:
 
 
 def classification(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     output = request.outputs.add(name=rng.choice(("probabilities", "logits", "token_count", "input_ids")))
     _set_parameter(rng, output.parameters, "classification")
     return request
@@ -275,7 +273,7 @@ def rows(rng: random.Random) -> Request:
 
 
 def not_utf8(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     texts = [
         rng.choice((b"\xff", b"ok", b"\xed\xa0\x80", b"\xc3", rng.randbytes(20))) for _ in range(rng.randint(1, 4))
     ]
@@ -296,7 +294,7 @@ def max_length(rng: random.Random) -> Request:
 
 
 def request_id(rng: random.Random) -> Request:
-    request = _any_model(rng)
+    request = any_model(rng)
     request.id = rng.choice(("", "1", "é🙂", "\0", "\r\n", "i" * 1024, "i" * 5000, "%00", "a b"))
     return request
 
@@ -309,85 +307,3 @@ def classifier(rng: random.Random) -> Request:
     request.inputs.add(name="input_ids", datatype="INT64", shape=[count, length])
     request.raw_input_contents.append(struct.pack(f"<{count * length}q", *tokens))
     return request
-
-
-def flipped_bits(rng: random.Random) -> bytes:
-    """A valid message with some bits changed."""
-    message = bytearray(_any_model(rng).SerializeToString(deterministic=True))
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        message[rng.randrange(len(message))] ^= 1 << rng.randrange(8)
-    return bytes(message)
-
-
-def moved_bytes(rng: random.Random) -> bytes:
-    """A valid message with a part taken out, put in twice or replaced."""
-    message = _any_model(rng).SerializeToString(deterministic=True)
-    start = rng.randrange(len(message))
-    end = min(len(message), start + rng.choice((1, 2, 5, 20)))
-    return bytes(
-        message[:start] + rng.choice((b"", message[start:end] * 2, rng.randbytes(end - start))) + message[end:]
-    )
-
-
-def merged(rng: random.Random) -> bytes:
-    """Two messages as one: protobuf joins them."""
-    return bytes(_any_model(rng).SerializeToString(deterministic=True) + _any_model(rng).SerializeToString())
-
-
-def unknown_fields(rng: random.Random) -> bytes:
-    """Fields that the protocol does not have, of every wire type, groups and wrong types of known ones included."""
-    odd = rng.choice(
-        (
-            b"\xfa\x01\x03abc",
-            b"\xa0\x06\x01",
-            b"\xa1\x06" + bytes(8),
-            b"\xa3\x06\xa4\x06",
-            b"\x0b\x0c",
-            b"\xa3\x06" * 200,
-            b"\x08\x01",
-            b"\x38\x01",
-            b"\x2d\0\0\0\0",
-            b"\xff\xff\xff\xff\x0f\x01",
-            b"\x3a\xff\xff\xff\xff\x0f",
-            b"\x2a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01",
-            b"\0\0",
-        )
-    )
-    return bytes(_any_model(rng).SerializeToString(deterministic=True) + odd)
-
-
-def garbage(rng: random.Random) -> bytes:
-    return rng.randbytes(rng.choice((0, 1, 2, 5, 20, 200, 3000)))
-
-
-MUTATIONS: tuple[tuple[Mutation, int], ...] = (
-    (model_name, 3),
-    (model_version, 2),
-    (shape, 6),
-    (datatype, 4),
-    (consistent_but_wrong, 4),
-    (prefix, 6),
-    (truncated_text, 5),
-    (trailing_bytes, 4),
-    (raw_and_typed, 4),
-    (raw_count, 4),
-    (typed_count, 3),
-    (inputs, 4),
-    (outputs, 3),
-    (parameters, 5),
-    (sequence_id, 3),
-    (input_parameters, 5),
-    (output_parameters, 4),
-    (classification, 3),
-    (rows, 3),
-    (not_utf8, 4),
-    (max_length, 3),
-    (request_id, 2),
-    (classifier, 4),
-    (flipped_bits, 6),
-    (moved_bytes, 5),
-    (merged, 2),
-    (unknown_fields, 3),
-    (garbage, 3),
-)
-"""Each with its weight."""

@@ -122,8 +122,19 @@ class _Sender:
                 self._found("wrong answer", number, call.kind)
         elif call.kind in ("valid", "in_pieces", "compressed"):
             self._found("failed good call", number, f"{call.kind}: {code}")
-        elif call.kind == "stream" and code == "OK" and (got := _count(stream.data)) != call.messages:
-            self._found("lost answer", number, f"{got} answers to {call.messages} messages of a stream")
+        elif call.kind == "stream" and code == "OK":
+            self._judge_stream(call, number, _messages(bytes(stream.data)))
+
+    def _judge_stream(self, call: calls.Call, number: int, answers: list[bytes]) -> None:
+        if len(answers) != len(call.messages):
+            self._found("lost answer", number, f"{len(answers)} answers to {len(call.messages)} messages of a stream")
+            return
+        for place, (texts, answer) in enumerate(zip(call.messages, answers, strict=True)):
+            response = service_pb2.ModelStreamInferResponse.FromString(answer)
+            if texts and response.error_message:
+                self._found("failed good call", number, f"message {place} of a stream: {response.error_message}")
+            elif texts and not _is_answer(response.infer_response.SerializeToString(), texts, self._job.answers):
+                self._found("wrong answer", number, f"message {place} of a stream")
 
     async def _drop(self, call: calls.Call) -> str:
         connection = await Connection.open(self._job.host, self._job.port)
@@ -182,14 +193,14 @@ class _Lane:
             self._connection.close()
 
 
-def _count(data: bytearray) -> int:
-    """How many gRPC messages there are."""
-    count, position = 0, 0
+def _messages(data: bytes) -> list[bytes]:
+    """The gRPC messages of a call's body."""
+    found, position = [], 0
     while position + 5 <= len(data):
         (size,) = struct.unpack_from(">I", data, position + 1)
+        found.append(data[position + 5 : position + 5 + size])
         position += 5 + size
-        count += 1
-    return count
+    return found
 
 
 def _is_answer(message: bytes, texts: tuple[int, ...], answers: Answers) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2
 
-from faults.requests import MUTATIONS
+from faults.mutations import MUTATIONS
 from rejection_server.guard.contract import checked_request
 from rejection_server.guard.refusal import Code, Refusal
 
