@@ -13,6 +13,7 @@ from bench.gpu.cli import main
 from bench.gpu.plan import WORKLOADS, GpuSettings
 from bench.gpu.results import Results, run
 from bench.gpu.rows import batch, flat, flop, padded
+from rejection_server.host.gpu import GpuError
 from support import gpu_sections
 
 FACTS = {"date": "today", "commit": "abc", "dry": False}
@@ -102,6 +103,6 @@ def test_onnxruntime_without_cuda_is_refused() -> None:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(RuntimeError, match="runs on processors alone: install onnxruntime-gpu"):
+    with pytest.raises(GpuError, match="is for processors alone: install onnxruntime-gpu"):
         preflight.runtime(dry=False)
     assert preflight.runtime(dry=True)["providers"] == "CPUExecutionProvider"
