@@ -139,7 +139,8 @@ def split(plan: BatchPlan, outputs: Sequence[Array], items: Sequence[Item]) -> l
     Raises:
         ValueError: An output does not have the rows or elements of the batch.
     """
-    shares = [_shares(plan, output, tensor, items) for output, tensor in zip(plan.outputs, outputs, strict=True)]
+    rows = [row_count(item) for item in items] if plan.batching else []
+    shares = [_shares(plan, output, tensor, items, rows) for output, tensor in zip(plan.outputs, outputs, strict=True)]
     return list(zip(*shares, strict=True))
 
 
