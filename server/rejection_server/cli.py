@@ -351,6 +351,8 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
     if server.metrics_address:
         print(f"  metrics  {server.metrics_address}")
     print(f"  model    {name}, {precision}")
+    if options.device == "gpu":
+        print("  device   GPU, which answered the original's texts as the original did")
     if server.instances:
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")

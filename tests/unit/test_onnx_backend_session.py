@@ -116,6 +116,14 @@ def test_a_broken_file_is_refused_without_its_path(version_folder: Path) -> None
     )
 
 
+def test_what_nobody_can_change_is_not_warned_of(version_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = models.identity()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "in_no_use"))
+    onnx.save(model, version_folder / "model.onnx")
+    create_session(config(), read_settings(config()), find_model_file(config(), version_folder), CPU)
+    assert "in_no_use" not in "".join(capfd.readouterr())
+
+
 def accelerators(**kinds: Any) -> ModelConfig:
     return config(optimization={"execution_accelerators": kinds})
 

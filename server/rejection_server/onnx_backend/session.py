@@ -134,7 +134,10 @@ def create_session(config: ModelConfig, settings: SessionSettings, file: ModelFi
         options.enable_mem_pattern = settings.memory_pattern
     if _DEVICE_ALLOCATOR in config.parameters:
         options.add_session_config_entry(_DEVICE_ALLOCATOR, config.parameters[_DEVICE_ALLOCATOR])
+    # Its warnings are of how it lays out a graph, which whoever serves the model cannot change.
+    options.log_severity_level = 3
     if providers[0][0] == "CUDAExecutionProvider":
+        ort.set_default_logger_severity(3)
         ort.preload_dlls()  # CUDA's libraries that were installed as Python packages, which the loader does not find
     try:
         for library in config.op_libraries:
