@@ -21,8 +21,8 @@ class Snapshot:
     refused: int
     """Requests that the guard itself refused, those of streams included."""
     refused_by: dict[str, int]
-    """The same by reason: invalid, too_large, full, stopping, forbidden, unknown_method, late, unreachable; and
-    connections, which were refused before there was any request."""
+    """The same by reason: invalid, too_large, full, stopping, forbidden, unknown_method, late, unreachable; and of
+    connections: connections, which were too many, and flood, ended for their frames that carry nothing."""
     cancelled: int
     """Calls that their callers gave up."""
     received_bytes: int

@@ -199,7 +199,10 @@ class Caller(Session):
             except Refusal as refusal:
                 self.give_up(call, refusal)
         self._frames_left -= 1
-        return 0 if self._frames_left >= 0 else nghttp2.ERR_CALLBACK_FAILURE
+        if self._frames_left >= 0:
+            return 0
+        self.context.counters.refused["flood"] += 1
+        return nghttp2.ERR_CALLBACK_FAILURE
 
     def data_came(self, call: Call, size: int) -> None:
         self._frames_left += size // BYTES_OF_A_FRAME
