@@ -38,20 +38,6 @@ def test_nothing_that_a_caller_sends_harms_the_server_or_another_caller(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kinds", "finding"),
-    [
-        # Triton's own handlers race with a cancellation.
-        (("cancelled", "valid", "deadline"), "crash"),
-    ],
-)
-def test_a_bare_triton_is_found_out(kinds: tuple[str, ...], finding: str, tmp_path: Path) -> None:
-    only = [option for kind in kinds for option in ("--only", kind)]
-    status, result = fuzz(tmp_path, "--no-guard", "--messages", "10000000", "--seconds", "300", *only)
-    assert status == 1
-    assert finding in result["findings"]
-
-
-@pytest.mark.parametrize(
     ("process", "number", "finding"),
     [("guard", signal.SIGKILL, "crash"), ("tritonserver", signal.SIGKILL, "crash")],
 )

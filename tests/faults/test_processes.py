@@ -114,7 +114,7 @@ def test_a_server_that_has_no_shared_memory_to_start_with_says_so() -> None:
     )
     assert done.returncode not in (0, None)
     assert "Traceback" not in done.stderr
-    assert "shared memory" in done.stderr.strip().splitlines()[-1]
+    assert "in /dev/shm, which is full" in done.stderr.strip().splitlines()[-1]
 
 
 @CAN_MOUNT

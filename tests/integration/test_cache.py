@@ -112,7 +112,7 @@ def test_errors_are_not_remembered(client: triton.InferenceServerClient) -> None
 @pytest.mark.parametrize("value", ["", "abc", "x" * 128], ids=len)
 def test_a_string_for_a_sequence_is_refused_and_the_server_lives(cached: Server, model: str, value: str) -> None:
     """Triton 2.51, left alone, ends with a segmentation fault when `rejection` is asked so."""
-    wire = Wire(cached.grpc_address)
+    wire = Wire(cached.triton_address)
     message = request([f"Asked of {model} with a sequence id of {len(value)}."], model=model)
     message.parameters["sequence_id"].string_param = value
     says = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
@@ -134,7 +134,7 @@ def test_a_string_for_a_sequence_is_refused_and_the_server_lives(cached: Server,
 
 
 def test_a_number_for_a_sequence_changes_nothing(cached: Server) -> None:
-    wire = Wire(cached.grpc_address)
+    wire = Wire(cached.triton_address)
     message = request(["Asked as the fifth of its kind."])
     message.parameters["sequence_id"].int64_param = 5
     first = wire.stub.ModelInfer(message, timeout=30)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from integration.onnx_backend_server import running_server
+from rejection_server.host import Server
 from support.kserve import Wire, arrays
 from support.ragged_graphs import session
 from support.repository import REPOSITORY
@@ -35,6 +36,12 @@ def call(
     message.inputs.add(name="input_ids", datatype="INT64", shape=array.shape)
     message.raw_input_contents.append(array.tobytes())
     return message
+
+
+@pytest.fixture(scope="module")
+def wire(server: Server) -> Wire:
+    """A channel to Triton itself: the guard lets nobody call a part of the model."""
+    return Wire(server.triton_address)
 
 
 @pytest.fixture(scope="module")

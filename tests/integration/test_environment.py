@@ -99,7 +99,7 @@ def test_an_unknown_kind() -> None:
     done = ensure(Path(sys.prefix), "sevre")
     assert done.returncode == 1
     assert done.stderr == "scripts/serve: requirements.lock knows no kind 'sevre': it knows " + (
-        "bench, export, load, prepare, serve, test and train\n"
+        "bench, bench-gpu, export, gpu, load, prepare, serve, test and train\n"
     )
 
 
