@@ -20,7 +20,7 @@ from bench.plan import OURS, Step, Workload, workload
 from bench.progress import Progress
 from bench.run import Run
 from bench.settings import Settings
-from bench.triton import started
+from bench.triton import TritonCaller, started
 
 BURST_SIZES = (1, 2, 4, 8)
 BURSTS = 60
@@ -34,6 +34,8 @@ SHORT_RATE = 5.0
 """Short texts per second beside them."""
 SHORT_S = 100 / SHORT_RATE
 """Long enough for a hundred short texts: below, a p99 is just the largest."""
+GUARD_LOADS = (("short", 1), ("short", 16), ("mixed", 32))
+"""Workload, and callers of the closed loop."""
 GROWTH_CALLERS = (1, 2, 8, 32, 128, 512)
 GROWTH_TOKENS = (16, 32, 64, 128, 256, 512)
 SOAK_CALLERS = 32
@@ -108,6 +110,21 @@ def fairness(bench: Bench) -> Row:
         "failed": rows["short"]["failed"] + rows["long"]["failed"],
         "short_p99_to_longest": round(rows["short"]["latency_ms"]["p99"] / longest_ms, 3),
     }
+
+
+def guard(bench: Bench) -> Row:
+    """What the guard costs: the same loads at it and at Triton behind it, in turns."""
+    assert bench.running is not None, "it is about this server"
+    rows: list[Row] = []
+    with Generator(TritonCaller(bench.running.direct)) as generator:
+        doors = {"the guard": bench, "Triton": replace(bench, generator=generator)}
+        for _ in range(bench.settings.rounds):
+            for kind, concurrency in GUARD_LOADS:
+                for door, at in doors.items():
+                    row = at.measure(workload(kind), concurrency=concurrency)
+                    figures = {name: row[name] for name in (*callers.FIGURES, "cpu_ms_per_text")}
+                    rows.append({"caller": door, "workload": kind, "concurrency": concurrency, **figures})
+    return {"rows": callers.joined(rows)}
 
 
 def repeats(bench: Bench) -> Row:
@@ -209,6 +226,7 @@ SCENARIOS = {
         lambda bench: {"rows": callers.in_turns(bench)},
         lambda settings: settings.rounds * _windows(callers.WINDOWS)(settings),
     ),
+    "guard": Scenario(guard, lambda settings: settings.rounds * _windows(2 * len(GUARD_LOADS))(settings)),
     "fairness": Scenario(
         fairness, lambda settings: _windows(2)(settings) + 2 * (max(settings.seconds, SHORT_S) + settings.warm_s)
     ),

@@ -133,6 +133,17 @@ def _callers(entry: Row) -> Cases:
     ]
 
 
+def _guard(entry: Row) -> Cases:
+    return [
+        (
+            f"at {row['caller']}: {row['workload']}, {row['concurrency']} at once",
+            row,
+            f"{median(row, 'cpu_ms_per_text'):.2f} ms of the server's CPU a text, {row['failed']} failed",
+        )
+        for row in entry["rows"]
+    ]
+
+
 def _fairness(entry: Row) -> Cases:
     beside = f"p99 {entry['short_p99_to_longest']:.2f} times the median of a long one alone"
     return [
@@ -161,6 +172,7 @@ def _growth(entry: Row) -> Cases:
 CASES = {
     "bursts": _bursts,
     "callers": _callers,
+    "guard": _guard,
     "fairness": _fairness,
     "repeats": _repeats,
     "soak": _soak,

@@ -91,7 +91,12 @@ def test_the_machine_and_the_command_are_named(written: Any) -> None:
 
 
 def test_scenarios_say_what_they_were_asked(tmp_path: Path) -> None:
-    run = Run(replace(SETTINGS, scenarios=("repeats", "soak"), minutes=0.02), (), tmp_path, ["--scenarios", "repeats"])
+    run = Run(
+        replace(SETTINGS, scenarios=("repeats", "guard", "soak"), minutes=0.02),
+        (),
+        tmp_path,
+        ["--scenarios", "repeats"],
+    )
     scenarios.go(run, Progress())
     assert run.result["failures"] == []
     (repeats,), (soak,) = run.result["scenarios"]["repeats"], run.result["scenarios"]["soak"]
@@ -100,6 +105,9 @@ def test_scenarios_say_what_they_were_asked(tmp_path: Path) -> None:
     # By Triton's counts alone: they are read while requests go on, so the generator's are of another moment.
     assert repeats["cache_hits"] > 0
     assert abs(repeats["cache_hits"] - repeats["triton"]["scoring"]["requests"]) <= 1
+    (guard,) = run.result["scenarios"]["guard"]
+    assert {row["caller"] for row in guard["rows"]} == {"the guard", "Triton"}
+    assert all(row["failed"] == 0 and row["texts_per_s"]["median"] > 0 for row in guard["rows"])
     assert soak["texts"] > 0
     assert soak["failed"] == 0
 

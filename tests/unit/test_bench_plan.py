@@ -79,7 +79,7 @@ def test_options_override() -> None:
         (["--models", "bert"], "there is no model bert: choose from bundled, distilroberta"),
         (
             ["--scenarios", "storm"],
-            "there is no scenario storm: choose from bursts, callers, fairness, repeats, soak, growth",
+            "there is no scenario storm: choose from bursts, callers, guard, fairness, repeats, soak, growth",
         ),
         (["--peers", "nobody"], "there is no peer nobody: choose from "),
         (["--models", "bundled", "--precision", "float32"], "the bundled model exists as int8 alone"),

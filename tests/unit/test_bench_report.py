@@ -137,12 +137,19 @@ def test_a_terminal_gets_every_table_and_warning(result: Result) -> None:
     assert text.index("bundled, int8: mixed lengths") < text.index("Single requests") < text.index("warning: requests")
 
 
+SERVERS_CPU = "ms of the server's CPU"
 SCENARIOS: dict[str, Any] = {
     "bursts": {"rows": [{"requests": 4, "latency_ms": {"p50": 13.5, "p99": 16.6}}]},
     "callers": {
         "rows": [
             {"caller": "C++", "workload": "short", "concurrency": 16, "texts_per_s": {"median": 756.0}, "failed": 0}
             | {"latency_ms": {"p50": {"median": 20.5}, "p99": {"median": 39.0}}, "caller_cpu_ms": {"median": 0.08}}
+        ]
+    },
+    "guard": {
+        "rows": [
+            {"caller": "Triton", "workload": "short", "concurrency": 4, "texts_per_s": {"median": 310.0}, "failed": 0}
+            | {"latency_ms": {"p50": {"median": 50.5}, "p99": {"median": 79.0}}, "cpu_ms_per_text": {"median": 6.1}}
         ]
     },
     "fairness": {
@@ -168,6 +175,14 @@ def test_scenarios_are_a_row_a_case(result: Result) -> None:
     for row in (
         ["bursts", "4 short at once, the last", "", "13.50", "16.60", ""],
         ["callers", "C++: short, 16 at once", "756.0", "20.50", "39.00", "0.080 ms of the caller's CPU each, 0 failed"],
+        [
+            "guard",
+            "at Triton: short, 4 at once",
+            "310.0",
+            "50.50",
+            "79.00",
+            "6.10 ms of the server's CPU a text, 0 failed",
+        ],
         ["fairness", "short alone", "", "5.00", "11.00", ""],
         ["repeats", "one text, one caller", "1,690.0", "0.60", "", "6,765 cache hits, 0 executions"],
         ["soak", "10.0 minutes, 32 callers", "", "", "", "52,528 texts, 0 failed, memory +0.89% from 60 s on"],
