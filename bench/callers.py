@@ -81,16 +81,31 @@ def _client(address: str, entry: Workload, requests: int, settings: Settings) ->
     }
 
 
-def _loadgen(address: str, entry: Workload, concurrency: int, settings: Settings) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        texts = Path(folder, "texts.jsonl")
-        texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in entry.texts), encoding="utf-8")
-        command: list[str | Path] = [LOADGEN, "--url", address, "--texts", texts, "--concurrency", str(concurrency)]
-        command += ["--seconds", f"{settings.seconds:g}", "--warmup-seconds", f"{settings.warm_s:g}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=settings.seconds + 120)
+def write_texts(path: Path, texts: Sequence[str]) -> Path:
+    """The file of texts that the C++ generator reads; returns its path."""
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def run_loadgen(address: str, texts: Path, seconds: float, warm_s: float, *how: object) -> Row:
+    """Have the C++ generator send the texts in a file as its options `how` say; returns what it found.
+
+    Raises:
+        LoadgenError: It failed.
+    """
+    command: list[object] = [LOADGEN, "--url", address, "--texts", texts, *how]
+    command += ["--seconds", f"{seconds:g}", "--warmup-seconds", f"{warm_s:g}"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=seconds + 120)
     if done.returncode:
         raise LoadgenError(f"the load generator in C++ ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-    found = json.loads(done.stdout)
+    found: Row = json.loads(done.stdout)
+    return found
+
+
+def _loadgen(address: str, entry: Workload, concurrency: int, settings: Settings) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        texts = write_texts(Path(folder, "texts.jsonl"), entry.texts)
+        found = run_loadgen(address, texts, settings.seconds, settings.warm_s, "--concurrency", concurrency)
     return {
         "texts_per_s": found["texts_per_s"],
         "latency_ms": found["latency_ms"],

@@ -36,7 +36,7 @@ def graphs(
     """
     labels = labels_of(logits_of(padded.graph))
     if set(VARLEN) & set(names):
-        encoder = read_encoder(padded)
+        encoder = read_encoder(padded, heads)
     accepted = TokenIds(embedding_rows(padded) or pad_id + 1, 512)
     for name in names:
         if name in VARLEN:

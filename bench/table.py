@@ -123,25 +123,18 @@ def _bursts(entry: Row) -> Cases:
 
 
 def _callers(entry: Row) -> Cases:
-    return [
-        (
-            f"{row['caller']}: {row['workload']}, {row['concurrency']} at once",
-            row,
-            f"{median(row, 'caller_cpu_ms'):.3f} ms of the caller's CPU each, {row['failed']} failed",
-        )
-        for row in entry["rows"]
-    ]
+    cpu = ((row, median(row, "caller_cpu_ms")) for row in entry["rows"])
+    return [_at_load("", row, f"{spent_ms:.3f} ms of the caller's CPU each") for row, spent_ms in cpu]
 
 
 def _guard(entry: Row) -> Cases:
-    return [
-        (
-            f"at {row['caller']}: {row['workload']}, {row['concurrency']} at once",
-            row,
-            f"{median(row, 'cpu_ms_per_text'):.2f} ms of the server's CPU a text, {row['failed']} failed",
-        )
-        for row in entry["rows"]
-    ]
+    cpu = ((row, median(row, "cpu_ms_per_text")) for row in entry["rows"])
+    return [_at_load("at ", row, f"{spent_ms:.2f} ms of the server's CPU a text") for row, spent_ms in cpu]
+
+
+def _at_load(door: str, row: Row, spent: str) -> tuple[str, Row, str]:
+    case = f"{door}{row['caller']}: {row['workload']}, {row['concurrency']} at once"
+    return case, row, f"{spent}, {row['failed']} failed"
 
 
 def _fairness(entry: Row) -> Cases:

@@ -1,7 +1,6 @@
 """The served graph behind Triton: tokenizer processes and classifier instances in turn, and what each part costs."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from bench.callers import run_loadgen, write_texts
 from bench.compose import mixed_texts, roberta_tokenizer
 from bench.generator import Generator
 from bench.gpu import graphs
@@ -61,8 +61,7 @@ class _Sweep:
         return self.folder / "texts.jsonl"
 
     def go(self) -> None:
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in self.texts)
-        self.sent.write_text(lines, encoding="utf-8")
+        write_texts(self.sent, self.texts)
         best: tuple[float, Layout] = (0.0, self.settings.layouts[0])
         for layout in self.settings.layouts:
             with self._serving(layout) as running:
@@ -156,12 +155,8 @@ def _by_program(address: str, load: Load, sent: Path) -> dict[str, Any]:
     """Have the load generator in C++ send the load."""
     how = ["--rate", f"{load.rate:.2f}"] if load.rate else ["--concurrency", str(load.concurrency)]
     channels = min(8, load.concurrency or 8)
-    command = [LOADGEN, "--url", address, "--texts", sent, "--batch", load.batch, *how, "--channels", channels]
-    command += ["--seconds", f"{load.seconds:g}", "--warmup-seconds", f"{load.warm_s:g}"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode:
-        raise RuntimeError(f"the load generator ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
-    said = json.loads(done.stdout)
+    how += ["--batch", str(load.batch), "--channels", str(channels)]
+    said = run_loadgen(address, sent, load.seconds, load.warm_s, *how)
     latency = said["latency_ms"] or {}
     return {
         "texts_per_s": round(said["texts_per_s"], 1),

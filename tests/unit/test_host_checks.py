@@ -22,22 +22,14 @@ from rejection_server.host.locate import check_machine, find_wheel, loader_compl
 from rejection_server.host.machine import Machine, find_libpython, lacks_libpython
 from rejection_server.host.options import (
     Endpoints,
-    Runtime,
     ServeOptions,
     check_repository,
     choose_endpoints,
     triton_command,
 )
+from support.host_runtime import RUNTIME
 
 FITTING = Machine(system="Linux", processor="x86_64", libc="glibc 2.35", python=(3, 12))
-RUNTIME = Runtime(
-    repository=Path("/r"),
-    tritonserver=Path("/t"),
-    backends=Path("/b"),
-    caches=Path("/c"),
-    shm_prefix="p-",
-    has_gpu=False,
-)
 
 
 @pytest.mark.parametrize("changes", [{}, {"python": (3, 11)}, {"python": (3, 13)}, {"libc": "glibc 2.36"}])

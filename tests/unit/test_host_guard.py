@@ -12,18 +12,11 @@ import pytest
 from rejection_server.guard import GuardSettings
 from rejection_server.host.errors import GuardError, OptionError, PortTakenError
 from rejection_server.host.guard_link import GuardLink, guard_settings
-from rejection_server.host.options import Endpoints, Runtime, ServeOptions, check_tls, choose_endpoints, triton_command
+from rejection_server.host.options import Endpoints, ServeOptions, check_tls, choose_endpoints, triton_command
+from support.host_runtime import RUNTIME
 from support.repository import REPOSITORY
 
 ENDPOINTS = Endpoints("0.0.0.0", 1, None, 2, True, guarded=(3, 5))
-RUNTIME = Runtime(
-    repository=Path("/r"),
-    tritonserver=Path("/t"),
-    backends=Path("/b"),
-    caches=Path("/c"),
-    shm_prefix="p-",
-    has_gpu=False,
-)
 
 
 def options(**changes: Any) -> ServeOptions:

@@ -24,12 +24,12 @@ from rejection_server.graph.ragged import GraphError, labels_of, logits_of
 from rejection_server.graph.rows import (
     INPUT_IDS,
     LOGITS,
-    PROBABILITIES,
     SEQUENCE_LENGTHS,
     Activation,
     parse_nodes,
     real_tokens,
     scores,
+    served_graph,
     tell,
 )
 from rejection_server.onnx_backend.token_ids import TokenIds
@@ -133,10 +133,7 @@ def to_packed(model: ModelProto, *, heads: int, int8: bool = False, activation: 
     more than ``TOLERANCE``.
     """
     labels = labels_of(logits_of(model.graph))
-    encoder = read_encoder(model)
-    hidden = encoder.words.shape[1]
-    if heads < 1 or hidden % heads:
-        raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
+    encoder = read_encoder(model, heads)
     rows = rows_to_compare(encoder)
     # One form of the weights after the other: a large model is in memory often enough.
     expected = answers_of_padded(model, rows)
@@ -149,7 +146,6 @@ def to_packed(model: ModelProto, *, heads: int, int8: bool = False, activation: 
 
 
 def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *, int8: bool) -> ModelProto:
-    value = helper.make_tensor_value_info
     order = _SORTED.replace("=GROUP>", f"={GROUP_TOKENS}>")
     nothing = numpy_helper.from_array(np.zeros((0, labels), np.float32), "packed_nothing")
     body, weights = _body(encoder, heads, labels, int8)
@@ -161,7 +157,7 @@ def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *
     )
     accepted = TokenIds(len(encoder.words), len(encoder.positions))
     back = "packed_sorted_order, packed_back = TopK<largest=0>(packed_order, packed_shape)"
-    graph = helper.make_graph(
+    graph = served_graph(
         [
             *real_tokens(accepted),
             *parse_nodes(order),
@@ -171,8 +167,7 @@ def _packed(encoder: Encoder, heads: int, labels: int, activation: Activation, *
             *scores("packed_scores", activation),
         ],
         "packed_classifier",
-        [value(INPUT_IDS, TensorProto.INT64, ["tokens"]), value(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1])],
-        [value(name, TensorProto.FLOAT, ["rows", labels]) for name in (LOGITS, PROBABILITIES)],
+        labels,
         [nothing],
     )
     result = helper.make_model(graph, opset_imports=_opsets(), ir_version=_IR_VERSION)

@@ -74,9 +74,13 @@ class Encoder:
     logits: str
 
 
-def read_encoder(model: ModelProto) -> Encoder:
-    """Recognise the classifier in ``model``; raises GraphError, which says what does not fit."""
-    return _Reader(_in_one_spelling(model)).encoder()
+def read_encoder(model: ModelProto, heads: int) -> Encoder:
+    """Recognise ``model``, a classifier of ``heads`` attention heads; raises GraphError, which says what is amiss."""
+    encoder = _Reader(_in_one_spelling(model)).encoder()
+    hidden = encoder.words.shape[1]
+    if heads < 1 or hidden % heads:
+        raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
+    return encoder
 
 
 def _in_one_spelling(model: ModelProto) -> ModelProto:

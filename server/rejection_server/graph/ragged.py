@@ -21,12 +21,11 @@ from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.rows import (
     INPUT_IDS,
     LOGITS,
-    PROBABILITIES,
-    SEQUENCE_LENGTHS,
     Activation,
     parse_nodes,
     real_tokens,
     scores,
+    served_graph,
     tell,
 )
 from rejection_server.onnx_backend.token_ids import TokenIds
@@ -100,17 +99,10 @@ def to_ragged(
         nodes += [*inner.node, helper.make_node("Identity", ["row_logits"], ["ragged_logits"])]
         initializers = list(inner.initializer)
     as_float = helper.make_node("Cast", ["ragged_logits"], ["ragged_scores"], to=TensorProto.FLOAT)
-    graph = helper.make_graph(
+    graph = served_graph(
         [*_used(nodes, inner), as_float, *scores("ragged_scores", activation)],
         "ragged_classifier",
-        [
-            helper.make_tensor_value_info(INPUT_IDS, TensorProto.INT64, ["tokens"]),
-            helper.make_tensor_value_info(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1]),
-        ],
-        [
-            helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["rows", labels]),
-            helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["rows", labels]),
-        ],
+        labels,
         initializers,
     )
     result = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

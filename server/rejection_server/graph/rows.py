@@ -4,10 +4,11 @@ Triton's own backend cannot refuse one request of a batch, so the graph is safe 
 however many, the others' scores do not change, and no row makes the execution fail.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper, parser
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 from rejection_server.onnx_backend.token_ids import LONGEST_ROW, VOCABULARY_SIZE, TokenIds
 
@@ -88,6 +89,20 @@ def scores(logits: str, activation: Activation) -> list[NodeProto]:
         helper.make_node("Where", ["ragged_invalid_column", "ragged_nan", logits], [LOGITS]),
         last,
     ]
+
+
+def served_graph(
+    nodes: Sequence[NodeProto], name: str, labels: int, initializers: Sequence[TensorProto] = ()
+) -> GraphProto:
+    """The graph of these nodes, with the inputs and outputs that every form has."""
+    value = helper.make_tensor_value_info
+    return helper.make_graph(
+        nodes,
+        name,
+        [value(INPUT_IDS, TensorProto.INT64, ["tokens"]), value(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1])],
+        [value(output, TensorProto.FLOAT, ["rows", labels]) for output in (LOGITS, PROBABILITIES)],
+        initializers,
+    )
 
 
 def tell(model: ModelProto, accepted: TokenIds) -> None:

@@ -9,21 +9,18 @@ original, :func:`rejection_server.graph.varlen_twin.cpu_twin` puts a subgraph in
 import dataclasses
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
 from rejection_server.graph.gpu_rows import gpu_rows
 from rejection_server.graph.packed import answers_of_padded, check_answers, head_of, rows_to_compare
 from rejection_server.graph.packed_layers import CONTRIB, Nodes
 from rejection_server.graph.packed_read import Encoder, read_encoder
-from rejection_server.graph.ragged import GraphError, labels_of, logits_of
+from rejection_server.graph.ragged import labels_of, logits_of
 from rejection_server.graph.rows import (
-    INPUT_IDS,
-    LOGITS,
-    PROBABILITIES,
-    SEQUENCE_LENGTHS,
     Activation,
     parse_nodes,
     scores,
+    served_graph,
     tell,
 )
 from rejection_server.graph.varlen_layers import Rows, VarlenLayers
@@ -91,10 +88,7 @@ def to_varlen(model: ModelProto, *, heads: int, activation: Activation = "softma
     from it.
     """
     labels = labels_of(logits_of(model.graph))
-    encoder = read_encoder(model)
-    hidden = encoder.words.shape[1]
-    if heads < 1 or hidden % heads:
-        raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
+    encoder = read_encoder(model, heads)
     rows = rows_to_compare(encoder)
     expected = answers_of_padded(model, rows)
     plain = varlen_of(encoder, heads, labels, activation, float16=False)
@@ -104,7 +98,6 @@ def to_varlen(model: ModelProto, *, heads: int, activation: Activation = "softma
 
 def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation, *, float16: bool) -> ModelProto:
     """The varlen form of what :func:`rejection_server.graph.packed_read.read_encoder` read, not compared with it."""
-    value = helper.make_tensor_value_info
     accepted = TokenIds(len(encoder.words), len(encoder.positions))
     nodes = Nodes("varlen")
     nodes.nodes += gpu_rows(accepted)
@@ -121,7 +114,7 @@ def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation,
     for node in head:
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner[name] for name in node.output]
-    graph = helper.make_graph(
+    graph = served_graph(
         [
             *nodes.nodes,
             helper.make_node("Unsqueeze", [first, "ragged_axis1"], [encoder.hidden]),
@@ -129,8 +122,7 @@ def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation,
             *scores(inner[encoder.logits], activation),
         ],
         "varlen_classifier",
-        [value(INPUT_IDS, TensorProto.INT64, ["tokens"]), value(SEQUENCE_LENGTHS, TensorProto.INT32, ["rows", 1])],
-        [value(name, TensorProto.FLOAT, ["rows", labels]) for name in (LOGITS, PROBABILITIES)],
+        labels,
     )
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB, 1)]
     result = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
