@@ -33,7 +33,7 @@ from rejection_server.onnx_backend.token_ids import TokenIds
 Form = Literal["loop", "padded"]
 
 _MINIMUM_OPSET = 13  # since then axes are inputs of Unsqueeze and Squeeze, as written below
-_KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 _ROW = """
     ragged_start = Gather(ragged_starts, ragged_row)
@@ -85,9 +85,9 @@ def to_ragged(
     """
     model = at_least_opset(model, _MINIMUM_OPSET)
     names = [value.name for value in model.graph.input]
-    unknown = sorted(set(names) - set(_KNOWN_INPUTS))
+    unknown = sorted(set(names) - set(KNOWN_INPUTS))
     if unknown or INPUT_IDS not in names:
-        raise GraphError(f"a text classifier takes {', '.join(_KNOWN_INPUTS)}; this model takes {', '.join(names)}")
+        raise GraphError(f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names)}")
     logits = logits_of(model.graph)
     labels = labels_of(logits)
     inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
@@ -156,7 +156,7 @@ def _loop(inner: GraphProto, labels: int) -> list[NodeProto]:
 
 def _used(nodes: Sequence[NodeProto], inner: GraphProto) -> list[NodeProto]:
     """The nodes less those that make an input which ``inner`` does not have."""
-    absent = {f"row_{name}" for name in _KNOWN_INPUTS} - {value.name for value in inner.input}
+    absent = {f"row_{name}" for name in KNOWN_INPUTS} - {value.name for value in inner.input}
     return [node for node in nodes if not absent & set(node.output)]
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rejection_server.graph.original import Found
 from rejection_server.prepare import gate, repository, served
 from rejection_server.prepare.build import Built, Plan, Precision, build
 from rejection_server.prepare.checksum import digest
@@ -16,10 +17,11 @@ from rejection_server.prepare.configuration import Device, Shape
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.onnx_file import check_usable, read_onnx
 from rejection_server.prepare.recorded import Recorded
 from rejection_server.prepare.reference import answers_of_onnx, answers_of_torch, has_torch
 from rejection_server.prepare.source import TOKENIZER_JSON, Source, find_source
-from rejection_server.prepare.whole import check_whole
+from rejection_server.prepare.whole import check_whole, stored_as
 
 SAMPLE = Path(__file__).parent / "texts.jsonl"
 FEWEST_TEXTS = 200
@@ -75,12 +77,19 @@ class _Case:
     texts: list[str]
     padded: Path
     """The model as ONNX: padded ids and mask in, logits out."""
+    found: Found | None
+    """What its own ONNX file held; None where it was exported."""
     reference: str
     """Who gave the answers that count."""
     logits: gate.Floats
     """These, [texts, labels]."""
     expected: gate.Floats
     """Their probabilities."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its own ONNX file is in int8 already."""
+        return self.found is not None and self.found.weights == "int8"
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def _case(options: Options, source: Source, texts: list[str], work: Path, report
     if _adds(options):
         repository.check_version(options.output, shape, version, work / TOKENIZER_JSON)
     report(_described(model))
-    padded = source.folder / source.onnx if source.onnx else work / "padded.onnx"
+    source, padded, found = _own_graph(options, source, model, work, report)
     if source.weights is None:
         logits = isolated(answers_of_onnx, padded, model)
         reference = f"onnxruntime {importlib.metadata.version('onnxruntime')} (the original ONNX file)"
@@ -169,7 +178,27 @@ def _case(options: Options, source: Source, texts: list[str], work: Path, report
         reference = f"PyTorch {importlib.metadata.version('torch')} in float32"
     report(f"{reference} answered {len(texts)} texts")
     expected = gate.probabilities_of(logits, model.activation)
-    return _Case(options, source, model, shape, version, texts, padded, reference, logits, expected)
+    return _Case(options, source, model, shape, version, texts, padded, found, reference, logits, expected)
+
+
+def _own_graph(
+    options: Options, source: Source, model: Description, work: Path, report: Callable[[str], None]
+) -> tuple[Source, Path, Found | None]:
+    """The model's own ONNX file in the form that is built on, and what was found in it; None where one is exported.
+
+    A file of less than float32 is left aside where there are weights. Raises UnsupportedError or CorruptedError.
+    """
+    padded = work / "padded.onnx"
+    if source.onnx is None:
+        return source, padded, None
+    found = isolated(read_onnx, source.folder / source.onnx, padded)
+    if told := found.told():
+        report(f"{source.onnx} holds {told}")
+    if found.weights != "fp32" and source.weights is not None:
+        report(f"{source.onnx} is left aside for {source.weights}")
+        return source.without_onnx(), work / "exported.onnx", None
+    check_usable(found, source.onnx, model.activation, options.precision, options.device)
+    return source, padded if found.changed else source.folder / source.onnx, found
 
 
 def _precisions(options: Options) -> Sequence[Precision]:
@@ -181,29 +210,32 @@ def _precisions(options: Options) -> Sequence[Precision]:
     return (chosen, "fp32") if gives_way else (chosen,)
 
 
-def _attempts(options: Options) -> Sequence[tuple[Precision, bool]]:
+def _attempts(case: _Case) -> Sequence[tuple[Precision, bool]]:
     """What is tried, one after the other: a precision, and whether it may be packed (for a GPU varlen).
 
     The packed form's int8 rounds differently from the loop's, so either may pass where the other does not.
     """
-    return [(precision, packed) for precision in _precisions(options) for packed in (True, False)]
+    if case.quantized:
+        return [("int8", False)]
+    return [(precision, packed) for precision in _precisions(case.options) for packed in (True, False)]
 
 
 def _chosen(case: _Case, work: Path, report: Callable[[str], None]) -> _Candidate:
     """The first candidate that answers like the original, or else the last one."""
     better, other = ("varlen", "padded") if case.options.device == "gpu" else ("packed", "loop")
-    precisions = _precisions(case.options)
+    attempts = _attempts(case)
     form = better
-    for precision, packed in _attempts(case.options):
+    for precision, packed in attempts:
         if not packed and form != better:
             continue  # it would be the same graph again
-        candidate = _candidate(case, Plan(case.model, precision, case.options.device, packed), work, report)
+        plan = Plan(case.model, precision, case.options.device, packed, case.quantized)
+        candidate = _candidate(case, plan, work, report)
         form, missed = candidate.built.form, "; ".join(candidate.missed)
         if not missed:
             break
         if form == better:
             report(f"warning: {form} {precision} is not good enough here, taking {other}: {missed}")
-        elif precision != precisions[-1]:
+        elif precision != attempts[-1][0]:
             report(f"warning: {precision} is not good enough for this model, taking fp32: {missed}")
         else:
             break
@@ -260,6 +292,8 @@ def _facts(case: _Case, chosen: _Candidate) -> dict[str, Any]:
         "revision": source.revision,
         "architecture": case.model.architecture,
         **asdict(case.shape),
+        "original_precision": case.found.weights if case.found else stored_as(source),
+        "original_onnx": case.found.told() if case.found else "",
         "precision": chosen.precision,
         "form": built.form,
         "packed": built.packed,

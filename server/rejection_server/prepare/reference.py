@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from rejection_server.graph.from_torch import exported
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
+from rejection_server.prepare.onnx_file import open_onnx, run
 from rejection_server.prepare.source import PICKLES, SAFETENSORS
 from rejection_server.prepare.weights import check_finite
 from rejection_server.wording import one_line
@@ -99,28 +99,16 @@ def answers_of_onnx(path: Path, described: Description) -> Floats:
 
     Raises UnsupportedError or CorruptedError.
     """
-    session = _open(path)
-    inputs = {value.name for value in session.get_inputs()}
+    session = open_onnx(path)
     outputs = [value.name for value in session.get_outputs()]
     output = "logits" if "logits" in outputs else outputs[0]
     answers, labels = [], len(described.labels)
     for ids in described.rows:
-        tokens = np.asarray([list(ids)], dtype=np.int64)
-        feed = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
-        (logits,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
+        logits = run(session, ids, output)
         if logits.ndim != 2 or logits.shape[1] != labels:
             raise UnsupportedError(
                 f"{path.name} is not a text classifier with {labels} labels: its output '{output}' has the shape "
                 f"{list(logits.shape)}"
             )
-        answers.append(np.asarray(logits[0], dtype=np.float64))
+        answers.append(logits[0])
     return np.asarray(answers)
-
-
-def _open(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # onnxruntime raises nothing narrower
-        raise CorruptedError(f"onnxruntime cannot read {path.name}: {one_line(exc)}") from exc

@@ -79,6 +79,11 @@ class Source:
         """Short name: what follows the last slash."""
         return Path(self.name).resolve().name if self.revision is None else self.name.rsplit("/", 1)[-1]
 
+    def without_onnx(self) -> "Source":
+        """The same without its ONNX file."""
+        names = tuple(name for name in self.files if self.onnx is None or not name.startswith(self.onnx))
+        return replace(self, files=names, onnx=None)
+
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file that is used, an adapter's base included, in hexadecimal."""
         base = {} if self.base is None else self.base.checksums()

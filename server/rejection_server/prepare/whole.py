@@ -4,6 +4,7 @@ The libraries that read these files later say of a damaged one whatever they stu
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _SIZE = re.compile(r"_size$|_dim$|_heads?$|_layers?$|_embeddings$|^n_|^num_|^d_m
 _LARGEST_SIZE = 10**8
 _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _MADE_BY_OTHERS = ("BOOL", "I64", "I32")
 """Types of the tables, such as position numbers, that older releases kept beside the weights."""
 
@@ -125,6 +126,18 @@ def _check_safetensors(path: Path) -> None:
                 f"{path} holds {name} as {kind}: weights must be {', '.join(_FLOATS)}, so take the model as it was "
                 "before it was quantised"
             )
+
+
+def stored_as(source: Source) -> str | None:
+    """What most of the model's tensors are stored as, like fp16; None where that is not in safetensors."""
+    from safetensors import safe_open
+
+    kinds: Counter[str] = Counter()
+    for name in source.files:
+        if name.endswith(".safetensors"):
+            with safe_open(source.folder / name, "numpy") as tensors:
+                kinds.update(tensors.get_slice(key).get_dtype() for key in tensors.keys())  # noqa: SIM118  # no mapping
+    return _FLOATS.get(kinds.most_common(1)[0][0]) if kinds else None
 
 
 def check_sentencepiece(path: Path) -> None:
