@@ -13,12 +13,12 @@ from onnxruntime.quantization import quantize_dynamic
 
 from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.original import Found, to_original
-from rejection_server.graph.ragged import GraphError
+from rejection_server.graph.ragged import GraphError, to_ragged
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.onnx_file import check_usable, load_onnx, read_onnx
-from support.tiny_models import padded_classifier
+from support.tiny_models import ACCEPTED, padded_classifier
 
-PLAIN = Found("fp32", None, (), one_row=False)
+PLAIN = Found("fp32", None, ())
 ROWS = [np.array([[7, 8, 9, 300]]), np.array([[5]])]
 
 
@@ -58,14 +58,14 @@ def softmax(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     ("change", "found", "applied", "within"),
     [
         (lambda model: model, PLAIN, lambda scores: scores, 0),
-        (with_int32, Found("fp32", None, ("input_ids", "attention_mask"), False), lambda scores: scores, 0),
-        (ending_with("Softmax"), Found("fp32", "Softmax", (), False), softmax, 1e-6),
-        (ending_with("LogSoftmax"), Found("fp32", "LogSoftmax", (), False), lambda s: np.log(softmax(s)), 1e-6),
-        (ending_with("Sigmoid", "Identity"), Found("fp32", "Sigmoid", (), False), lambda s: 1 / (1 + np.exp(-s)), 1e-6),
-        (to_float16, Found("fp16", None, (), False), lambda scores: scores, 0.02),
+        (with_int32, Found("fp32", None, ("input_ids", "attention_mask")), lambda scores: scores, 0),
+        (ending_with("Softmax"), Found("fp32", "Softmax", ()), softmax, 1e-6),
+        (ending_with("LogSoftmax"), Found("fp32", "LogSoftmax", ()), lambda s: np.log(softmax(s)), 1e-6),
+        (ending_with("Sigmoid", "Identity"), Found("fp32", "Sigmoid", ()), lambda s: 1 / (1 + np.exp(-s)), 1e-6),
+        (to_float16, Found("fp16", None, ()), lambda scores: scores, 0.02),
         (
             lambda model: to_float16(with_int32(ending_with("Softmax")(model))),
-            Found("fp16", "Softmax", ("input_ids", "attention_mask"), False),
+            Found("fp16", "Softmax", ("input_ids", "attention_mask")),
             softmax,
             0.02,
         ),
@@ -139,14 +139,14 @@ def test_what_cannot_be_served(change: Callable[[ModelProto], None], says: str) 
 def test_a_fixed_number_of_one_text_is_for_a_cpu() -> None:
     model = padded_classifier()
     fixed(0, 1)(model)
-    found = to_original(model)
-    check_usable(found, "model.onnx", "softmax", "auto", "cpu")
-    with pytest.raises(UnsupportedError, match="takes one text at a time, a GPU needs many"):
-        check_usable(found, "model.onnx", "softmax", "auto", "gpu")
+    assert to_original(model) == PLAIN
+    to_ragged(model, form="loop", accepted=ACCEPTED)
+    with pytest.raises(GraphError, match="takes one text at a time, and a GPU needs many"):
+        to_ragged(model, form="padded", accepted=ACCEPTED)
 
 
 def test_a_function_that_the_configuration_does_not_mean() -> None:
-    found = Found("fp32", "Sigmoid", (), one_row=False)
+    found = Found("fp32", "Sigmoid", ())
     check_usable(found, "model.onnx", "sigmoid", "auto", "cpu")
     with pytest.raises(
         UnsupportedError, match=r"model\.onnx ends with a Sigmoid, and config\.json means softmax: set pro"

@@ -44,8 +44,6 @@ class Found:
     """What was applied to the scores at the end, and was taken out."""
     inputs: tuple[str, ...]
     """Inputs that were int32, and became int64."""
-    one_row: bool
-    """Whether it takes one text at a time only."""
 
     @property
     def changed(self) -> bool:
@@ -59,14 +57,13 @@ class Found:
             "int8 weights, served as they are" if self.weights == "int8" else "",
             f"a {self.function} at the end, taken out so that it is not applied twice" if self.function else "",
             f"int32 {', '.join(self.inputs)}, made int64" if self.inputs else "",
-            "a fixed number of one text at a time" if self.one_row else "",
         ]
         return "; ".join(words for words in found if words)
 
 
 def to_original(model: ModelProto) -> Found:
     """Bring ``model`` into that form, in place; raises GraphError naming what cannot be served, and why."""
-    one_row = _check_inputs(model.graph)
+    _check_inputs(model.graph)
     logits_of(model.graph)
     inputs = _widen_inputs(model.graph)
     weights = _weights_of(model)
@@ -74,11 +71,11 @@ def to_original(model: ModelProto) -> Found:
         _to_float32(model)
     function = _take_out_function(model.graph)
     _check_numbers(model.graph)
-    return Found(weights, function, inputs, one_row)
+    return Found(weights, function, inputs)
 
 
-def _check_inputs(graph: GraphProto) -> bool:
-    """Whether the graph takes one row only; raises GraphError for inputs that are no texts of any length."""
+def _check_inputs(graph: GraphProto) -> None:
+    """Raise GraphError for inputs that are no texts of any length."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     names = [value.name for value in inputs]
@@ -86,7 +83,6 @@ def _check_inputs(graph: GraphProto) -> bool:
         raise GraphError(f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names)}")
     del graph.input[:]
     graph.input.extend(inputs)  # before opset 9 weights were listed among them
-    one_row = False
     for value in inputs:
         kind, dims = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim
         if kind not in (TensorProto.INT64, TensorProto.INT32):
@@ -103,8 +99,6 @@ def _check_inputs(graph: GraphProto) -> bool:
             raise GraphError(
                 f"its input {value.name} takes exactly {rows} texts at a time: export it with dynamic axes"
             )
-        one_row |= rows == 1
-    return one_row
 
 
 def _widen_inputs(graph: GraphProto) -> tuple[str, ...]:

@@ -88,6 +88,11 @@ def to_ragged(
     unknown = sorted(set(names) - set(KNOWN_INPUTS))
     if unknown or INPUT_IDS not in names:
         raise GraphError(f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names)}")
+    if form == "padded" and takes_one_row(model.graph):
+        raise GraphError(
+            "the model takes one text at a time, and a GPU needs many: give it a padding token (pad_token_id) if it "
+            "has none, or export it with dynamic axes"
+        )
     logits = logits_of(model.graph)
     labels = labels_of(logits)
     inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
@@ -110,6 +115,11 @@ def to_ragged(
     tell(result, accepted)
     onnx.checker.check_model(result)
     return result
+
+
+def takes_one_row(graph: GraphProto) -> bool:
+    """Whether the graph was made for one row at a time."""
+    return any(dim.dim_value == 1 for value in graph.input for dim in value.type.tensor_type.shape.dim[:1])
 
 
 def logits_of(graph: GraphProto) -> ValueInfoProto:

@@ -66,8 +66,6 @@ def check_usable(found: Found, name: str, activation: Activation, precision: str
             f"{name} is quantised already, to int8: prepare it for a CPU with --precision int8, or take the model as "
             "it was before"
         )
-    if found.one_row and device == "gpu":
-        raise UnsupportedError(f"{name} takes one text at a time, a GPU needs many: export it with dynamic axes")
 
 
 def _compare(path: Path, original: Path, found: Found) -> None:

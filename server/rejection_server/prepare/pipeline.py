@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rejection_server.graph.original import Found
 from rejection_server.prepare import gate, repository, served
+from rejection_server.prepare.adapter import merged
 from rejection_server.prepare.build import Built, Plan, Precision, build
 from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.configuration import Device, Shape
@@ -115,6 +116,9 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
     check_whole(source)
     report(f"{source.name}{'' if source.revision is None else ' at ' + source.revision}: {len(source.files)} files")
     with repository.workplace(options.output) as work:
+        if source.base is not None:
+            source = isolated(merged, source, work / "merged")
+            report("the adapter is merged into its base")
         case = _case(options, source, texts, work, report)
         chosen = _chosen(case, work, report)
         if chosen.missed:

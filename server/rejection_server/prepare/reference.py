@@ -90,7 +90,10 @@ def _export(model: Any, path: Path, max_length: int) -> None:
         # Weights beside the graph: as one message they would be held three times over.
         exported(model, max_length).save(str(path), external_data=True)
     except Exception as exc:  # torch.export raises dozens of kinds
-        reason = one_line(exc, 200)
+        cause: BaseException = exc  # around it PyTorch says for a page what its users may do
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = one_line(cause, 200)
         raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
 
 

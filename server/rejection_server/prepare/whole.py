@@ -25,8 +25,14 @@ from rejection_server.wording import one_line
 _LFS_POINTER = b"version https://git-lfs"
 _PICKLE_HEADS = (b"PK\x03\x04", b"\x80")
 """How files begin that PyTorch writes: an archive, or since long ago a bare pickle."""
-_SIZE = re.compile(r"_size$|_dim$|_heads?$|_layers?$|_embeddings$|^n_|^num_|^d_model$|^dim$")
-"""Settings that are numbers of something."""
+_SIZES = (
+    *("vocab_size", "hidden_size", "embedding_size", "intermediate_size", "num_hidden_layers", "num_hidden_groups"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "dim", "hidden_dim", "n_layers", "n_heads"),
+    *("n_layer", "n_head", "n_embd", "n_positions", "d_model", "d_ff", "d_kv", "num_layers", "num_heads"),
+    *("encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "encoder_attention_heads"),
+    *("decoder_attention_heads"),
+)
+"""Settings that are numbers of something, of which there is at least one, in the architectures that are common."""
 _LARGEST_SIZE = 10**8
 _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
@@ -79,10 +85,7 @@ def _check_json(path: Path) -> None:
 def check_settings(settings: Mapping[str, Any], path: Path) -> None:
     """Raise CorruptedError or UnsupportedError if the model's configuration holds what no model can have."""
     for name, value in settings.items():
-        if value is None or not _SIZE.search(name):
-            continue
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if isinstance(value, str | dict | bool) or (whole and not 0 <= value <= _LARGEST_SIZE):
+        if name in _SIZES and value is not None and not _is_size(value):
             raise CorruptedError(f"{path} says {name} {_shown(value)}, which is no possible size: mend it")
     for name in _LAYERS:
         if isinstance(settings.get(name), int) and settings[name] > _MOST_LAYERS:
@@ -98,6 +101,10 @@ def check_settings(settings: Mapping[str, Any], path: Path) -> None:
             f"the weights are quantised already (quantization_config in {path}): take the model as it was before, "
             "its weights are quantised here"
         )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIZE
 
 
 def _are_labels(value: object) -> bool:
