@@ -26,6 +26,7 @@ from faults import folders
 from rejection_server.commands import command
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare import cli, served
+from rejection_server.prepare.answers import Answers
 from support.repository import tokenizing
 
 LONGEST_S = 300
@@ -56,19 +57,21 @@ class _HangError(BaseException):
     pass
 
 
-def without_server(repository: Path, texts: Sequence[str]) -> served.Answers:
+def without_server(repository: Path, texts: Sequence[str]) -> Answers:
     """What the repository's files answer: the server adds nothing to what is looked at here but time."""
     session = onnxruntime.InferenceSession(str(next(repository.glob("classifier/*/model.onnx"))))
     accepted = TokenIds.of(session.get_modelmeta().custom_metadata_map)
     assert accepted is not None
     tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", accepted.longest_row)
-    rows = tokenizer.token_ids(list(texts))
-    probabilities = []
+    whole = tokenizer.token_ids(list(texts))
+    rows = [tokenizer.truncate(row, accepted.longest_row) for row in whole]
+    answers = []
     for row in rows:
-        ids = np.asarray(tokenizer.truncate(row, accepted.longest_row), np.int64)
-        feed = {"input_ids": ids, "sequence_lengths": np.asarray([[len(ids)]], np.int32)}
-        probabilities.append(session.run(["probabilities"], feed)[0])
-    return served.Answers(np.concatenate(probabilities).astype(np.float64), tuple(len(row) for row in rows))
+        feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
+        answers.append(session.run(["logits", "probabilities"], feed))
+    logits, scores = (np.concatenate(parts).astype(np.float64) for parts in zip(*answers, strict=True))
+    labels = (repository / "rejection" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    return Answers(tuple(labels), tuple(map(tuple, rows)), tuple(map(len, whole)), logits, scores)
 
 
 def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:

@@ -75,8 +75,9 @@ def to_ragged(
 
     The result has the inputs ``input_ids`` int64 [tokens of all rows] and ``sequence_lengths`` int32 [rows, 1], and
     ignores ids of -1, with which rows of one request are filled up (``sequence_lengths`` counts them). It has the
-    outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits, or
-    their sigmoid for models whose labels do not exclude each other. ``pad_id`` matters to the padded form only.
+    outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits,
+    their sigmoid for models whose labels do not exclude each other, or the logits themselves. ``pad_id`` matters to the
+    padded form only.
 
     A row without tokens is scored as the one token 0. A row that holds ids or more tokens than ``model`` can take,
     which ``accepted`` says, is answered with NaN. Neither changes another row's scores.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.opset import at_least_opset
@@ -30,6 +30,7 @@ from rejection_server.prepare.errors import (
 )
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.onnx_file import load_onnx
+from rejection_server.prepare.tokenizer import SAMPLED_LENGTHS, SEGMENTS
 from rejection_server.prepare.weights import attach, detach
 from rejection_server.wording import one_line
 
@@ -39,7 +40,6 @@ FASTER = 0.95
 """The optimised graph is taken if it needs less than this share of the plain one's time."""
 PACKED_SLOWER = 1.05
 """The packed form may take this share of the loop's time for a text alone: what it gains, short texts in a batch do."""
-TIMED_LENGTHS = (16, 128)
 TIMED_RUNS = 8
 LARGEST_FILE = 2**31 - 1
 
@@ -143,7 +143,7 @@ def _why(exc: Exception) -> str:
 
 def write_varlen(padded: Path, path: Path, plan: Plan) -> None:
     """Write the varlen form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
@@ -158,7 +158,7 @@ def write_twin(path: Path, twin: Path) -> None:
 
 def write_packed(padded: Path, path: Path, plan: Plan) -> None:
     """Write the packed form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     _write(
         to_packed(model, heads=plan.model.heads, int8=plan.precision == "int8", activation=plan.model.activation), path
     )
@@ -195,7 +195,7 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
 
 def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     """Write the served form of the padded model to `served`; raises what `build` does."""
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
@@ -216,15 +216,31 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     _write(ragged, served)
 
 
-def _read(path: Path, labels: int) -> ModelProto:
+def _read(path: Path, described: Description) -> ModelProto:
     model = load_onnx(path)
     drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open
         shape = value.type.tensor_type.shape.dim
         if len(shape) == 2 and not shape[1].dim_value:
-            shape[1].dim_value = labels
+            shape[1].dim_value = len(described.labels)
+    _fix_segment(model.graph, described.segment)
     return model
+
+
+def _fix_segment(graph: GraphProto, segment: int) -> None:
+    """Make the input `token_type_ids`, if there is one, a constant; the served forms know no segment but 0."""
+    given = [value for value in graph.input if value.name == SEGMENTS]
+    if not given or segment == 0:
+        return
+    graph.input.remove(given[0])
+    constant = helper.make_tensor("segment", TensorProto.INT64, [1], [segment])
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["segment_shape"]),
+        helper.make_node("ConstantOfShape", ["segment_shape"], [SEGMENTS], value=constant),
+    ]
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
 
 
 def embedding_rows(model: ModelProto) -> int | None:
@@ -257,7 +273,7 @@ def fuse(padded: Path, fused: Path, plan: Plan) -> None:
     """Write the padded model as onnxruntime's transformer optimiser leaves it, the weights in a file beside it."""
     from onnxruntime.transformers.optimizer import optimize_model
 
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     logging.disable(logging.WARNING)  # this process ends soon; what fused and what did not is not for who prepares
     tables = detach(model, only_tables=True)
     result = optimize_model(
@@ -289,21 +305,23 @@ def milliseconds(paths: list[Path], plan: Plan) -> list[dict[str, float]]:
     The graphs take turns, and on a CPU its own time counts: whatever else the machine does must not decide.
     """
     clock = time.thread_time if plan.device == "cpu" else time.perf_counter
-    sessions = [_session(path, plan.device) for path in paths]
+    sessions = [session(path, plan.device) for path in paths]
     best: list[dict[str, float]] = [{} for _ in paths]
-    for length in sorted({min(length, plan.model.model_max_length) for length in TIMED_LENGTHS}):
-        ids = np.arange(length, dtype=np.int64) % 7 + 5
+    for row in plan.model.sample_rows[: len(SAMPLED_LENGTHS)]:
+        length = len(row)
+        ids = np.asarray(row, dtype=np.int64)
         feed = {"input_ids": ids, "sequence_lengths": np.asarray([[length]], dtype=np.int32)}
         for _ in range(TIMED_RUNS):
-            for session, times in zip(sessions, best, strict=True):
+            for running, times in zip(sessions, best, strict=True):
                 begin = clock()
-                session.run(["logits"], feed)
+                running.run(["logits"], feed)
                 elapsed = round((clock() - begin) * 1000, 2)
                 times[str(length)] = min(elapsed, times.get(str(length), elapsed))
     return best
 
 
-def _session(path: Path, device: Device) -> Any:
+def session(path: Path, device: Device) -> Any:
+    """The graph at `path` on one thread of that device."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
