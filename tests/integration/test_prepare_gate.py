@@ -75,6 +75,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tiny_transformers.make(work / "original", "bert", labels=LABELS)
     edit_json(
         folder / "tokenizer_config.json",
+        tokenizer_class="TokenizersBackend",  # that of BERT would make the template anew
         truncation_side="left",
         split_special_tokens=True,
         model_max_length=None,

@@ -1,6 +1,8 @@
 """Makes a checked model repository of any Hugging Face text classifier. Build time only.
 
-source      a hub id or folder: which files are needed, are they whole
+source      a hub id (hub) or folder: which files are needed; whole: are they what they should be
+adapter     a PEFT adapter merged into its base
+onnx_file   the model's own ONNX file, in the form that is built on
 describe    labels, lengths and tokenizer of the model; tokenizer: that as the server reads it
 edges       texts at which two readings of a model come apart
 reference   what a user of transformers' pipeline gets, in float32

@@ -17,18 +17,19 @@ from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Form, GraphError, to_ragged
 from rejection_server.graph.varlen import cpu_twin, to_varlen
-from rejection_server.graph.walk import drop_traces
+from rejection_server.graph.walk import drop_traces, graphs
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import (
-    CorruptedError,
     DiskFullError,
+    UnexpectedError,
     UnsupportedError,
     VocabularyError,
     disk_errors,
 )
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.onnx_file import load_onnx
 from rejection_server.prepare.tokenizer import SAMPLED_LENGTHS, SEGMENTS
 from rejection_server.prepare.weights import attach, detach
 from rejection_server.wording import one_line
@@ -73,6 +74,8 @@ class Plan:
     device: Device = "cpu"
     packed: bool = True
     """Whether the packed form, for a GPU the varlen form, may be taken."""
+    quantized: bool = False
+    """Whether the model is in int8 already, and stays as it is."""
 
 
 def build(padded: Path, served: Path, plan: Plan) -> Built:
@@ -113,7 +116,7 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
         raise
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no packed form", exc_info=True)
-        return f"not used: {one_line(exc, 160)}", None
+        return f"not used: {_why(exc)}", None
     finally:
         packed.unlink(missing_ok=True)
     return f"used: {speed}", times
@@ -129,8 +132,13 @@ def _varlen(padded: Path, served: Path, twin: Path, plan: Plan) -> str:
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no varlen form", exc_info=True)
         served.unlink(missing_ok=True)
-        return f"not used: {one_line(exc, 160)}"
+        return f"not used: {_why(exc)}"
     return "used"
+
+
+def _why(exc: Exception) -> str:
+    """Why a form was not taken: what an unforeseen error said is no fault here, where another form does as well."""
+    return one_line(exc.what if isinstance(exc, UnexpectedError) else exc, 160)
 
 
 def write_varlen(padded: Path, path: Path, plan: Plan) -> None:
@@ -174,7 +182,7 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
         raise
     except Exception as exc:  # the optimiser raises whatever its fusions stumble over
         _log.info("the transformer optimiser failed", exc_info=True)
-        return Built(f"not used: it failed ({one_line(exc, 120)})", {}, form)
+        return Built(f"not used: it failed ({_why(exc)})", {}, form)
     finally:
         for path in (fused, fused.with_name(f"{fused.name}.data")):
             path.unlink(missing_ok=True)
@@ -191,7 +199,7 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
-    model = in_precision(model, plan.precision)
+    model = at_least_opset(model, _OLDEST) if plan.quantized else in_precision(model, plan.precision)
     weights = detach(model)
     try:
         ragged = to_ragged(
@@ -209,10 +217,7 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
 
 
 def _read(path: Path, described: Description) -> ModelProto:
-    try:
-        model = onnx.load(path)
-    except Exception as exc:  # protobuf's own error, or a missing file with the weights
-        raise CorruptedError(f"{path.name} is not a readable ONNX file: {one_line(exc, 200)}") from exc
+    model = load_onnx(path)
     drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open
@@ -253,7 +258,10 @@ def embedding_rows(model: ModelProto) -> int | None:
 def in_precision(model: ModelProto, precision: Precision) -> ModelProto:
     """The padded float32 model in that precision, its inputs and outputs as they were; it may change `model`."""
     if precision == "int8":
-        return quantize_per_token(model)
+        quantized = quantize_per_token(model)
+        if all(node.op_type != "MatMulIntegerToFloat" for graph in graphs(quantized.graph) for node in graph.node):
+            raise UnsupportedError("the model has no matrix of weights to quantise: prepare it with --precision fp32")
+        return quantized
     if precision == "fp16":
         return to_float16(model)
     if any(entry.domain in ("", "ai.onnx") and entry.version < _OLDEST for entry in model.opset_import):

@@ -9,13 +9,15 @@ from typing import Any
 from rejection_server.graph.from_torch import exported
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
-from rejection_server.prepare.source import PICKLE, SAFETENSORS
+from rejection_server.prepare.source import PICKLES, SAFETENSORS
+from rejection_server.prepare.weights import check_finite
 from rejection_server.wording import one_line
 
 
 def check_weights(folder: Path, weights: str, described: Description) -> None:
     """Raise UnsupportedError, VocabularyError or CorruptedError unless the weights are a trained classifier's."""
     model = _load(folder, weights)
+    check_finite(model, weights)
     check_vocabulary(described.largest_id, model.get_input_embeddings().num_embeddings)
 
 
@@ -32,7 +34,10 @@ def export(folder: Path, weights: str, described: Description, path: Path) -> No
         # Weights beside the graph: as one message they would be held three times over.
         exported(model, described.model_max_length, described.segment).save(str(path), external_data=True)
     except Exception as exc:  # torch.export raises dozens of kinds
-        reason = one_line(exc, 200)
+        cause: BaseException = exc  # around it PyTorch says for a page what its users may do
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = one_line(cause, 200)
         raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
 
 
@@ -49,7 +54,7 @@ def _load(folder: Path, weights: str) -> Any:
             folder,
             trust_remote_code=False,
             local_files_only=True,
-            use_safetensors=weights != PICKLE,
+            use_safetensors=weights not in PICKLES,
             dtype=torch.float32,
             attn_implementation="eager",  # plain operators, which onnxruntime fuses
             output_loading_info=True,

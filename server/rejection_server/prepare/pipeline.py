@@ -9,19 +9,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from rejection_server.graph.original import Found
 from rejection_server.prepare import gate, repository, served
+from rejection_server.prepare.adapter import merged
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.build import Built, Plan, Precision, build
+from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.configuration import Device, Shape, rendered
 from rejection_server.prepare.describe import Description, describe
-from rejection_server.prepare.errors import GateError, PrepareError
+from rejection_server.prepare.errors import CorruptedError, GateError, PrepareError
 from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.onnx_file import check_usable, read_onnx
 from rejection_server.prepare.proof import answers_in_float32, shortest_row
 from rejection_server.prepare.recorded import Recorded
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline, has_torch
-from rejection_server.prepare.source import TOKENIZER_JSON, Source, digest, find_source
+from rejection_server.prepare.source import TOKENIZER_JSON, Source, find_source
 from rejection_server.prepare.tokenizer import ids_as_served, write_served_tokenizer
+from rejection_server.prepare.whole import check_whole, stored_as
 
 SAMPLE = Path(__file__).parent / "texts.jsonl"
 FEWEST_TEXTS = 200
@@ -84,6 +91,8 @@ class _Case:
     """How many of these are edge cases."""
     padded: Path
     """The model as ONNX: padded ids and mask in, logits out."""
+    found: Found | None
+    """What its own ONNX file held; None where it was exported."""
     reference: str
     """Who gave the answers that count."""
     expected: Answers
@@ -92,6 +101,11 @@ class _Case:
     def compared_texts(self) -> list[str]:
         """The texts that the original has an answer to."""
         return [self.texts[index] for index in self.compared]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its own ONNX file is in int8 already."""
+        return self.found is not None and self.found.weights == "int8"
 
 
 @dataclass(frozen=True)
@@ -115,8 +129,12 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
     repository.check_output(options.output)
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
+    check_whole(source)
     report(f"{source.name}{'' if source.revision is None else ' at ' + source.revision}: {len(source.files)} files")
     with repository.workplace(options.output) as work:
+        if source.base is not None:
+            source = isolated(merged, source, work / "merged")
+            report("the adapter is merged into its base")
         case = _case(options, source, texts, work, report)
         chosen = _chosen(case, work, report)
         if chosen.missed:
@@ -166,6 +184,7 @@ def _described(model: Description) -> str:
 def _case(options: Options, source: Source, texts: list[str], work: Path, report: Callable[[str], None]) -> _Case:
     """Describe the model and ask the original; its tokenizer, and its ONNX file if it had none, go to `work`."""
     tried = isolated(describe, source.folder, options.max_length, options.positive_label)
+    source, graph, found = _own_graph(options, source, tried, work, report)
     everything = [*texts, *(text for text in tried.edge_texts if text not in set(texts))]
     if source.weights is not None:
         isolated(check_weights, source.folder, source.weights, tried)
@@ -173,8 +192,7 @@ def _case(options: Options, source: Source, texts: list[str], work: Path, report
         torch, transformers = (importlib.metadata.version(name) for name in ("torch", "transformers"))
         reference = f"the pipeline of transformers {transformers} on PyTorch {torch} in float32"
     else:
-        assert source.onnx is not None
-        answered = isolated(answers_of_onnx, source.folder, source.onnx, everything, tried.model_max_length)
+        answered = isolated(answers_of_onnx, source.folder, graph, everything, tried.model_max_length)
         reference = f"onnxruntime {importlib.metadata.version('onnxruntime')} (the original ONNX file)"
     rows = isolated(write_served_tokenizer, source.folder, work / TOKENIZER_JSON, answered.longest)
     model = tried.of_length(answered.longest, rows)
@@ -184,21 +202,44 @@ def _case(options: Options, source: Source, texts: list[str], work: Path, report
         report(line)
     compared = [index for index, answer in enumerate(answered.answers) if isinstance(answer, Answer)]
     expected = Answers.expected([a for a in answered.answers if isinstance(a, Answer)], model.labels)
+    if not np.isfinite(expected.logits).all():
+        raise CorruptedError("the original answers texts with what is not a number: the model's weights are damaged")
     shape = Shape(model.labels, model.model_max_length, model.activation, options.device)
     version = 1 if options.version is None else options.version
     if _adds(options):
         repository.check_version(options.output, shape, version, work / TOKENIZER_JSON)
     edge_cases = sum(index >= len(texts) for index in compared)
-    padded = source.folder / source.onnx if source.onnx else work / "padded.onnx"
-    case = _Case(options, source, model, shape, version, everything, compared, edge_cases, padded, reference, expected)
+    case = _Case(
+        options, source, model, shape, version, everything, compared, edge_cases, graph, found, reference, expected
+    )
     _check_tokens(case, work)
     if source.onnx is None:
         assert source.weights is not None
-        isolated(export, source.folder, source.weights, model, padded)
+        isolated(export, source.folder, source.weights, model, graph)
     if _precisions(options)[0] != "fp32":
         _prove(case, work)
         report("the served form answered them in float32 like the original")
     return case
+
+
+def _own_graph(
+    options: Options, source: Source, model: Description, work: Path, report: Callable[[str], None]
+) -> tuple[Source, Path, Found | None]:
+    """The model's own ONNX file in the form that is built on, and what was found in it; None where one is exported.
+
+    A file of less than float32 is left aside where there are weights. Raises UnsupportedError or CorruptedError.
+    """
+    padded = work / "padded.onnx"
+    if source.onnx is None:
+        return source, padded, None
+    found = isolated(read_onnx, source.folder / source.onnx, padded)
+    if told := found.told():
+        report(f"{source.onnx} holds {told}")
+    if found.weights != "fp32" and source.weights is not None:
+        report(f"{source.onnx} is left aside for {source.weights}")
+        return source.without_onnx(), work / "exported.onnx", None
+    check_usable(found, source.onnx, model.activation, options.precision, options.device)
+    return source, padded if found.changed else source.folder / source.onnx, found
 
 
 def _notes(answered: Reference, texts: Sequence[str], longest: int) -> list[str]:
@@ -259,29 +300,32 @@ def _precisions(options: Options) -> Sequence[Precision]:
     return (chosen, "fp32") if gives_way else (chosen,)
 
 
-def _attempts(options: Options) -> Sequence[tuple[Precision, bool]]:
+def _attempts(case: _Case) -> Sequence[tuple[Precision, bool]]:
     """What is tried, one after the other: a precision, and whether it may be packed (for a GPU varlen).
 
     The packed form's int8 rounds differently from the loop's, so either may pass where the other does not.
     """
-    return [(precision, packed) for precision in _precisions(options) for packed in (True, False)]
+    if case.quantized:
+        return [("int8", False)]
+    return [(precision, packed) for precision in _precisions(case.options) for packed in (True, False)]
 
 
 def _chosen(case: _Case, work: Path, report: Callable[[str], None]) -> _Candidate:
     """The first candidate that answers like the original, or else the last one."""
     better, other = ("varlen", "padded") if case.options.device == "gpu" else ("packed", "loop")
-    precisions = _precisions(case.options)
+    attempts = _attempts(case)
     form = better
-    for precision, packed in _attempts(case.options):
+    for precision, packed in attempts:
         if not packed and form != better:
             continue  # it would be the same graph again
-        candidate = _candidate(case, Plan(case.model, precision, case.options.device, packed), work, report)
+        plan = Plan(case.model, precision, case.options.device, packed, case.quantized)
+        candidate = _candidate(case, plan, work, report)
         form, missed = candidate.built.form, "; ".join(candidate.missed)
         if not missed:
             break
         if form == better:
             report(f"warning: {form} {precision} is not good enough here, taking {other}: {missed}")
-        elif precision != precisions[-1]:
+        elif precision != attempts[-1][0]:
             report(f"warning: {precision} is not good enough for this model, taking fp32: {missed}")
         else:
             break
@@ -342,6 +386,8 @@ def _facts(case: _Case, chosen: _Candidate) -> dict[str, Any]:
         "revision": source.revision,
         "architecture": case.model.architecture,
         **asdict(chosen.shape),
+        "original_precision": case.found.weights if case.found else stored_as(source),
+        "original_onnx": case.found.told() if case.found else "",
         "problem_type": case.model.problem_type,
         "positive_label": case.model.positive_label,
         "precision": chosen.precision,
@@ -349,7 +395,7 @@ def _facts(case: _Case, chosen: _Candidate) -> dict[str, Any]:
         "packed": built.packed,
         "optimizer": built.optimizer,
         "milliseconds_by_tokens": built.milliseconds,
-        "inputs_sha256": {name: digest(source.folder / name) for name in source.files},
+        "inputs_sha256": source.checksums(),
         "sha256": digest(repository.version_folder(chosen.folder, case.version) / "model.onnx"),
         "gate": {
             "reference": case.reference,

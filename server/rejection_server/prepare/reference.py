@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rejection_server.prepare.errors import CorruptedError, UnsupportedError
+from rejection_server.prepare.errors import UnsupportedError
+from rejection_server.prepare.onnx_file import open_onnx
 from rejection_server.wording import one_line
 
 SHORTEST = 16
@@ -95,8 +96,8 @@ def answers_of_pipeline(folder: Path, texts: Sequence[str], longest: int) -> Ref
     return _answers(ask, texts, longest, pipe.tokenizer.model_max_length)
 
 
-def answers_of_onnx(folder: Path, onnx: str, texts: Sequence[str], longest: int) -> Reference:
-    """What the model's own ONNX file answers to what transformers' tokenizer makes of the texts.
+def answers_of_onnx(folder: Path, onnx: Path, texts: Sequence[str], longest: int) -> Reference:
+    """What the model's own ONNX file at `onnx` answers to what transformers' tokenizer makes of the texts.
 
     For where there is no PyTorch, or no weights beside the file. `longest` is the most tokens that a text may have.
     Raises UnsupportedError or CorruptedError.
@@ -106,7 +107,7 @@ def answers_of_onnx(folder: Path, onnx: str, texts: Sequence[str], longest: int)
     transformers.utils.logging.set_verbosity_error()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    session = _open(folder / onnx)
+    session = open_onnx(onnx)
     inputs = {value.name for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
     output = "logits" if "logits" in outputs else outputs[0]
@@ -120,7 +121,7 @@ def answers_of_onnx(folder: Path, onnx: str, texts: Sequence[str], longest: int)
         (logits,) = session.run([output], {name: value for name, value in given.items() if name in inputs})
         if logits.shape != (1, len(labels)):
             raise UnsupportedError(
-                f"{onnx} is not a text classifier with {len(labels)} labels: its output '{output}' has the shape "
+                f"{onnx.name} is not a text classifier with {len(labels)} labels: its output '{output}' has the shape "
                 f"{list(logits.shape)}"
             )
         raw = logits[0].astype(np.float64)
@@ -182,14 +183,3 @@ def _why_not(ask: Callable[[int], Answer], length: int) -> str | None:
     except Exception as exc:  # whatever the tokenizer or the model raises
         return one_line(exc, 200)
     return None
-
-
-def _open(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # onnxruntime raises nothing narrower
-        raise CorruptedError(f"onnxruntime cannot read {path.name}: {one_line(exc)}") from exc
