@@ -1,6 +1,7 @@
 """The gate refuses what does not answer as transformers' pipeline does: each kind of mistake, made on purpose."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from rejection_server.prepare import gate
+from rejection_server.prepare import gate, pipeline
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.describe import Description, describe
-from rejection_server.prepare.export import export
+from rejection_server.prepare.errors import GateError
+from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.pipeline import SAMPLE, read_texts
 from rejection_server.prepare.proof import answers_in_float32
-from rejection_server.prepare.reference import Answer, answers_of_pipeline
+from rejection_server.prepare.reference import Answer, Reference, answers_of_pipeline
 from rejection_server.prepare.tokenizer import write_served_tokenizer
 from support import tiny_transformers
 
@@ -38,6 +40,7 @@ class Case:
     model: Description
     texts: list[str]
     edge_cases: int
+    answered: Reference
     expected: Answers
     padded: Path
     tokenizer_json: Path
@@ -63,9 +66,8 @@ def case_of(folder: Path, work: Path) -> Case:
     expected = Answers.expected([a for a in answered.answers if isinstance(a, Answer)], model.labels)
     assert expected.logits.std(axis=0).min() > 0.05, "the texts' answers differ, or equal ones would prove nothing"
     export(folder, "model.safetensors", model, work / "padded.onnx")
-    return Case(
-        folder, model, texts, len(described.edge_texts), expected, work / "padded.onnx", work / "tokenizer.json"
-    )
+    paths = work / "padded.onnx", work / "tokenizer.json"
+    return Case(folder, model, texts, len(described.edge_texts), answered, expected, *paths)
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +211,33 @@ def test_positions_counted_from_the_padding_id(roberta: Case, tmp_path: Path, mu
     wrong = mutation(roberta, tmp_path)
     found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, wrong.model, roberta.texts)
     assert roberta.refusals(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("sigmoid", "the model's graph in float32 does not answer like the original, so nothing was written"),
+        ("truncation side", "the served tokenizer does not do what the original's does: .* texts have other tokens"),
+    ],
+)
+def test_prepare_ends_there(bert: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, says: str) -> None:
+    """The steps that were made above are not made again."""
+    wrong = MUTATIONS[kind](bert, tmp_path)
+    usual = len(bert.texts) - bert.edge_cases
+
+    def write_tokenizer(_folder: Path, path: Path, _longest: int) -> tuple[tuple[int, ...], ...]:
+        shutil.copyfile(wrong.tokenizer_json, path)
+        return wrong.model.sample_rows
+
+    made: dict[Any, Callable[..., Any]] = {
+        describe: lambda *_: wrong.model,
+        check_weights: lambda *_: None,
+        answers_of_pipeline: lambda *_: bert.answered,
+        write_served_tokenizer: write_tokenizer,
+        export: lambda _folder, _weights, _model, path: onnx.save(onnx.load(bert.padded), path),
+    }
+    monkeypatch.setattr(pipeline, "isolated", lambda step, *given: made.get(step, step)(*given))
+    monkeypatch.setattr(pipeline, "read_texts", lambda _: bert.texts[:usual])
+    with pytest.raises(GateError, match=says):
+        pipeline.prepare(pipeline.Options(model=str(bert.folder), output=tmp_path / "served"))
+    assert not (tmp_path / "served").exists()

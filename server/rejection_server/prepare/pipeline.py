@@ -178,7 +178,8 @@ def _described(model: Description) -> str:
     if model.model_max_length < model.longest_possible:
         length += f" (the model itself takes {model.longest_possible}: see --max-length)"
     names = ", ".join(model.labels[:5]) + (", ..." if len(model.labels) > 5 else "")
-    return f"{model.architecture}, {len(model.labels)} labels ({names}), {model.activation}, {length}"
+    scores = "raw scores" if model.activation == "none" else model.activation
+    return f"{model.architecture}, {len(model.labels)} labels ({names}), {scores}, {length}"
 
 
 def _case(options: Options, source: Source, texts: list[str], work: Path, report: Callable[[str], None]) -> _Case:
