@@ -13,7 +13,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.errors import UnsupportedError
-from rejection_server.prepare.pipeline import Options, Prepared, prepare
+from rejection_server.prepare.options import Options
+from rejection_server.prepare.pipeline import Prepared, prepare
 from support import tiny_transformers
 from support.kserve import Wire
 from support.tiny_transformers import transformers
