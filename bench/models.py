@@ -20,6 +20,7 @@ from bench.settings import BUILD, REPOSITORY, ROOT
 from rejection_server.prepare import pipeline
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.options import Options
 from rejection_server.prepare.reference import has_torch
 from rejection_server.prepare.source import find_source
 
@@ -125,7 +126,7 @@ def _make(name: str, folder: Path, report: Report) -> None:
     source = find_source(name, None, has_torch=has_torch())
     if source.folder != checkpoint:
         shutil.copytree(source.folder, checkpoint)
-    longest = isolated(describe, checkpoint, mixed_texts()[:8], None, folder / "tokenizer.json").model_max_length
+    longest = isolated(describe, checkpoint, None, None).model_max_length
     isolated(write_padded, checkpoint, checkpoint / source.onnx if source.onnx else None, longest, padded)
     isolated(quantize, padded, folder / "int8.onnx")
     # Without weights the exported graph is what the repositories are made of, and compared with.
@@ -135,7 +136,7 @@ def _make(name: str, folder: Path, report: Report) -> None:
     (graph / "onnx" / "model.onnx").hardlink_to(padded)
     for precision, served in (("float32", "fp32"), ("int8", "int8")):
         # Whether int8 is good enough for this model is not asked here: the benchmark states the difference.
-        options = pipeline.Options(
+        options = Options(
             model=str(graph),
             output=folder / f"repository-{precision}",
             precision=served,  # type: ignore[arg-type]  # a literal that a loop widens to str

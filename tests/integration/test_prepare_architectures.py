@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.varlen import to_varlen
 from rejection_server.prepare import build, gate
-from rejection_server.prepare.pipeline import SAMPLE, Options, prepare, read_texts
+from rejection_server.prepare.options import SAMPLE, Options, read_texts
+from rejection_server.prepare.pipeline import prepare
 from support import tiny_transformers
 from support.repository import tokenizing
 from support.tiny_transformers import torch, transformers

@@ -16,7 +16,8 @@ import pytest
 
 from rejection_server.commands import command
 from rejection_server.prepare.errors import PrepareError
-from rejection_server.prepare.pipeline import Options, prepare
+from rejection_server.prepare.options import Options
+from rejection_server.prepare.pipeline import prepare
 from rejection_server.prepare.reference import answers_of_torch
 from rejection_server.prepare.source import find_source
 from support import tiny_transformers
