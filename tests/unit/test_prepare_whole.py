@@ -96,11 +96,13 @@ def test_weights_that_are_quantised_already(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "says"),
     [
-        ({}, "its weight_map must name a file of this folder for each tensor"),
-        ({"weight": "../../etc/passwd"}, "its weight_map must name a file of this folder"),
-        ({"weight": "/etc/passwd"}, "its weight_map must name a file of this folder"),
-        ({"weight": ".."}, "its weight_map must name a file of this folder"),
-        ({"weight": 3}, "its weight_map must name a file of this folder"),
+        ({}, "its weight_map must name a .safetensors file of this folder for each tensor"),
+        ({"weight": "../../etc/passwd"}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": "/etc/passwd"}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": ".."}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": "pytorch_model.bin"}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": ["a.safetensors"]}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": 3}, "its weight_map must name a .safetensors file of this folder"),
         ({"weight": "part.safetensors"}, "names part.safetensors, which is not in the folder"),
     ],
 )

@@ -15,7 +15,7 @@ from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import CorruptedError, GateError
 from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.isolated import isolated
-from rejection_server.prepare.onnx_file import check_usable, read_onnx
+from rejection_server.prepare.onnx_file import check_raw, check_usable, read_onnx
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.proof import answers_in_float32
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline
@@ -80,6 +80,8 @@ def make_case(options: Options, source: Source, texts: list[str], work: Path, re
     expected = Answers.expected([a for a in answered.answers if isinstance(a, Answer)], model.labels)
     if not np.isfinite(expected.logits).all():
         raise CorruptedError("the original answers texts with what is not a number: the model's weights are damaged")
+    if source.weights is None:
+        check_raw(expected.logits, str(source.onnx))
     shape = Shape(model.labels, model.model_max_length, model.activation, options.device)
     version = 1 if options.version is None else options.version
     if options.adds_version:
