@@ -20,9 +20,9 @@ def check_weights(folder: Path, weights: str, described: Description) -> None:
 
     if not hasattr(transformers, described.architecture):
         raise UnsupportedError(
-            f"transformers has no {described.architecture}, which config.json names under architectures: that is code of "
-            "the model's own, which is not run, and another class would answer otherwise; where you trust it, export the "
-            "model to ONNX and prepare a folder with onnx/model.onnx and no weights"
+            f"transformers has no {described.architecture}, which config.json names under architectures: it is code of "
+            "the model's own, which is not run, and another class would answer otherwise; where you trust it, export "
+            "the model to ONNX and prepare a folder with onnx/model.onnx and no weights"
         )
     model = _load(folder, weights)
     check_finite(model, weights)
