@@ -17,6 +17,14 @@ from rejection_server.wording import one_line
 
 def check_weights(folder: Path, weights: str, described: Description) -> None:
     """Raise UnsupportedError, VocabularyError or CorruptedError unless the weights are a trained classifier's."""
+    import transformers
+
+    if not hasattr(transformers, described.architecture):
+        raise UnsupportedError(
+            f"transformers has no {described.architecture}, which config.json names under architectures: it is code of "
+            "the model's own, which is not run, and another class would answer otherwise; where you trust it, export "
+            "the model to ONNX and prepare a folder with onnx/model.onnx and no weights"
+        )
     model = _load(folder, weights)
     check_finite(model, weights)
     check_vocabulary(described.largest_id, model.get_input_embeddings().num_embeddings)
