@@ -59,7 +59,8 @@ def ids_as_served_by(folder: Path, work: Path) -> list[tuple[int, ...]]:
     write_served_tokenizer(folder, work / "tokenizer.json", 128)
     rows = ids_as_served(work / "tokenizer.json", TEXTS, 128)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert rows == [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
+    expected = [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
+    assert rows == [ids or (0,) for ids in expected]
     return rows
 
 
