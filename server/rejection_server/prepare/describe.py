@@ -1,6 +1,7 @@
 """What a model's configuration and tokenizer say: labels, lengths, and the tokenizer as one file."""
 
-import importlib.util
+import functools
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -143,17 +144,14 @@ def check_served_tokenizer(path: Path, model_max_length: int) -> None:
         raise UnsupportedError(f"the model's tokenizer cannot be served: {one_line(exc)}") from exc
 
 
+@functools.cache
 def tokenizing() -> ModuleType:
-    """The tokenizer model's own module, which is not a package."""
-    name = "rejection_server_tokenizing"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, MODEL_REPOSITORY / "tokenizer" / "1" / "tokenizing.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    """The tokenizer model's own module, which finds those beside it as it does in Triton: by the search path."""
+    sys.path.insert(0, str(MODEL_REPOSITORY / "tokenizer" / "1"))
+    try:
+        return importlib.import_module("tokenizing")
+    finally:
+        sys.path.pop(0)
 
 
 def _load_tokenizer(folder: Path) -> Any:
