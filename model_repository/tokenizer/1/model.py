@@ -64,8 +64,7 @@ class TritonPythonModel:
         if isinstance(request.correlation_id(), str):
             return _error(_STRING_ID, pb_utils.TritonError.INVALID_ARG)
         try:
-            decoded = decode(texts)
-            ids, counts = self._tokenizer.read(decoded, self._max_lengths(request, len(decoded)))
+            ids, counts = self._tokenizer.read(decode(texts), self._max_lengths(request, len(texts)))
         except TextError as error:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
         return pb_utils.InferenceResponse(

@@ -6,7 +6,7 @@ changing a token before it (``cuts.py``); so what a text costs is bounded, whate
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +32,23 @@ class TextError(ValueError):
     """A text or its option cannot be used; the message names the row and what is wrong with it."""
 
 
-def decode(texts: Sequence[bytes]) -> list[str]:
-    """Decode UTF-8. Raises :class:`TextError` naming the first row that is too long or not UTF-8."""
-    decoded = []
+def decode(texts: Sequence[bytes]) -> Iterator[str]:
+    """Decode UTF-8, each text when its turn comes: decoded it may take four times as much memory.
+
+    Raises :class:`TextError` naming the first row that is too long or not UTF-8, before any is decoded.
+    """
     for row, text in enumerate(texts):
         if len(text) > MAX_TEXT_BYTES:
             raise TextError(
                 f"text in row {row} has {len(text)} bytes; at most {MAX_TEXT_BYTES} (1 MiB) are accepted, so split it"
             )
         try:
-            decoded.append(text.decode("utf-8"))
+            text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise TextError(
                 f"text in row {row} is not valid UTF-8: {error.reason} at byte {error.start}; encode it as UTF-8"
             ) from error
-    return decoded
+    return (text.decode("utf-8") for text in texts)
 
 
 def check_lengths(max_lengths: Sequence[int]) -> None:
@@ -88,7 +90,7 @@ class TextTokenizer:
                 return full[:start], full[start + len(bare) :]
         raise ValueError("this tokenizer does more than put special tokens around a text; such a one cannot be served")
 
-    def read(self, texts: Sequence[str], max_lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    def read(self, texts: Iterable[str], max_lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
         """Ids of each text cut to its ``max_length``, and its number of tokens.
 
         The number is exact up to 4096 (or twice the model's maximum) tokens that are found in the first
@@ -96,13 +98,16 @@ class TextTokenizer:
 
         Raises :class:`TextError` naming a row of which so many characters are too few: the ids would not be certain.
         """
-        whole = iter(self.token_ids([text for text in texts if len(text) <= self._first]))
-        rows, counts = [], []
+        short: dict[int, str] = {}
+        found: dict[int, list[int]] = {}
         for row, (text, max_length) in enumerate(zip(texts, max_lengths, strict=True)):
-            ids = next(whole) if len(text) <= self._first else self._beginning(text, row, max_length)
-            rows.append(self.truncate(ids, max_length))
-            counts.append(len(ids))
-        return rows, counts
+            if len(text) <= self._first:
+                short[row] = text
+            else:
+                found[row] = self._beginning(text, row, max_length)
+        found.update(zip(short, self.token_ids(list(short.values())), strict=True))
+        rows = [self.truncate(found[row], max_length) for row, max_length in enumerate(max_lengths)]
+        return rows, [len(found[row]) for row in range(len(rows))]
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text in full, special tokens included; at least one id."""

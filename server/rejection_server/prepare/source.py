@@ -24,6 +24,7 @@ from rejection_server.prepare.errors import (
     SourceError,
     UnsupportedError,
 )
+from rejection_server.prepare.inside import check_inside
 from rejection_server.wording import one_line
 
 CONFIG = "config.json"
@@ -133,6 +134,7 @@ def find_source(model: str, revision: str | None, *, has_torch: bool, allow_pick
         for name in files:
             if not (folder / name).is_file():
                 raise SourceError(f"{folder / SAFETENSORS_INDEX} names {name}, which is not in the folder")
+        check_inside(folder, files)
         return Source(model, None, folder, files, choice.onnx, choice.weights)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise SourceError(f"there is no folder {model}: name an existing one or an id on the hub, like name/model")
