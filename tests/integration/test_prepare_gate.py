@@ -243,7 +243,11 @@ def test_prepare_ends_there(bert: Case, tmp_path: Path, monkeypatch: pytest.Monk
         write_served_tokenizer: write_tokenizer,
         export: write_padded,
     }
-    monkeypatch.setattr(steps, "isolated", lambda step, *given: made.get(step, step)(*given))
+
+    def run(step: Callable[..., Any], *given: Any) -> Any:
+        return made.get(step, step)(*given)
+
+    monkeypatch.setattr(steps, "isolated", run)
     monkeypatch.setattr(pipeline, "read_texts", lambda _: bert.texts[:usual])
     with pytest.raises(GateError, match=says):
         pipeline.prepare(Options(model=str(bert.folder), output=tmp_path / "served"))
