@@ -187,7 +187,7 @@ def failures(figures: Sequence[Figures], thresholds: Thresholds) -> list[str]:
             mean=EDGE_MEAN * thresholds.mean if thresholds.largest >= 1 else thresholds.mean,
             ignore_borderline=True,
         )
-        missed += [f"of the edge cases {sentence}" for sentence in _failures(edge, allowed)]
+        missed += [f"{EDGE_CASES}: {sentence}" for sentence in _failures(edge, allowed)]
     return missed
 
 
