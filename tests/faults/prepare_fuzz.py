@@ -28,7 +28,7 @@ from rejection_server.commands import command
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare import cli, served
 from rejection_server.prepare.answers import Answers
-from support.repository import tokenizing
+from rejection_server.prepare.tokenizer import tokens_as_served
 
 LONGEST_S = 600
 LONGEST_SENTENCE = 900
@@ -63,16 +63,15 @@ def without_server(repository: Path, texts: Sequence[str]) -> Answers:
     session = onnxruntime.InferenceSession(str(next(repository.glob("classifier/*/model.onnx"))))
     accepted = TokenIds.of(session.get_modelmeta().custom_metadata_map)
     assert accepted is not None
-    tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", accepted.longest_row)
-    whole = tokenizer.token_ids(list(texts))
-    rows = [tokenizer.truncate(row, accepted.longest_row) for row in whole]
+    tokenizer_json = repository / "tokenizer" / "1" / "tokenizer.json"
+    rows, counts = tokens_as_served(tokenizer_json, texts, accepted.longest_row)
     answers = []
     for row in rows:
         feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
         answers.append(session.run(["logits", "probabilities"], feed))
     logits, scores = (np.concatenate(parts).astype(np.float64) for parts in zip(*answers, strict=True))
     labels = (repository / "rejection" / "labels.txt").read_text(encoding="utf-8").splitlines()
-    return Answers(tuple(labels), tuple(map(tuple, rows)), tuple(map(len, whole)), logits, scores)
+    return Answers(tuple(labels), tuple(rows), tuple(counts), logits, scores)
 
 
 def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:

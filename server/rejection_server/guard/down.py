@@ -290,12 +290,12 @@ class Caller(Session):
             self.reply(call, framing.framed(method.stopping))
             return
         message = framing.only_message(call.body, self._limit(call))
-        call.body.clear()
+        call.body = bytearray()
         if method.kind is Kind.INFER:
             held, call.held = call.held, 0
             context.inferences.begin(message, call.encoding, call, held, call.extra)
             return
-        content = message.content
+        content = bytes(message.content)
         if message.is_compressed:
             content = framing.inflated(content, call.encoding, MAX_PASSED_BYTES)
         exchange = Exchange(method.path, framing.framed(content), call, call.extra)

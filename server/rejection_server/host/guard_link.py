@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         port=endpoints.grpc_port,
         max_requests=most,
         max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
+        max_upstream_long=_long(configs.values()) or most,
         drain_timeout_s=float(options.exit_timeout_s),
         tls_certificate=options.tls_certificate,
         tls_key=options.tls_key,
@@ -75,6 +76,14 @@ def _read_configs(repository: Path, config_name: str | None) -> dict[str, Any]:
             config = model_config_pb2.ModelConfig()
         configs[folder.name] = config
     return configs
+
+
+def _long(configs: Iterable[Any]) -> int:
+    """Long requests at a time that leave an instance of the classifier to others; 0, no bound, on a GPU."""
+    groups = [list(config.instance_group) for config in configs]
+    if any(group.kind not in (group.KIND_CPU, group.KIND_AUTO) for model in groups for group in model):
+        return 0
+    return max([2, *(sum(group.count or 1 for group in model) for model in groups)]) - 1
 
 
 def _room(config: Any) -> int:

@@ -15,7 +15,6 @@ from typing import Literal
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
 
 __all__ = [
-    "METRICS_URL",
     "Endpoints",
     "LogLevel",
     "Runtime",
@@ -29,8 +28,6 @@ __all__ = [
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 LOOPBACK = "127.0.0.1"
-METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable that tells the models where Triton serves its metrics."""
 SMALLEST_CACHE_BYTES = 2**16
 CACHE_BYTES = 64 * 2**20
 
@@ -149,7 +146,7 @@ class Endpoints:
     http_port: int | None
     metrics_port: int
     publishes_metrics: bool
-    """Whether the metrics are for others than Triton's own models, which bound their queue by them."""
+    """Whether the metrics are for others than this machine."""
     guarded: tuple[int, int] | None = None
     """Triton's own ports for gRPC and metrics, on loopback, if the guard listens on those above."""
 
@@ -175,7 +172,7 @@ class Endpoints:
 
     @property
     def models_metrics(self) -> str:
-        """URL of Triton's own metrics for its models and the guard."""
+        """URL of Triton's own metrics for the guard."""
         port = self.metrics_port if self.guarded is None else self.guarded[1]
         if self.publishes_metrics and self.guarded is None:
             return f"http://{self._reachable(port)}/metrics"

@@ -17,7 +17,6 @@ from rejection_server.host.layout import lay_out
 from rejection_server.host.locate import TritonWheel, check_machine, find_wheel
 from rejection_server.host.machine import Machine
 from rejection_server.host.options import (
-    METRICS_URL,
     Endpoints,
     Runtime,
     ServeOptions,
@@ -225,8 +224,7 @@ class Server:
             self._processes = processes
             processes.start(
                 command,
-                # A guard bounds what waits, and the models need not.
-                {**layout.environment, METRICS_URL: "" if self.options.guard else endpoints.models_metrics},
+                layout.environment,
                 stop_grace_s=self.options.exit_timeout_s + UNLOAD_S,
                 guarded=self.options.guard,
             )
