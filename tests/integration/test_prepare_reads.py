@@ -54,14 +54,14 @@ def test_decoders_score_the_last_token(tmp_path: Path, architecture: str, pad: b
             write_graph(tmp_path / "padded.onnx", tmp_path / "batch.onnx", on_gpu)
 
 
-def ids_as_served_by(folder: Path, work: Path) -> tuple[tuple[int, ...], ...]:
+def ids_as_served_by(folder: Path, work: Path) -> list[tuple[int, ...]]:
     """Token ids of the texts as the server makes them, which must be those of the original."""
     write_served_tokenizer(folder, work / "tokenizer.json", 128)
     rows, _ = tokens_as_served(work / "tokenizer.json", TEXTS, 128)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     expected = [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
     assert list(rows) == [ids or (0,) for ids in expected]
-    return rows
+    return list(rows)
 
 
 def scores(graph: Path, rows: list[tuple[int, ...]]) -> np.ndarray[Any, Any]:
