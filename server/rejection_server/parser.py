@@ -1,0 +1,164 @@
+"""The command line of `rejection-server`: its commands, and the options of `serve`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from rejection_server import MODEL_REPOSITORY, __version__
+from rejection_server.commands import command
+
+__all__ = ["PROG", "parse"]
+
+PROG = command("serve")
+VERSION = f"rejection-server {__version__}"
+
+DESCRIPTION = """\
+Serve rejection detection with the Triton Inference Server, on this machine and without a container.
+
+Triton loads the model repository, warms every model up and answers gRPC until Ctrl-C or SIGTERM, which lets the
+requests in flight finish; a second Ctrl-C ends it at once.
+"""
+
+EPILOG = """\
+examples:
+  {serve}
+      serve on 127.0.0.1:8001, metrics on 127.0.0.1:8002
+  {serve} --host 0.0.0.0
+      serve other machines too
+  {serve} --grpc-port 0 --metrics-port off
+      on whatever port is free, publishing no metrics
+  {serve} --log-level info
+      show what Triton says while it loads
+  {serve} --cores 4 --cache-size 1G
+      use 4 cores of a larger machine, and remember more answers
+  {serve} --no-guard -- --model-control-mode=explicit '--load-model=*'
+      let trusted callers load and unload models
+  {serve} -- --model-load-thread-count=2
+      what follows -- goes to tritonserver as it is
+
+exit status:
+  Triton's own; 128 + N if signal N ended it; 1 if it could not be started, 2 for a wrong option
+"""
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of `serve`, and the arguments of tritonserver that follow `--`; exits with 2 for a wrong option."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(
+        prog="rejection-server",
+        description="Serve text classifiers on the Triton Inference Server.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("prepare", help="make a model repository of a Hugging Face text classifier")
+    serve = commands.add_parser(
+        "serve",
+        prog=PROG,
+        usage="%(prog)s [options] [-- TRITONSERVER_ARGUMENT ...]",
+        help="serve a model repository until stopped",
+        description=DESCRIPTION,
+        epilog=EPILOG.format(serve=PROG),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    serve.add_argument("--version", action="version", version=VERSION)
+    serve.add_argument(
+        "--repository",
+        type=Path,
+        default=MODEL_REPOSITORY,
+        metavar="FOLDER",
+        help="model repository (default: the bundled one)",
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address of this machine to listen on; 0.0.0.0 for all (default: %(default)s, this machine only)",
+    )
+    serve.add_argument(
+        "--grpc-port",
+        type=int,
+        default=8001,
+        metavar="PORT",
+        help="gRPC port; 0 takes a free one (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--no-guard",
+        action="store_true",
+        help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
+        "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
+    )
+    for name, what in (
+        ("certificate", "the server's certificate and its chain: callers then have to speak TLS"),
+        ("key", "the certificate's private key, not encrypted"),
+        ("client-ca", "authorities: only callers with a certificate of theirs are let in"),
+    ):
+        serve.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=what)
+    serve.add_argument(
+        "--http-port",
+        type=_port,
+        metavar="PORT",
+        help="HTTP port, Triton's own, without the guard; 0 takes a free one (default: off)",
+    )
+    serve.add_argument(
+        "--metrics-port",
+        type=_port,
+        default=8002,
+        metavar="PORT",
+        help="port of the Prometheus metrics; 0 takes a free one, off publishes none (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="what the classifier runs on; gpu takes a repository that was prepared for one, and first sees that the "
+        "GPU answers as the original did (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--cores",
+        type=int,
+        metavar="N",
+        help="cores to use: one classifier instance of one thread for each, and a tokenizer for every eight "
+        "(default: all that this process may use, its control group's limit included)",
+    )
+    serve.add_argument(
+        "--cache-size",
+        type=_size,
+        metavar="SIZE",
+        help="memory of the response cache, in bytes or with K, M, G: a repeated text is answered from it without "
+        "running a model; off is none (default: 64M; off with --model-control-mode, because Triton keeps the answers "
+        "of a model that has been replaced)",
+    )
+    serve.add_argument(
+        "--log-level",
+        choices=("error", "warning", "info", "verbose"),
+        default="warning",
+        help="least severe lines of Triton's log to show, on standard error (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--model-config-name",
+        metavar="NAME",
+        help="for each model that has one, use configs/NAME.pbtxt in place of its config.pbtxt",
+    )
+    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+
+
+def _port(text: str) -> int | None:
+    if text == "off":
+        return None
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a port nor off") from exc
+
+
+def _size(text: str) -> int:
+    if text == "off":
+        return 0
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: give bytes, a number with K, M or G, or off")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
