@@ -32,8 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from rejection_server.prepare.cli import main as prepare
 
             return prepare(arguments[1:])
-        options, triton_arguments = parse(arguments)
-        return _serve(options, triton_arguments)
+        return _serve(*parse(arguments))
+    except ImportError as exc:
+        print(
+            f"{PROG}: the Python package {exc.name} is not installed in {sys.prefix}: "
+            f"{installing('embedded')} installs what is needed",
+            file=sys.stderr,
+        )
+        return 1
     except BrokenPipeError:  # nobody reads what we print
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -55,18 +61,11 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     if problem := address_space_problem():
         print(f"{PROG}: {problem}", file=sys.stderr)
         return 1
-    try:
-        # Only now: help and wrong options are answered before anything is installed.
-        from rejection_server.host import HostError, ServeOptions, Server
-        from rejection_server.host.errors import OptionError, TritonExitedError
-        from rejection_server.host.sizing import usable_cores
-    except ImportError as exc:
-        print(
-            f"{PROG}: the Python package {exc.name} is not installed in {sys.prefix}: "
-            f"{installing('embedded')} installs what is needed",
-            file=sys.stderr,
-        )
-        return 1
+    # Only now: help and wrong options are answered before anything is installed.
+    from rejection_server.host import HostError, ServeOptions, Server
+    from rejection_server.host.errors import OptionError, TritonExitedError
+    from rejection_server.host.sizing import usable_cores
+
     options = ServeOptions(
         repository=arguments.repository,
         host=arguments.host,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from rejection_server import MODEL_REPOSITORY, __version__
 from rejection_server.commands import command
@@ -13,6 +16,8 @@ __all__ = ["PROG", "parse"]
 
 PROG = command("serve")
 VERSION = f"rejection-server {__version__}"
+
+Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
 
 DESCRIPTION = """\
 Serve rejection detection with the Triton Inference Server, on this machine and without a container.
@@ -31,6 +36,8 @@ examples:
       on whatever port is free, publishing no metrics
   {serve} --log-level info
       show what Triton says while it loads
+  REJECTION_GRPC_PORT=9001 {serve} --config serve.toml --print-config
+      see what an environment variable, a file and the command line come to
   {serve} --cores 4 --cache-size 1G
       use 4 cores of a larger machine, and remember more answers
   {serve} --no-guard -- --model-control-mode=explicit '--load-model=*'
@@ -44,8 +51,28 @@ exit status:
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of `serve`, and the arguments of tritonserver that follow `--`; exits with 2 for a wrong option."""
+    """The options of `serve`, and the arguments of tritonserver that follow `--`; exits with 2 for a wrong option.
+
+    Raises ImportError where ConfigArgParse is not installed; help needs nothing.
+    """
     split = arguments.index("--") if "--" in arguments else len(arguments)
+    options = arguments[1:split]
+    if arguments[:1] != ["serve"]:
+        _commands().parse_args(arguments[:split])
+    if {"-h", "--help", "--version"} & set(options):
+        _serve(argparse.ArgumentParser).parse_args(options)
+    from rejection_server.layered import LayeredParser
+
+    parser = _serve(LayeredParser)
+    parsed = parser.parse(options)
+    if parsed.print_config:
+        sys.stdout.write(parser.effective(parsed))
+        parser.exit()
+    return parsed, arguments[split + 1 :]
+
+
+def _commands() -> argparse.ArgumentParser:
+    """For what is no command, or none that is known."""
     parser = argparse.ArgumentParser(
         prog="rejection-server",
         description="Serve text classifiers on the Triton Inference Server.",
@@ -53,12 +80,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("serve", help="serve a model repository until stopped")
     commands.add_parser("prepare", help="make a model repository of a Hugging Face text classifier")
-    serve = commands.add_parser(
-        "serve",
+    return parser
+
+
+def _serve(kind: Callable[..., Parser]) -> Parser:
+    serve = kind(
         prog=PROG,
         usage="%(prog)s [options] [-- TRITONSERVER_ARGUMENT ...]",
-        help="serve a model repository until stopped",
         description=DESCRIPTION,
         epilog=EPILOG.format(serve=PROG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -143,7 +173,18 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="NAME",
         help="for each model that has one, use configs/NAME.pbtxt in place of its config.pbtxt",
     )
-    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    serve.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file of options by their names without the dashes; environment variables (REJECTION_GRPC_PORT for "
+        "--grpc-port, and so on) win over it, and the command line over both",
+    )
+    serve.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the options that would be used, and where each is from, as such a file, and exit",
+    )
+    return serve
 
 
 def _port(text: str) -> int | None:
