@@ -166,7 +166,15 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         "--log-level",
         choices=("error", "warning", "info", "verbose"),
         default="warning",
-        help="least severe lines of Triton's log to show, on standard error (default: %(default)s)",
+        help="least severe lines of Triton's log to show, on standard error; from warning on also requests that are "
+        "refused or fail, one a second of each status code (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json writes each event as a line of JSON to standard error, that the server is ready included (default: "
+        "%(default)s)",
     )
     serve.add_argument(
         "--model-config-name",

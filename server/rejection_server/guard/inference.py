@@ -120,7 +120,7 @@ class Inferences:
             exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), asker, extra)
             exchange.inquiry = name
         exchange.is_inference = True
-        exchange.request_id = request.id
+        exchange.request_id, exchange.model = request.id, name
         exchange.held = held
         asker.exchange = exchange
         self._upstream.send(exchange)

@@ -165,5 +165,8 @@ class GuardLink:
                 if "port" in message or "error" in message:
                     self._begun.put(message)
                 elif "event" in message:
-                    self._on_event(message)
+                    try:
+                        self._on_event(message)
+                    except Exception:  # not a reason to listen no more, by which the guard would seem dead
+                        _log.exception("an event of the guard was not taken")
         self._begun.put({})
