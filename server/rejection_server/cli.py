@@ -80,6 +80,8 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
+        trace_url=arguments.trace,
+        trace_rate=arguments.trace_rate,
         model_config_name=arguments.model_config_name,
         cache_bytes=arguments.cache_size,
         device=arguments.device,

@@ -21,6 +21,7 @@ __all__ = ["JsonConsole"]
 
 GUARD_PREFIX = "guard: "
 _REPEATED = re.compile(r"\.\.\. repeated (\d+) times: ")
+_TELEMETRY = re.compile(r"\[(Error|Warning)\] File: \S+ ")
 _FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
 """Codes of what is the server's own fault."""
 
@@ -43,6 +44,8 @@ class JsonConsole(Console):
             _write(level, "triton", message, source=source, **fields)
         elif line.startswith(GUARD_PREFIX):
             _write("warning", "guard", line.removeprefix(GUARD_PREFIX), **fields)
+        elif (told := _TELEMETRY.match(line)) is not None:
+            _write(told[1].lower(), "opentelemetry", line[told.end() :], **fields)
         elif line.strip():
             _write("info", "triton", line, **fields)  # what a model's process, or a library, prints by itself
 

@@ -177,6 +177,19 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         "%(default)s)",
     )
     serve.add_argument(
+        "--trace",
+        metavar="URL",
+        help="send spans of requests to this OTLP/HTTP port, such as http://127.0.0.1:4318: a caller's sampled trace "
+        "goes on through the models (default: none)",
+    )
+    serve.add_argument(
+        "--trace-rate",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="of so many requests without a trace of their own one begins one; 0 is none (default: %(default)s)",
+    )
+    serve.add_argument(
         "--model-config-name",
         metavar="NAME",
         help="for each model that has one, use configs/NAME.pbtxt in place of its config.pbtxt",
