@@ -336,6 +336,8 @@ class Caller(Session):
         elif exchange.inquiry:
             self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models), exchange)
         else:
+            if exchange.is_inference:
+                self.context.inferences.answered(exchange)
             self.reply(call, bytes(exchange.body))
 
     def end(self, call: Call, status: bytes, message: bytes = b"") -> None:

@@ -142,6 +142,9 @@ class Guard:
             connections=len(self._connections),
             under_way=admission.requests,
             under_way_bytes=admission.bytes,
+            labels=counters.by_label(),
+            durations=list(counters.durations.counts),
+            durations_sum_s=counters.durations.sum_s,
         )
 
     async def _tick(self) -> None:

@@ -117,6 +117,7 @@ class _Slot:
         elif exchange.inquiry:
             self.refused(contract.part_of(exchange.inquiry, self.stream.context.settings.public_models))
         else:
+            self.stream.context.inferences.answered(exchange)
             self.answer = bytes(exchange.body[framing.PREFIX_BYTES :])
             self.stream.deliver()
 

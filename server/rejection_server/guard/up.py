@@ -53,6 +53,7 @@ class Exchange(Stream):
 
     __slots__ = (
         "abandoned",
+        "begun",
         "extra",
         "fault",
         "held",
@@ -87,6 +88,8 @@ class Exchange(Stream):
         """A model that is not public and of which this asks whether it exists."""
         self.request_id = ""
         """The id that the caller gave the request: Triton's errors do not repeat it."""
+        self.begun = 0.0
+        """When it was taken on, by the monotonic clock."""
         self.model = ""
         """The model that it names."""
         self.fault = b""
