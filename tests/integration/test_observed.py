@@ -4,7 +4,9 @@ import http.server
 import itertools
 import json
 import os
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ from support.repository import REPOSITORY, ROOT
 
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboard.py"
 ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 PARENT = 0xB7AD6B7169203331
 
@@ -205,6 +208,24 @@ def test_a_sampled_trace_goes_on_through_the_models(observed: Observed, sink: Si
         span = ids[span["parentSpanId"]]
     assert [*path, span["name"]] == ["classifier", "scoring", "rejection", "InferRequest"]
     assert span["parentSpanId"] == f"{PARENT:016x}", "the caller's span is the parent"
+
+
+def test_http_and_json_by_the_line_of_the_page(observed: Observed) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    (command,) = re.findall(r"```\n(curl .*?)```", OPERATIONS, re.DOTALL)
+    (said,) = re.findall(r'```\n(\{"model_name".*?)```', OPERATIONS, re.DOTALL)
+    done = subprocess.run(
+        ["bash", "-c", command.replace("http://127.0.0.1:8000", observed.ready["http"])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    got, expected = json.loads(done.stdout), json.loads(said)
+    ((mine,), (theirs,)) = (answer["outputs"][0].pop("data") for answer in (got, expected))
+    assert got == expected
+    assert mine.split(":")[1:] == theirs.split(":")[1:] == ["1", "REJECTION"]
+    assert float(mine.split(":")[0]) == pytest.approx(float(theirs.split(":")[0]), abs=0.02)
 
 
 def panels() -> list[tuple[str, str, str]]:
