@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,14 @@ from rejection_server.graph.ragged import to_ragged
 from rejection_server.prepare import repository
 from rejection_server.prepare.build import Plan, Precision, embedding_rows, write_graph
 from rejection_server.prepare.configuration import Shape, configurations, newest_facts, rendered
-from rejection_server.prepare.errors import OutputError, PrepareError, UnsupportedError, VocabularyError
+from rejection_server.prepare.errors import (
+    OutOfMemoryError,
+    OutputError,
+    PrepareError,
+    UnexpectedError,
+    UnsupportedError,
+    VocabularyError,
+)
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.weights import attach, detach
@@ -224,10 +232,16 @@ def test_peak_memory_counts_processes_that_are_started() -> None:
 
 def test_steps_run_in_processes_of_their_own() -> None:
     assert isolated(os.getpid) != os.getpid()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(
+        UnexpectedError, match=r"failed in 'divmod' \(ZeroDivisionError: .*please report it with what --v"
+    ):
         isolated(divmod, 1, 0)
-    with pytest.raises(PrepareError, match="'_exit' was killed, most likely because memory ran out"):
-        isolated(os._exit, 9)
+    with pytest.raises(OutOfMemoryError, match="'raise_signal' was killed, most likely because memory ran out"):
+        isolated(signal.raise_signal, signal.SIGKILL)
+    with pytest.raises(UnexpectedError, match=r"'raise_signal' \(its process ended by SIGSEGV\)"):
+        isolated(signal.raise_signal, signal.SIGSEGV)
+    with pytest.raises(OutOfMemoryError, match="memory ran out in 'bytes'"):
+        isolated(bytes, 1 << 62)
 
 
 def test_help_needs_nothing_installed() -> None:

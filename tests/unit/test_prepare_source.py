@@ -18,9 +18,10 @@ from rejection_server.prepare.errors import (
     UnsupportedError,
     VocabularyError,
 )
+from rejection_server.prepare.hub import check_download
 from rejection_server.prepare.labels import activation_of, labels_of
 from rejection_server.prepare.pipeline import SAMPLE, read_texts
-from rejection_server.prepare.source import Choice, check_download, choose_files, find_source
+from rejection_server.prepare.source import Choice, choose_files, find_source
 from support.repository import ROOT
 
 PUBLISHED = [

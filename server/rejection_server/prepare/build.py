@@ -24,6 +24,7 @@ from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import (
     CorruptedError,
     DiskFullError,
+    UnexpectedError,
     UnsupportedError,
     VocabularyError,
     disk_errors,
@@ -113,7 +114,7 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
         raise
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no packed form", exc_info=True)
-        return f"not used: {one_line(exc, 160)}", None
+        return f"not used: {_why(exc)}", None
     finally:
         packed.unlink(missing_ok=True)
     return f"used: {speed}", times
@@ -129,8 +130,13 @@ def _varlen(padded: Path, served: Path, twin: Path, plan: Plan) -> str:
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no varlen form", exc_info=True)
         served.unlink(missing_ok=True)
-        return f"not used: {one_line(exc, 160)}"
+        return f"not used: {_why(exc)}"
     return "used"
+
+
+def _why(exc: Exception) -> str:
+    """Why a form was not taken: what an unforeseen error said is no fault here, where another form does as well."""
+    return one_line(exc.what if isinstance(exc, UnexpectedError) else exc, 160)
 
 
 def write_varlen(padded: Path, path: Path, plan: Plan) -> None:
@@ -174,7 +180,7 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
         raise
     except Exception as exc:  # the optimiser raises whatever its fusions stumble over
         _log.info("the transformer optimiser failed", exc_info=True)
-        return Built(f"not used: it failed ({one_line(exc, 120)})", {}, form)
+        return Built(f"not used: it failed ({_why(exc)})", {}, form)
     finally:
         for path in (fused, fused.with_name(f"{fused.name}.data")):
             path.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from rejection_server.commands import command, installing
+from rejection_server.prepare.quiet import only_our_words
+from rejection_server.wording import one_line
 
 __all__ = ["main"]
 
@@ -46,11 +48,12 @@ exit status:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL, format="%(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
-        return _prepare(options)
+        with only_our_words(verbose=options.verbose):
+            return _prepare(options)
     except _StoppedError as exc:
         print(f"\n{command('prepare')}: interrupted; nothing was written", file=sys.stderr)
         return 128 + exc.number
@@ -131,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read weights from a pickle (pytorch_model.bin), which its author could have made run code here",
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show what the libraries and Triton say, and where an error comes from"
+    )
     return parser
 
 
@@ -158,7 +164,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     try:
         # Only now: help and wrong options are answered before anything is installed.
         from rejection_server.prepare import gate, pipeline
-        from rejection_server.prepare.errors import PrepareError
+        from rejection_server.prepare.errors import PrepareError, UnexpectedError
         from rejection_server.prepare.memory import PeakMemory
     except ImportError as exc:
         print(
@@ -189,8 +195,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
     try:
         with PeakMemory(os.getpid()) as memory:
             prepared = pipeline.prepare(options, report)
-    except PrepareError as exc:
-        print(f"{command('prepare')}: {exc}", file=sys.stderr)
+    except Exception as exc:
+        logging.getLogger(__name__).info("where it comes from:", exc_info=True)
+        known = (
+            exc
+            if isinstance(exc, PrepareError)
+            else UnexpectedError("prepare", f"{type(exc).__name__}: {one_line(exc)}")
+        )
+        print(f"{command('prepare')}: {known}", file=sys.stderr)
         return 1
     print(f"\n{prepared.precision} against the original, as served:\n\n{gate.table(prepared.figures)}\n")
     print(f"Written to {prepared.output}, version {prepared.version} of the classifier.")

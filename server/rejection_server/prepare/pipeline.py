@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 from rejection_server.prepare import gate, repository, served
 from rejection_server.prepare.build import Built, Plan, Precision, build
+from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.configuration import Device, Shape
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.recorded import Recorded
 from rejection_server.prepare.reference import answers_of_onnx, answers_of_torch, has_torch
-from rejection_server.prepare.source import TOKENIZER_JSON, Source, digest, find_source
+from rejection_server.prepare.source import TOKENIZER_JSON, Source, find_source
+from rejection_server.prepare.whole import check_whole
 
 SAMPLE = Path(__file__).parent / "texts.jsonl"
 FEWEST_TEXTS = 200
@@ -101,6 +103,7 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
     repository.check_output(options.output)
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
+    check_whole(source)
     report(f"{source.name}{'' if source.revision is None else ' at ' + source.revision}: {len(source.files)} files")
     with repository.workplace(options.output) as work:
         case = _case(options, source, texts, work, report)
@@ -262,7 +265,7 @@ def _facts(case: _Case, chosen: _Candidate) -> dict[str, Any]:
         "packed": built.packed,
         "optimizer": built.optimizer,
         "milliseconds_by_tokens": built.milliseconds,
-        "inputs_sha256": {name: digest(source.folder / name) for name in source.files},
+        "inputs_sha256": source.checksums(),
         "sha256": digest(repository.version_folder(chosen.folder, case.version) / "model.onnx"),
         "gate": {
             "reference": case.reference,

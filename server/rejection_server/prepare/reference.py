@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rejection_server.graph.from_torch import exported
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
-from rejection_server.prepare.source import PICKLE, SAFETENSORS
+from rejection_server.prepare.source import PICKLES, SAFETENSORS
+from rejection_server.prepare.weights import check_finite
 from rejection_server.wording import one_line
 
 Floats = NDArray[np.float64]
@@ -62,7 +63,7 @@ def _load(folder: Path, weights: str) -> Any:
             folder,
             trust_remote_code=False,
             local_files_only=True,
-            use_safetensors=weights != PICKLE,
+            use_safetensors=weights not in PICKLES,
             dtype=torch.float32,
             attn_implementation="eager",  # plain operators, which onnxruntime fuses
             output_loading_info=True,
@@ -78,6 +79,7 @@ def _load(folder: Path, weights: str) -> Any:
             f"the weights are not those of a trained text classifier: {', '.join(missing[:3])} "
             f"{'are' if len(missing) > 1 else 'is'} missing from {weights}"
         )
+    check_finite(model, weights)
     return model.eval()
 
 
