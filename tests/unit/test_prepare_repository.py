@@ -93,9 +93,8 @@ def test_other_shapes() -> None:
 def staged(folder: Path, shape: Shape = SHAPE, version: int = 1, content: bytes = b"graph") -> Path:
     (folder.parent / "g.onnx").write_bytes(content)
     (folder.parent / "tokenizer.json").write_text("{}")
-    repository.assemble(
-        folder, shape, version=version, graph=folder.parent / "g.onnx", tokenizer_json=folder.parent / "tokenizer.json"
-    )
+    parts = repository.Parts(folder.parent / "g.onnx", folder.parent / "tokenizer.json", [[1, 2], [1, 3, 3, 2]])
+    repository.assemble(folder, shape, parts, version=version)
     repository.write_facts(folder, version, dataclasses.asdict(shape))
     return folder
 

@@ -24,8 +24,8 @@ Turn a text classifier in Hugging Face format into a model repository for Triton
 original.
 
 The model is fetched (or read from a folder), exported to ONNX if it is not ONNX already, brought into the form that is
-served, started on an embedded Triton, and asked at least 200 texts over gRPC. Only if its answers are those of the
-original is the repository written, whole and at once.
+served, started on an embedded Triton, and asked some 300 texts over gRPC. Only if it answers as transformers' own
+pipeline does is the repository written, whole and at once.
 """
 
 EPILOG = """\
@@ -112,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         help="texts to compare on, at least 200: one a line, or *.jsonl with a field text (default: a bundled sample)",
     )
     parser.add_argument(
+        "--positive-label",
+        metavar="NAME",
+        help="the label that callers look for, such as a refusal (default: REJECTION, if the model has it)",
+    )
+    parser.add_argument(
         "--min-agreement",
         type=_share,
         metavar="SHARE",
@@ -182,6 +187,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         texts=arguments.texts,
         max_length=arguments.max_length,
         version=arguments.version,
+        positive_label=arguments.positive_label,
         allow_pickle=arguments.allow_pickle,
         agreement=arguments.min_agreement,
         largest=arguments.max_difference,

@@ -68,7 +68,8 @@ def meaning_of(facts: Mapping[str, Any]) -> dict[str, str]:
         or ("multi_label_classification" if activation == "sigmoid" and len(labels) > 1 else of_one),
         "positive_label": facts.get("positive_label")
         or next((label for label in labels if label.upper() == POSITIVE_LABEL), None),
-        "model_id": facts.get("source") or facts.get("name"),
+        # A folder's path is nobody's business, and changes.
+        "model_id": facts.get("source") if facts.get("revision") else facts.get("name"),
         "model_revision": facts.get("revision"),
         "model_sha256": facts.get("sha256"),
         "precision": facts.get("precision"),
@@ -149,6 +150,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         files = rendered(newest_facts(options.repository))
+        if not (options.repository / "classifier" / "warmup").is_dir():
+            raise FileNotFoundError("it has no classifier/warmup and was made by an older release: prepare it again")
     except (OSError, ValueError, KeyError) as exc:
         sys.stderr.write(f"scripts/render: {options.repository} cannot be rendered: {exc}\n")
         return 1

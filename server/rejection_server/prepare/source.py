@@ -73,17 +73,26 @@ class Source:
     """The file (or index) with PyTorch weights; None when they are not needed or not allowed."""
     base: "Source | None" = None
     """The model that an adapter changes; None for a whole model."""
+    merged_from: "Source | None" = None
+    """The adapter whose merged form this is."""
 
     @property
     def title(self) -> str:
         """Short name: what follows the last slash."""
         return Path(self.name).resolve().name if self.revision is None else self.name.rsplit("/", 1)[-1]
 
+    def without_onnx(self) -> "Source":
+        """The same without its ONNX file."""
+        names = tuple(name for name in self.files if self.onnx is None or not name.startswith(self.onnx))
+        return replace(self, files=names, onnx=None)
+
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file that is used, an adapter's base included, in hexadecimal."""
+        if self.merged_from is not None:
+            return self.merged_from.checksums()
         base = {} if self.base is None else self.base.checksums()
         return {name: digest(self.folder / name) for name in self.files} | {
-            f"{ADAPTER_CONFIG}/base/{name}": value for name, value in base.items()
+            f"base/{name}": value for name, value in base.items()
         }
 
 

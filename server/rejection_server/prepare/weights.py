@@ -50,6 +50,6 @@ def check_finite(model: Any, name: str) -> None:
         if not finite.all():
             wrong = values.numel() - int(finite.sum())
             raise CorruptedError(
-                f"{wrong} of the {values.numel()} numbers of {weight} in {name} are NaN or infinite: the model is damaged, "
-                "or its training failed"
+                f"{wrong} of the {values.numel()} numbers of {weight} in {name} are NaN or infinite: the model is "
+                "damaged, or its training failed"
             )

@@ -4,6 +4,7 @@ The libraries that read these files later say of a damaged one whatever they stu
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,18 @@ from rejection_server.wording import one_line
 _LFS_POINTER = b"version https://git-lfs"
 _PICKLE_HEADS = (b"PK\x03\x04", b"\x80")
 """How files begin that PyTorch writes: an archive, or since long ago a bare pickle."""
-_SIZE = re.compile(r"_size$|_dim$|_heads?$|_layers?$|_embeddings$|^n_|^num_|^d_model$|^dim$")
-"""Settings that are numbers of something."""
+_SIZES = (
+    *("vocab_size", "hidden_size", "embedding_size", "intermediate_size", "num_hidden_layers", "num_hidden_groups"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "dim", "hidden_dim", "n_layers", "n_heads"),
+    *("n_layer", "n_head", "n_embd", "n_positions", "d_model", "d_ff", "d_kv", "num_layers", "num_heads"),
+    *("encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "encoder_attention_heads"),
+    *("decoder_attention_heads"),
+)
+"""Settings that are numbers of something, of which there is at least one, in the architectures that are common."""
 _LARGEST_SIZE = 10**8
 _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _MADE_BY_OTHERS = ("BOOL", "I64", "I32")
 """Types of the tables, such as position numbers, that older releases kept beside the weights."""
 
@@ -78,10 +85,7 @@ def _check_json(path: Path) -> None:
 def check_settings(settings: Mapping[str, Any], path: Path) -> None:
     """Raise CorruptedError or UnsupportedError if the model's configuration holds what no model can have."""
     for name, value in settings.items():
-        if value is None or not _SIZE.search(name):
-            continue
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if isinstance(value, str | dict | bool) or (whole and not 0 <= value <= _LARGEST_SIZE):
+        if name in _SIZES and value is not None and not _is_size(value):
             raise CorruptedError(f"{path} says {name} {_shown(value)}, which is no possible size: mend it")
     for name in _LAYERS:
         if isinstance(settings.get(name), int) and settings[name] > _MOST_LAYERS:
@@ -97,6 +101,10 @@ def check_settings(settings: Mapping[str, Any], path: Path) -> None:
             f"the weights are quantised already (quantization_config in {path}): take the model as it was before, "
             "its weights are quantised here"
         )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIZE
 
 
 def _are_labels(value: object) -> bool:
@@ -125,6 +133,18 @@ def _check_safetensors(path: Path) -> None:
                 f"{path} holds {name} as {kind}: weights must be {', '.join(_FLOATS)}, so take the model as it was "
                 "before it was quantised"
             )
+
+
+def stored_as(source: Source) -> str | None:
+    """What most of the model's tensors are stored as, like fp16; None where that is not in safetensors."""
+    from safetensors import safe_open
+
+    kinds: Counter[str] = Counter()
+    for name in source.files:
+        if name.endswith(".safetensors"):
+            with safe_open(source.folder / name, "numpy") as tensors:
+                kinds.update(tensors.get_slice(key).get_dtype() for key in tensors.keys())  # noqa: SIM118  # no mapping
+    return _FLOATS.get(kinds.most_common(1)[0][0]) if kinds else None
 
 
 def check_sentencepiece(path: Path) -> None:
