@@ -82,6 +82,7 @@ def _commands() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("serve", help="serve a model repository until stopped")
     commands.add_parser("prepare", help="make a model repository of a Hugging Face text classifier")
+    commands.add_parser("health", help="ask a server whether it is ready, for health checks of containers")
     return parser
 
 
