@@ -29,7 +29,6 @@ from rejection_server.prepare.configuration import Shape, configurations, newest
 from rejection_server.prepare.errors import (
     OutOfMemoryError,
     OutputError,
-    PrepareError,
     UnexpectedError,
     UnsupportedError,
     VocabularyError,
