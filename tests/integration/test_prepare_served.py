@@ -107,7 +107,8 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
         for thread in threads:
             thread.start()
         time.sleep(0.3)
-        wire.stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="classifier"), timeout=60)
+        for model in ("classifier", "rejection"):
+            wire.stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name=model), timeout=60)
         time.sleep(0.5)
         stop.set()
         for thread in threads:
@@ -115,6 +116,9 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
         new = wire.infer(["Where is the station?"])["logits"][0]
         index = wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=10)
         assert [m.version for m in index.models if m.name == "classifier"] == ["2"]
+        config = wire.stub.ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config
+        assert config.parameters["model_version"].string_value == "2"
+        assert config.parameters["model_sha256"].string_value == facts_of(repository, 2)["sha256"]
     assert not failed
     assert not np.array_equal(old["logits"][0], new)
     kinds = {tuple(answer) for answer in answers}
