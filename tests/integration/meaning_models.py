@@ -61,8 +61,9 @@ class TritonPythonModel:
             if text == "bad":
                 message = f"text in row {row} is bad"
                 return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
-        found = [[float(word.rstrip(".")) for word in text.split() if word.strip("-.0123456789") == ""] for text in texts]
-        scores = [(row + [row[-1] if row else 0.0] * self.width)[: self.width] for row in found]
+        words = [[word.rstrip(".") for word in text.split() if not word.strip("-.0123456789")] for text in texts]
+        found = [[float(word) for word in row] or [0.0] for row in words]
+        scores = [(row + row[-1:] * self.width)[: self.width] for row in found]
         counts = [[len(text.split())] for text in texts]
         tensors = [("probabilities", scores, np.float32), ("token_count", counts, np.int32)]
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.array(of, kind)) for name, of, kind in tensors])
