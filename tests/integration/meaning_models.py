@@ -57,6 +57,8 @@ class TritonPythonModel:
     def answer(self, request):
         rows = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
         texts = [row[0].decode() for row in rows]
+        if "fail" in texts:
+            raise RuntimeError("this model fails,\\nover two lines")
         for row, text in enumerate(texts):
             if text == "bad":
                 message = f"text in row {row} is bad"

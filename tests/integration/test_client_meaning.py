@@ -124,6 +124,18 @@ def test_raw_scores_are_no_probabilities(kinds: Server) -> None:
     assert done.stdout.splitlines()[1].split()[:4] == ["middle", "-1.5000", "7.0000", "2.0000"]
 
 
+def test_rows_that_the_server_fails_at_are_rows_with_an_error(kinds: Server) -> None:
+    given = "".join(f"0.{number}\n" for number in range(1, 10)) + "fail\n0.5 0.4\n"
+    done = run(kinds, "reversed", "--output", "jsonl", given=given)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert [(row["line"], row["text"]) for row in found] == list(enumerate(given.splitlines(), 1))
+    failed = [row["line"] for row in found if "error" in row]
+    assert 10 in failed
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["rejection"] * len(failed)
+    assert f"line 10: the server at {kinds.grpc_address} failed: " in done.stderr
+
+
 def rows_asked(kinds: Server, model: str) -> int:
     wire: Any = Wire(kinds.grpc_address)
     return int(wire.settled_statistics(model).inference_count)
