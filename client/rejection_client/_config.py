@@ -118,7 +118,9 @@ class ClientConfig:
     """Sent with every call, names in lower case."""
 
     context: Callable[[], Mapping[str, str]] | None = None
-    """Asked before every call for metadata of that moment, such as the W3C trace context (`traceparent`)."""
+    """Asked before every call for metadata of that moment, such as the W3C trace context (`traceparent`).
+
+    None sends that of the current OpenTelemetry trace, if the application has one."""
 
     max_send_bytes: int | None = None
     """Largest message sent; None leaves it to the server, which states its limit."""

@@ -13,6 +13,7 @@ from rejection_client._prediction import DocumentPrediction, ModelInfo, Predicti
 from rejection_client._retry import backoff_s
 from rejection_client._runtime import ClosedError
 from rejection_client._stream import Stream
+from rejection_client._telemetry import current_trace
 from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
 from rejection_client.errors import (
     AccessDeniedError,
@@ -50,12 +51,11 @@ class Core:
         """The options of a call, filled up from the configuration; raises ValueError."""
         if max_length is not None and not isinstance(max_length, int):
             raise TypeError(f"max_length is of type {type(max_length).__name__}, not int")
-        pairs = self._transport.metadata
-        if self.config.context is not None:
-            pairs += checked_metadata(self.config.context())
-        if metadata:
-            pairs += checked_metadata(metadata)
-        return Call(self.config.timeout_s if timeout_s is None else check_timeout(timeout_s), pairs, max_length)
+        pairs = dict(self._transport.metadata)
+        pairs.update(checked_metadata((self.config.context or current_trace)()))
+        pairs.update(checked_metadata(metadata or {}))
+        timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        return Call(timeout_s, tuple(pairs.items()), max_length)
 
     # --- what the public methods do ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from rejection_server.commands import installing
-from rejection_server.console import Console, print_summary
+from rejection_server.console import Console
 from rejection_server.limits import address_space_problem
 from rejection_server.parser import PROG, parse
 
@@ -71,7 +71,10 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     from rejection_server.host import HostError, ServeOptions, Server
     from rejection_server.host.errors import OptionError, TritonExitedError
     from rejection_server.host.sizing import usable_cores
+    from rejection_server.json_console import JsonConsole
 
+    make_console = JsonConsole if arguments.log_format == "json" else Console
+    console = make_console(hold_log=arguments.log_level in ("error", "warning"))
     options = ServeOptions(
         repository=arguments.repository,
         host=arguments.host,
@@ -83,6 +86,8 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
+        trace_url=arguments.trace,
+        trace_rate=arguments.trace_rate,
         model_config_name=arguments.model_config_name,
         cache_bytes=arguments.cache_size,
         device=arguments.device,
@@ -92,13 +97,13 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     if not (options.model_config_name or options.changes_models):
         options = replace(options, cores=usable_cores() if arguments.cores is None else arguments.cores)
     elif arguments.cores is not None:
-        print(f"{PROG}: --cores goes with neither --model-config-name nor --model-control-mode", file=sys.stderr)
+        console.say("--cores goes with neither --model-config-name nor --model-control-mode")
         return 2
     for warning in _warnings(options):
-        print(f"{PROG}: {warning}", file=sys.stderr)
-    console = Console(hold_log=options.log_level in ("error", "warning"))
-    server = Server(options, on_log=console.log, on_wait=console.progress)
-    interrupts = _Interrupts(server)
+        console.say(warning, "warning")
+    on_event = console.event if options.log_level != "error" else None
+    server = Server(options, on_log=console.log, on_event=on_event, on_wait=console.progress)
+    interrupts = _Interrupts(server, console)
     begin = time.monotonic()
     try:
         server.start()
@@ -108,16 +113,16 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
             return 128 + interrupts.received
         if isinstance(exc, TritonExitedError):  # unexplained: then its log is all there is
             console.release_log()
-        print(f"{PROG}: {exc}", file=sys.stderr)
+        console.say(str(exc))
         return 2 if isinstance(exc, OptionError) else 1
     console.end_progress()
     console.release_log()
-    print_summary(server, options, time.monotonic() - begin)
+    console.ready(server, options, time.monotonic() - begin)
 
     returncode = server.wait()
     assert returncode is not None, "waiting without a limit ends with Triton"
     if server.failure is not None:
-        print(f"{PROG}: {server.failure}", file=sys.stderr)
+        console.say(str(server.failure))
         returncode = returncode or 1  # it was not asked to stop
     return returncode if returncode >= 0 else 128 - returncode
 
@@ -137,9 +142,10 @@ def _warnings(options: ServeOptions) -> list[str]:
 class _Interrupts:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a graceful stop and a second SIGINT or SIGTERM into a kill."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, console: Console) -> None:
         self.received = 0
         self._server = server
+        self._console = console
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._handle)
 
@@ -150,5 +156,4 @@ class _Interrupts:
             return
         self.received = number
         self._server.request_stop()
-        # Not print(): the signal may have come in the middle of one.
-        os.write(2, b"\nStopping once the requests in flight are answered; Ctrl-C again ends it at once.\n")
+        self._console.stopping("Stopping once the requests in flight are answered; Ctrl-C again ends it at once.")

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rejection_server.commands import command
+from rejection_server.parser import PROG
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
 
-__all__ = ["Console", "print_summary"]
+__all__ = ["Console", "describe_event", "describe_model"]
 
 EXAMPLE_TEXT = "Sorry, but I can't assist with that."
 PROGRESS_AFTER_S = 2.0
 
 
 class Console:
-    """Writes Triton's log and the progress of loading to standard error.
+    """Writes for a person: to standard error, and where the server is to standard output.
 
     While the models load, the log of a quiet start is held back: if a model fails, one sentence says why.
     """
@@ -32,17 +34,36 @@ class Console:
         self._shown_s = 0
 
     def log(self, line: str) -> None:
+        """A line of Triton's log, or of the guard's."""
         if self._held is None:
-            print(line, file=sys.stderr, flush=True)
+            self.show(line)
         else:
             self._held.append(line)
 
     def release_log(self) -> None:
+        """Show what was held back, and hold nothing back any more."""
         held, self._held = self._held or [], None
         for line in held:
-            self.log(line)
+            self.show(line)
+
+    def show(self, line: str) -> None:
+        """Write a line of the log."""
+        print(line, file=sys.stderr, flush=True)
+
+    def say(self, sentence: str, level: str = "error") -> None:  # noqa: ARG002 - a sentence says itself how bad it is
+        """Something of the server's own for whoever runs it."""
+        print(f"{PROG}: {sentence}", file=sys.stderr, flush=True)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Something that the guard tells."""
+        self.say(describe_event(event), "warning")
+
+    def stopping(self, sentence: str) -> None:
+        """Say so within a signal handler: not by `print`, for the signal may have come in the middle of one."""
+        os.write(2, f"\n{sentence}\n".encode())
 
     def progress(self, elapsed_s: float) -> None:
+        """The models are being loaded."""
         if elapsed_s < PROGRESS_AFTER_S or int(elapsed_s) == self._shown_s:
             return
         first, self._shown_s = not self._shown_s, int(elapsed_s)
@@ -52,13 +73,30 @@ class Console:
             print(f"Loading the models ... {self._shown_s} s", file=sys.stderr, flush=True)
 
     def end_progress(self) -> None:
+        """They are loaded, or will not be."""
         if self._rewrites and self._shown_s:
             print(file=sys.stderr, flush=True)
 
+    def ready(self, server: Server, options: ServeOptions, elapsed_s: float) -> None:
+        """The server answers."""
+        _print_summary(server, options, elapsed_s)
 
-def print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> None:
-    """Say on standard output where the server answers, what it serves, and how to try it."""
-    name, precision = _describe_model(options.repository)
+
+def describe_event(event: Mapping[str, Any]) -> str:
+    """What the guard tells, as a sentence."""
+    if event["event"] != "failed":
+        after = f" after {event['seconds']} s without an answer" if "seconds" in event else ""
+        return f"Triton is {event['event']}{after}"
+    untold = event.get("untold", 0)
+    if "message" not in event:
+        return f"{event['code']}: {untold} more request{'' if untold == 1 else 's'} ended so"
+    of = "".join(f", {name} {event[name]!r}" for name in ("model", "id") if name in event)
+    more = f" ({untold} more ended so before)" if untold else ""
+    return f"{event['code']} to {event['peer']}, {event['method']}{of}: {event['message']}{more}"
+
+
+def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> None:
+    name, precision = describe_model(options.repository)
     print(f"Ready after {elapsed_s:.1f} s.")
     print(f"  gRPC     {server.grpc_address}")
     if server.http_address:
@@ -77,7 +115,7 @@ def print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> No
     print("Ctrl-C stops the server.", flush=True)
 
 
-def _describe_model(repository: Path) -> tuple[str, str]:
+def describe_model(repository: Path) -> tuple[str, str]:
     """Name and precision of the classifier's newest version, as its preparation wrote them down beside it."""
     versions = [folder for folder in repository.glob("classifier/[0-9]*") if folder.name.isdecimal()]
     newest = max(versions, key=lambda folder: int(folder.name), default=repository / "classifier" / "1")

@@ -167,7 +167,28 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         "--log-level",
         choices=("error", "warning", "info", "verbose"),
         default="warning",
-        help="least severe lines of Triton's log to show, on standard error (default: %(default)s)",
+        help="least severe lines of Triton's log to show, on standard error; from warning on also requests that are "
+        "refused or fail, one a second of each status code (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json writes each event as a line of JSON to standard error, that the server is ready included (default: "
+        "%(default)s)",
+    )
+    serve.add_argument(
+        "--trace",
+        metavar="URL",
+        help="send spans of requests to this OTLP/HTTP port, such as http://127.0.0.1:4318: a caller's sampled trace "
+        "goes on through the models (default: none)",
+    )
+    serve.add_argument(
+        "--trace-rate",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="of so many requests without a trace of their own one begins one; 0 is none (default: %(default)s)",
     )
     serve.add_argument(
         "--model-config-name",

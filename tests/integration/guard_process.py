@@ -19,7 +19,8 @@ from rejection_server.guard import GuardSettings
 
 
 class GuardProcess:
-    """Runs inside its `with` block; `address` is where it listens, `events` what it tells by itself."""
+    """Runs inside its `with` block; `address` is where it listens, `events` what it tells by itself,
+    `failures` its events of requests that were refused or failed."""
 
     def __init__(self, upstream: str, **settings: Any) -> None:
         self.settings = GuardSettings(upstream=upstream, public_models=("rejection",), **settings)
@@ -36,6 +37,7 @@ class GuardProcess:
         self._output = cast("IO[str]", self.process.stdout)
         self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.failures: queue.Queue[dict[str, Any]] = queue.Queue()
         self._listening = threading.Thread(target=self._listen)
         self._listening.start()
         self._tell(self.settings.to_json())
@@ -81,7 +83,8 @@ class GuardProcess:
     def _listen(self) -> None:
         for line in self._output:
             said = json.loads(line)
-            (self.events if "event" in said else self._said).put(said)
+            queues = {None: self._said, "failed": self.failures}
+            queues.get(said.get("event"), self.events).put(said)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ __all__ = ["READ_BY_HEADER", "Call", "Conversation"]
 
 MAX_EXTRA_BYTES = 1024
 """Longest value of a header that is passed on."""
+_ODD = frozenset(b"%x" % digit for digit in range(1, 16, 2))
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -128,11 +129,17 @@ def _read_extra(call: Call, name: bytes, value: bytes) -> None:
         call.extra = (*call.extra, (name, value))
 
 
+def _read_trace(call: Call, name: bytes, value: bytes) -> None:
+    """Pass a trace on if its caller samples it: Triton would make spans of any."""
+    if value[52:53] == b"-" and value[54:55] in _ODD:
+        _read_extra(call, name, value)
+
+
 READ_BY_HEADER: dict[bytes, Callable[[Call, bytes, bytes], None]] = {
     b":path": _read_path,
     b"grpc-encoding": _read_encoding,
     b"grpc-timeout": _read_timeout,
     b"triton_grpc_error": _read_extra,
-    b"traceparent": _read_extra,
+    b"traceparent": _read_trace,
     b"tracestate": _read_extra,
 }

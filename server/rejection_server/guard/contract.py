@@ -79,7 +79,7 @@ def checked_request(message: bytes, max_elements: int) -> Any:
         _check_outputs(request.outputs)
         _check_inputs(request.inputs, request.raw_input_contents, max_elements)
     except Refusal as refusal:
-        refusal.request_id = request.id
+        refusal.request_id, refusal.model = request.id, request.model_name
         raise
     return request
 

@@ -67,7 +67,8 @@ class Caller(Session):
         self.context = context
         self._begin_conversation = begin_conversation
         self._connections = connections
-        self._peer = ""
+        self.peer = ""
+        """Its address, IPv6 by its first 64 bits."""
         self._provider = byref(callbacks.provider())
         self._since = self._progress_since = context.now
         self._sent_bytes = self._taken_bytes = 0
@@ -87,7 +88,7 @@ class Caller(Session):
             transport.abort()  # type: ignore[attr-defined]
         else:
             self._connections.add(self)
-            self._peer = peer
+            self.peer = peer
             peers[peer] += 1
             super().connection_made(transport)  # type: ignore[arg-type]
 
@@ -96,9 +97,9 @@ class Caller(Session):
         if self in self._connections:
             self._connections.remove(self)
             peers = self.context.peers
-            peers[self._peer] -= 1
-            if not peers[self._peer]:
-                del peers[self._peer]
+            peers[self.peer] -= 1
+            if not peers[self.peer]:
+                del peers[self.peer]
         super().connection_lost(exc)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -318,21 +319,25 @@ class Caller(Session):
         self.context.admission.bytes += call.held
         self.begin_reply(call)
 
-    def refuse(self, call: Call, refusal: Refusal) -> None:
+    def refuse(self, call: Call, refusal: Refusal, exchange: Exchange | None = None) -> None:
         """Answer with a status other than OK."""
         self.context.counters.refused[refusal.reason] += 1
+        self.context.reports.failed(call, refusal.code, refusal.sentence, exchange or call.exchange or refusal)
         self.end(call, b"%d" % refusal.code, percent_encoded(refusal.sentence))
 
     def pass_back(self, call: Call, exchange: Exchange) -> None:
         """Answer as Triton did."""
         call.exchange = None
         if exchange.refusal is not None:
-            self.refuse(call, exchange.refusal)
+            self.refuse(call, exchange.refusal, exchange)
         elif exchange.status != b"0":
+            self.context.reports.failed(call, *exchange.error(), exchange)
             self.end(call, exchange.status, exchange.message)
         elif exchange.inquiry:
-            self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models))
+            self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models), exchange)
         else:
+            if exchange.is_inference:
+                self.context.inferences.answered(exchange)
             self.reply(call, bytes(exchange.body))
 
     def end(self, call: Call, status: bytes, message: bytes = b"") -> None:

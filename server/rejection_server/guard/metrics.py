@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from rejection_server.guard.counters import Snapshot
+from rejection_server.guard.memory import resident_bytes
 from rejection_server.guard.settings import GuardSettings
 
 __all__ = ["MetricsServer"]
@@ -76,7 +78,8 @@ class MetricsServer:
             return "405 Method Not Allowed", b"only GET is known here\n"
         if rest.partition(b" ")[0].partition(b"?")[0] != b"/metrics":
             return "404 Not Found", b"only /metrics is here\n"
-        return "200 OK", await self._upstream() + self._snapshot().prometheus().encode()
+        memory = await asyncio.to_thread(resident_bytes, os.getppid()) if self._settings.measures_parent else {}
+        return "200 OK", await self._upstream() + self._snapshot().prometheus(memory).encode()
 
     async def _upstream(self) -> bytes:
         """Triton's own metrics, nothing if it does not answer."""

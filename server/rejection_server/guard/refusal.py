@@ -53,6 +53,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         sentence: what was wrong, where, and what to do.
         reason: a word for counts; by default that of the code.
         request_id: the id that the caller gave the request, as far as it is known.
+        model: the model that the request names, likewise.
     """
 
     def __init__(self, code: Code, sentence: str, reason: str = "") -> None:
@@ -61,6 +62,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         self.sentence = sentence
         self.reason = reason or REASONS[code]
         self.request_id = ""
+        self.model = ""
 
 
 def stopping() -> Refusal:

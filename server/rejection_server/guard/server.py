@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import socket
 import ssl
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Guard:
         self._context = Context(settings)
         if on_event is not None:
             self._context.health.on_event = on_event
+            self._context.reports.on_event = on_event
             self._context.upstream.on_given_up = lambda message: on_event(
                 {"event": "unhealthy", "message": percent_decoded(message)}
             )
@@ -114,6 +116,7 @@ class Guard:
     async def stop(self) -> None:
         """Drain, and close everything."""
         await self.drain()
+        self._context.reports.look(math.inf)
         for connection in list(self._connections):
             connection.transport.abort()
         self._context.upstream.close()
@@ -139,6 +142,9 @@ class Guard:
             connections=len(self._connections),
             under_way=admission.requests,
             under_way_bytes=admission.bytes,
+            labels=counters.by_label(),
+            durations=list(counters.durations.counts),
+            durations_sum_s=counters.durations.sum_s,
         )
 
     async def _tick(self) -> None:
@@ -152,6 +158,7 @@ class Guard:
                 for connection in list(self._connections):
                     connection.sweep()
                 context.health.look(now)
+                context.reports.look(now)
             await asyncio.sleep(TICK_S)
 
     async def _listening_socket(self) -> socket.socket:

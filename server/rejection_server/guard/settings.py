@@ -42,6 +42,11 @@ class GuardSettings:
     reuse_port: bool = False
     """Whether several guards share the port, each taking its part of the connections."""
 
+    labels: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Labels of public models, of whose answers each text's most probable one is counted."""
+    measures_parent: bool = False
+    """Whether the memory of all that the guard's parent started is published."""
+
     upstream_connections: int = 2
     """Connections to Triton; its gRPC service handles each by one of its threads."""
     upstream_key: str | None = None
@@ -159,6 +164,9 @@ def _read(name: str, value: object, hint: object) -> object:
         return Path(value)
     if typing.get_origin(hint) is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        inner = typing.get_args(hint)[1]
+        return {key: _read(name, part, inner) for key, part in value.items()}
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in kinds:

@@ -30,7 +30,6 @@ GIVEN_UP = (b"is not healthy", b"obtain the health mutex")
 """In Triton's INTERNAL errors: a model's process did not run for a second, so Triton waits for it no more. What that
 process still answers may then be taken for the answer to another request."""
 FAULTS = (b"%d" % Code.INTERNAL, b"%d" % Code.UNKNOWN)
-MAX_LOGGED_BYTES = 1000
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 
@@ -54,11 +53,14 @@ class Exchange(Stream):
 
     __slots__ = (
         "abandoned",
+        "begun",
         "extra",
+        "fault",
         "held",
         "inquiry",
         "is_inference",
         "message",
+        "model",
         "owner",
         "path",
         "refusal",
@@ -86,7 +88,18 @@ class Exchange(Stream):
         """A model that is not public and of which this asks whether it exists."""
         self.request_id = ""
         """The id that the caller gave the request: Triton's errors do not repeat it."""
+        self.begun = 0.0
+        """When it was taken on, by the monotonic clock."""
+        self.model = ""
+        """The model that it names."""
+        self.fault = b""
+        """Triton's own words for what it failed on, which are not for callers."""
         self.abandoned = False
+
+    def error(self) -> tuple[int, str]:
+        """Code and sentence of Triton's error, in its own words."""
+        code = int(self.status) if self.status.isdigit() else int(Code.UNKNOWN)
+        return code, percent_decoded(self.fault or self.message)
 
 
 class Upstream:
@@ -107,7 +120,6 @@ class Upstream:
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
-        self._logged = 0.0
         extra = () if settings.upstream_key is None else ((settings.upstream_key, settings.upstream_value or ""),)
         self._fixed = (
             (b":method", b"POST"),
@@ -211,10 +223,7 @@ class Upstream:
         message = exchange.message
         if any(words in message for words in GIVEN_UP):
             self.on_given_up(message)
-        now = asyncio.get_running_loop().time()
-        if now - self._logged >= 1:
-            self._logged = now
-            _log.warning("Triton failed on a request: %s", percent_decoded(message[:MAX_LOGGED_BYTES]))
+        exchange.fault = message
         exchange.message = b"the server failed on this request: its log tells why"
 
     def _release(self, exchange: Exchange) -> None:

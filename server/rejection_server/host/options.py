@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
 
@@ -83,6 +84,10 @@ class ServeOptions:
     """Port of the Prometheus metrics; 0 takes a free one, None keeps them to the models, on loopback."""
     log_level: LogLevel = "warning"
     """Least severe lines of Triton's log."""
+    trace_url: str | None = None
+    """Where spans go by OTLP over HTTP, such as http://127.0.0.1:4318; without a path they go to `/v1/traces` there."""
+    trace_rate: int = 1000
+    """Of so many requests without a trace of their caller one begins a trace; 0 is none. Those with one continue it."""
     log_path: Path | None = None
     """File that Triton's whole log is appended to, unfiltered."""
     model_config_name: str | None = None
@@ -313,7 +318,27 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
         command.append(f"--cache-config=local,size={options.cache_size}")
     if options.model_config_name is not None:
         command.append(f"--model-config-name={options.model_config_name}")
-    return [*command, *options.triton_arguments]
+    return [*command, *_trace_flags(options), *options.triton_arguments]
+
+
+def _trace_flags(options: ServeOptions) -> list[str]:
+    if options.trace_url is None:
+        return []
+    url = urlsplit(options.trace_url)
+    if url.scheme != "http" or not url.hostname:
+        raise OptionError(
+            f"--trace {options.trace_url} is not a URL that begins with http://: name the OTLP/HTTP port of a collector"
+        )
+    if options.trace_rate < 0:
+        raise OptionError(f"--trace-rate {options.trace_rate} is below 0: give 1 for every request, or 0 for none")
+    where = options.trace_url if url.path.strip("/") else f"http://{url.netloc}/v1/traces"
+    return [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={where}",
+        "--trace-config=opentelemetry,resource=service.name=rejection",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={options.trace_rate}",
+    ]
 
 
 def _resolve(host: str) -> str:

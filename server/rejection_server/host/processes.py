@@ -37,12 +37,21 @@ class Processes:
     Args:
         layout: the folder that Triton runs from, which goes with them.
         on_line: called, from another thread, with each line of their log, those aside that come too often.
+        on_event: called, from another thread, with each event that the guard tells.
         log_path: file that these lines are appended to; None for none.
     """
 
-    def __init__(self, layout: Layout, *, on_line: Callable[[str], None], log_path: Path | None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        on_line: Callable[[str], None],
+        on_event: Callable[[Mapping[str, Any]], None],
+        log_path: Path | None,
+    ) -> None:
         self._layout = layout
         self._on_line = on_line
+        self._on_event = on_event
         self._log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._is_followed = False
@@ -153,6 +162,7 @@ class Processes:
             os.write(self._process.stdin.fileno(), command)
 
     def _guard_tells(self, event: Mapping[str, Any]) -> None:
+        self._on_event(event)
         if event["event"] == "unhealthy":
             named = re.search(r"Stub process '([^']+)'", str(event.get("message")))
             instance = f"model instance {named[1]}" if named else "a model instance"

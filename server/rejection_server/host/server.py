@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
 from rejection_server.host.gpu import check_device
@@ -42,6 +42,7 @@ ATTEMPTS = 3
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 _log = logging.getLogger(__name__)
+_guard_log = logging.getLogger("rejection_server.guard")
 _triton_log = logging.getLogger("rejection_server.triton")
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class Server:
         options: what to serve, and where.
         on_log: called, from another thread, with each line of Triton's log, save those that only say that there is no
             GPU; without it the lines go to the logger `rejection_server.triton`.
+        on_event: called, from another thread, with each event that the guard tells (`rejection_server.guard.__main__`
+            lists them); without it they go to the logger `rejection_server.guard`.
         on_wait: called about twenty times a second while the models load, with the seconds since the start.
     """
 
@@ -67,10 +70,12 @@ class Server:
         options: ServeOptions,
         *,
         on_log: Callable[[str], None] | None = None,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
         on_wait: Callable[[float], None] | None = None,
     ) -> None:
         self.options = options
         self._on_log = on_log or _triton_log.info
+        self._on_event = on_event or (lambda event: _guard_log.info("%s", event))
         self._on_wait = on_wait
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
         self._is_usage = False
@@ -207,7 +212,7 @@ class Server:
         endpoints = self._endpoints = choose_endpoints(self.options)
         layout = lay_out(triton)
         self._folder = layout.folder
-        processes = Processes(layout, on_line=self._take_line, log_path=self.options.log_path)
+        processes = Processes(layout, on_line=self._take_line, on_event=self._on_event, log_path=self.options.log_path)
         try:
             if self.options.cores is not None:
                 self._sizing = sized_repository(
