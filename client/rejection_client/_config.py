@@ -68,6 +68,10 @@ class ClientConfig:
     model: str = "rejection"
     """Name under which the server has the classifier."""
 
+    positive_label: str | None = None
+    """The label that means a rejection, by its name on the server; None takes the one that the server names. Without
+    either there is no `Prediction.score` and no `is_rejection`."""
+
     timeout_s: float = 10.0
     """Deadline of each request, seconds from its start to its answer with every retry in between. Calls that take
     many texts make many requests, and each has this long."""

@@ -86,7 +86,11 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
         assert wire.stub.ModelInfer(message, timeout=10).raw_output_contents[0].rpartition(b":")[2].decode() in LABELS
 
         prepare(Options(model=str(newer), output=repository, version=2, agreement=0.9))
-        assert {name: digest for name, digest in fingerprint(repository).items() if "/2/" not in name} == before
+        after = {name: digest for name, digest in fingerprint(repository).items() if "/2/" not in name}
+        assert {name for name in after if after[name] != before.get(name)} == {"rejection/config.pbtxt"}
+        assert (
+            'key: "model_version" value: { string_value: "2" }' in (repository / "rejection/config.pbtxt").read_text()
+        )
 
         stop, answers, failed = threading.Event(), [], []
 

@@ -48,7 +48,7 @@ def as_client(address: str, texts: Sequence[str], **options: Any) -> list[dict[s
             {
                 "label": one.label,
                 "score": one.score,
-                "probabilities": dict(one.probabilities),
+                "probabilities": dict(one.scores),
                 "token_count": one.token_count,
                 "text": text,
             }

@@ -1,7 +1,7 @@
 """Text to token ids, without Triton: decode, count, truncate, fill up. ``model.py`` beside it adapts Triton to this.
 
-A text longer than its limit is truncated as Hugging Face does with ``truncation=True``: the first tokens stay, and the
-special tokens around them.
+A text longer than its limit is truncated as Hugging Face does with ``truncation=True``: the first tokens stay, or the
+last ones where ``tokenizer.json`` cuts on the left, and the special tokens around them.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,9 @@ class TextTokenizer:
     """
 
     def __init__(self, path: Path, model_max_length: int) -> None:
-        """Read the tokenizer; its own truncation and padding settings do not apply here."""
+        """Read the tokenizer; of its own truncation and padding settings only the side that is cut applies here."""
         self._tokenizer = Tokenizer.from_file(str(path))
+        self._cuts_left = (self._tokenizer.truncation or {}).get("direction") == "left"
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.model_max_length = model_max_length
@@ -87,6 +88,8 @@ class TextTokenizer:
         content = limit - len(self._before) - len(self._after)
         if content < 0:
             return (self._before + self._after)[:limit]
+        if self._cuts_left:
+            return self._before + ids[len(ids) - len(self._after) - content :]
         return ids[: len(self._before) + content] + self._after
 
 
