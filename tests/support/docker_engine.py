@@ -87,6 +87,9 @@ class Engine:
         self.run(["build", "--network", "host", "--file", file, "--tag", tag, *secrets, *arguments, str(ROOT)])
 
     def stop(self) -> None:
+        """End the engine and what runs on it; it may have ended."""
+        if self._process.poll() is not None:
+            return
         for container in self.docker("ps", "--all", "--quiet").split():
             self.run(["rm", "--force", container], check=False)
         self._process.send_signal(signal.SIGTERM)

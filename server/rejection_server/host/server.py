@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
-from rejection_server.host.gpu import check_device
+from rejection_server.host.gpu import check_device, check_served
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
@@ -96,7 +96,7 @@ class Server:
         check_repository(self.options.repository)
         check_tls(self.options)
         check_log(self.options.log_path)
-        check_device(self.options.repository, self.options.device)
+        check_device(self.options.repository, self.options.device, tries=triton.backends is None)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._start_once(triton)
@@ -255,6 +255,8 @@ class Server:
                 if self._on_wait is not None:
                     self._on_wait(elapsed_s)
                 if probe.is_ready():
+                    if speaks_grpc and is_closed == self.options.guard:  # it is Triton itself, and not the guard
+                        self._check_answers(endpoints.triton)
                     if not is_closed:
                         break
                     is_closed = False
@@ -301,6 +303,11 @@ class Server:
         """Raise for a model whose process could not even begin: Triton waits for it for ever."""
         if any(STUB_FAILED in line for line in self.log_tail()):
             raise self._explained() or TritonExitedError(0)
+
+    def _check_answers(self, address: str) -> None:
+        """What `check_device` leaves to a Triton with an onnxruntime of its own."""
+        if self.options.device == "gpu" and self._own_backends is not None:
+            check_served(self.options.repository, address)
 
     def _explained(self) -> HostError | None:
         """Why Triton did not start, as far as its log tells."""
