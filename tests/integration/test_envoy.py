@@ -13,9 +13,9 @@ from typing import Any
 
 import grpc
 import pytest
-from client_servers import make_certificates
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from integration.client_servers import make_certificates
 from rejection_server.host import ServeOptions, Server
 from support import envoy as envoys
 from support.kserve import request

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
-from rejection_server.host.gpu import check_device
+from rejection_server.host.gpu import check_device, check_served
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
-from rejection_server.host.locate import TritonWheel, check_machine, find_wheel
-from rejection_server.host.machine import Machine
+from rejection_server.host.locate import Triton, find_triton
+from rejection_server.host.onnx_library import too_old
 from rejection_server.host.options import (
     METRICS_URL,
     Endpoints,
@@ -82,6 +82,7 @@ class Server:
         self._endpoints: Endpoints | None = None
         self._sizing = Sizing(options.repository, {})
         self._folder: Path | None = None
+        self._own_backends: Path | None = None
         self._processes: Processes | None = None
         self._watchdog: Watchdog | None = None
 
@@ -90,15 +91,15 @@ class Server:
 
         Raises a HostError, and leaves nothing behind, if that does not happen within `startup_timeout_s`.
         """
-        check_machine(Machine.current())
-        wheel = find_wheel()
+        triton = find_triton()
+        self._own_backends = triton.backends
         check_repository(self.options.repository)
         check_tls(self.options)
         check_log(self.options.log_path)
-        check_device(self.options.repository, self.options.device)
+        check_device(self.options.repository, self.options.device, tries=triton.backends is None)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._start_once(wheel)
+                self._start_once(triton)
             except PortTakenError:
                 # Somebody was faster; a port that we picked ourselves can be picked again.
                 if attempt == ATTEMPTS or not self.options.picks_ports:
@@ -207,9 +208,9 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _start_once(self, wheel: TritonWheel) -> None:
+    def _start_once(self, triton: Triton) -> None:
         endpoints = self._endpoints = choose_endpoints(self.options)
-        layout = lay_out(wheel)
+        layout = lay_out(triton)
         self._folder = layout.folder
         processes = Processes(layout, on_line=self._take_line, on_event=self._on_event, log_path=self.options.log_path)
         try:
@@ -219,9 +220,9 @@ class Server:
                 )
             runtime = Runtime(
                 repository=self._sizing.repository,
-                tritonserver=wheel.tritonserver,
+                tritonserver=triton.tritonserver,
                 backends=layout.backends,
-                caches=wheel.caches,
+                caches=triton.caches,
                 shm_prefix=layout.shm_prefix,
                 has_gpu=self._has_gpu,
             )
@@ -254,6 +255,8 @@ class Server:
                 if self._on_wait is not None:
                     self._on_wait(elapsed_s)
                 if probe.is_ready():
+                    if speaks_grpc and is_closed == self.options.guard:  # it is Triton itself, and not the guard
+                        self._check_answers(endpoints.triton)
                     if not is_closed:
                         break
                     is_closed = False
@@ -275,11 +278,7 @@ class Server:
                         "--log-level verbose"
                     )
             else:
-                raise (
-                    explain_failure(self.log_tail())
-                    or processes.failure
-                    or TritonExitedError(_required(processes.returncode))
-                )
+                raise (self._explained() or processes.failure or TritonExitedError(_required(processes.returncode)))
         finally:
             probe.close()
         # Ready only once the death of a model's process would be noticed.
@@ -302,9 +301,17 @@ class Server:
 
     def _raise_if_hopeless(self) -> None:
         """Raise for a model whose process could not even begin: Triton waits for it for ever."""
-        tail = self.log_tail()
-        if any(STUB_FAILED in line for line in tail):
-            raise explain_failure(tail) or TritonExitedError(0)
+        if any(STUB_FAILED in line for line in self.log_tail()):
+            raise self._explained() or TritonExitedError(0)
+
+    def _check_answers(self, address: str) -> None:
+        """What `check_device` leaves to a Triton with an onnxruntime of its own."""
+        if self.options.device == "gpu" and self._own_backends is not None:
+            check_served(self.options.repository, address)
+
+    def _explained(self) -> HostError | None:
+        """Why Triton did not start, as far as its log tells."""
+        return too_old(explain_failure(self.log_tail()), self._own_backends)
 
     def _take_line(self, line: str) -> None:
         line = self._as_given(line)
