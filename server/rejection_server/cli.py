@@ -49,8 +49,10 @@ examples:
       show what Triton says while it loads
   {serve} --cores 4 --cache-size 1G
       use 4 cores of a larger machine, and remember more answers
-  {serve} --no-guard -- --model-control-mode=explicit '--load-model=*'
-      let trusted callers load and unload models
+  {serve} --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --token-file tokens
+      let in callers from elsewhere who have a token, encrypted; docs/security.md tells more
+  {serve} --admin-key-file key -- --model-control-mode=explicit '--load-model=*'
+      let whoever sends the key load and unload models
   {serve} -- --model-load-thread-count=2
       what follows -- goes to tritonserver as it is
 
@@ -134,12 +136,14 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
         "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
     )
-    for name, what in (
-        ("certificate", "the server's certificate and its chain: callers then have to speak TLS"),
-        ("key", "the certificate's private key, not encrypted"),
-        ("client-ca", "authorities: only callers with a certificate of theirs are let in"),
+    for name, metavar, what in (
+        ("tls-cert", "PEM", "the server's certificate and its chain: callers then have to speak TLS"),
+        ("tls-key", "PEM", "the certificate's private key, not encrypted"),
+        ("tls-client-ca", "PEM", "authorities: only callers with a certificate of theirs are let in"),
+        ("token-file", "FILE", "tokens, one a line: callers have to send one of them, save for health"),
+        ("admin-key-file", "FILE", "a key: whoever sends it may load models and set the log; nobody may otherwise"),
     ):
-        serve.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=what)
+        serve.add_argument(f"--{name}", type=Path, metavar=metavar, help=what)
     serve.add_argument(
         "--http-port",
         type=_port,
@@ -229,9 +233,11 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         host=arguments.host,
         grpc_port=arguments.grpc_port,
         guard=not arguments.no_guard,
-        tls_certificate=arguments.tls_certificate,
+        tls_cert=arguments.tls_cert,
         tls_key=arguments.tls_key,
         tls_client_ca=arguments.tls_client_ca,
+        token_file=arguments.token_file,
+        admin_key_file=arguments.admin_key_file,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
@@ -276,13 +282,18 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
 
 def _warnings(options: ServeOptions) -> list[str]:
     """What the operator should know about who may call, a sentence each."""
+    from rejection_server.host.options import is_loopback
+
     warnings = []
     if not options.guard:
-        warnings.append(
-            "no guard: whoever reaches the port can stop or change this server; let in trusted callers only"
-        )
+        warnings.append("no guard: whoever reaches the port can end or overload Triton; let in trusted callers only")
     elif options.http_port is not None:
         warnings.append("HTTP is Triton's own and not guarded: let in trusted callers only, or leave out --http-port")
+    if options.guard and options.tls_cert is None and options.token_file is None and not is_loopback(options.host):
+        warnings.append(
+            f"whoever reaches {options.host} may call, and what they send can be read on the way: give --tls-cert and "
+            "--tls-key, or --token-file, or let in trusted callers only"
+        )
     return warnings
 
 
@@ -345,11 +356,8 @@ class _Console:
 def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> None:
     name, precision = _describe_model(options.repository)
     print(f"Ready after {elapsed_s:.1f} s.")
-    print(f"  gRPC     {server.grpc_address}")
-    if server.http_address:
-        print(f"  HTTP     {server.http_address}")
-    if server.metrics_address:
-        print(f"  metrics  {server.metrics_address}")
+    for service, address in server.bound.items():
+        print(f"  {service:8} {address}")
     print(f"  model    {name}, {precision}")
     if options.device == "gpu":
         print("  device   GPU, which answered the original's texts as the original did")
@@ -357,7 +365,8 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
-    url += [] if options.tls_certificate is None else ["--tls"]
+    url += [] if options.tls_cert is None else ["--tls"]
+    url += [] if options.token_file is None else ["--token-file", str(options.token_file)]
     print(f"Try it:    {shlex.join([*command('classify').split(), *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 
