@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -166,6 +169,45 @@ def test_without_a_key_file_administration_is_for_nobody(triton: Any) -> None:
     with GuardProcess(triton.grpc_address) as guard, Peer(guard.port) as peer:
         for key in ("", KEY, triton.admin_metadata[ADMIN_KEY]):
             assert status(peer, f"{SERVICE}RepositoryIndex", key=key)[0] == PERMISSION_DENIED
+
+
+# --- our own callers -----------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object, **environment: str) -> tuple[int, str]:
+    """Exit status of `python ARGUMENT ...` and all that it said."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout
+
+
+def test_the_command_sends_the_token_of_a_file(guard: GuardProcess, tmp_path: Path) -> None:
+    classify = ("-m", "rejection_client", "classify", "--url", guard.address, "Boil the water first.")
+    tokens = tmp_path / "tokens"
+    for way, environment in ((("--token-file", tokens), {}), ((), {"REJECTION_TOKEN_FILE": str(tokens)})):
+        status, said = run(*classify, *way, **environment)
+        assert (status, "NORMAL" in said) == (0, True), said
+    status, said = run(*classify)
+    assert status == 1
+    assert "denies access: this server takes calls with a token only" in said
+    assert len(said.splitlines()) == 1
+    status, said = run(*classify, "--token-file", tmp_path / "none")
+    assert (status, len(said.splitlines())) == (2, 1)
+    assert f"the token file {tmp_path / 'none'} cannot be read: No such file or directory" in said
+
+
+def test_the_load_tests_send_it_too(guard: GuardProcess, tmp_path: Path) -> None:
+    load = ("-m", "load.cli", "--url", guard.address, "--shape", "steady", "--rate", 5, "--duration", 2)
+    goals = ("--goal", "answers=10", "--processes", 1, "--output", tmp_path / "reports")
+    status, said = run(*load, *goals, "--token-file", tmp_path / "tokens")
+    assert status == 0, said
+    assert TOKEN not in "".join(path.read_text() for path in (tmp_path / "reports").rglob("*") if path.is_file())
 
 
 # --- certificates --------------------------------------------------------------------------------------------------
