@@ -33,7 +33,7 @@ class Traced:
         if shutil.which("strace") is None:
             pytest.skip("watches with strace, which is not installed; scripts/install-toolchains strace installs it")
         self._calls = f"trace={_SENDING},{_MAKING}" if files else f"trace={_SENDING}"
-        self.home, self._tmp, self._traces = folder / "home", folder / "tmp", folder / "traces"
+        self.home, self._tmp, self._traces = folder / "home", folder / "t", folder / "traces"
         for made in (self.home, self._tmp, self._traces):
             made.mkdir()
         if subprocess.run(

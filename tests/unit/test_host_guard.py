@@ -179,6 +179,14 @@ def test_a_certificate_that_ends_soon_is_told_of(tmp_path: Path, caplog: pytest.
     assert re.fullmatch(r"the certificate .*/ca\.pem ends in 9\.0 days: put a new one in its place, .*", said)
 
 
+def test_a_key_that_everybody_may_read_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate, key = Authority(tmp_path / "authority").issue("server")
+    key.chmod(0o644)
+    check_access(options(tls_cert=certificate, tls_key=key))
+    (said,) = caplog.messages
+    assert said == f"the key {key} can be read by every user of this machine: chmod o-r {key}"
+
+
 def test_who_reaches_an_address() -> None:
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost", "no such name"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import stat
 import time
 
 from rejection_server.guard import tls
@@ -56,6 +57,8 @@ def _check_tls(options: ServeOptions) -> None:
         expires = tls.load(certificate, key, authorities).expires
     except tls.TlsError as exc:
         raise OptionError(str(exc)) from exc
+    if key.stat().st_mode & stat.S_IROTH:
+        _log.warning("the key %s can be read by every user of this machine: chmod o-r %s", key, key)
     left_s = expires - time.time()
     if left_s < SOON_S:
         _log.warning(
