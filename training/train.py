@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rejection_server import MODEL_REPOSITORY
-from rejection_server.prepare.configuration import FACTS, Shape, configurations
+from rejection_server.prepare.configuration import FACTS, Shape, rendered
 
 if TYPE_CHECKING:
     from training.data import Row, Split
@@ -235,7 +235,7 @@ def publish(work: Path, repository: Path, facts: dict[str, Any]) -> None:
         half.write_bytes(source.read_bytes())
         half.replace(target)
     (repository / "classifier" / "1" / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    for name, content in configurations(Shape.of(facts)).items():
+    for name, content in rendered({**facts, "version": 1}).items():
         (repository / name).write_text(content, encoding="utf-8")
 
 

@@ -1,8 +1,17 @@
 """Other people's errors within one-sentence messages of ours."""
 
+import re
+
 __all__ = ["one_line"]
 
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
+"""What colours a terminal or moves its cursor."""
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The error's words on one line, at most `limit` characters of them; its type where it has none."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The error's words on one printable line, at most about `limit` characters of them; its type where it has none."""
+    words = "".join(c if c.isprintable() else " " for c in _ESCAPES.sub("", str(error)))
+    line = " ".join(words.split()).rstrip(" .:")
+    if len(line) > limit:
+        line = line[:limit].rsplit(" ", 1)[0].rstrip(" .:,(") + " ..."
+    return line or type(error).__name__

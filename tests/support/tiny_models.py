@@ -83,11 +83,14 @@ def description(**changes: Any) -> Description:
         activation="softmax",
         model_max_length=512,
         longest_possible=512,
+        problem_type="single_label_classification",
+        positive_label=None,
         pad_id=0,
         largest_id=0,
+        segment=0,
         heads=0,
         hidden_size=0,
-        rows=(),
-        token_counts=(),
+        edge_texts=(),
+        sample_rows=(tuple(range(5, 21)), tuple(range(5, 133)), tuple(range(5, 517))),
     )
     return dataclasses.replace(plain, **changes)

@@ -37,7 +37,7 @@ class Architecture:
     tokenizer: str
     """Class of the tokenizer."""
     kind: str
-    """wordpiece, bytes or unigram."""
+    """wordpiece, bytes, unigram, or bytes of a decoder."""
     settings: dict[str, Any]
     """Of the configuration, beside vocabulary and labels."""
 
@@ -125,6 +125,38 @@ ARCHITECTURES = {
     ),
 }
 
+# These give the scores of a text's last token, BART those of its last end token.
+DECODERS = {
+    "bart": Architecture(
+        "BartForSequenceClassification",
+        "RobertaTokenizer",
+        "bytes",
+        {
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 128,
+            "init_std": 0.3,
+        },
+    ),
+    "gpt2": Architecture(
+        "GPT2ForSequenceClassification",
+        "GPT2Tokenizer",
+        "bytes of a decoder",
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    ),
+    "llama": Architecture(
+        "LlamaForSequenceClassification",
+        "LlamaTokenizer",
+        "bytes of a decoder",
+        {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 128},
+    ),
+}
+
 
 def make(
     folder: Path,
@@ -139,7 +171,7 @@ def make(
     The weights are drawn wide enough for answers to differ from text to text: a graph that computes something else
     must not pass for equal.
     """
-    shape = ARCHITECTURES[architecture]
+    shape = (ARCHITECTURES | DECODERS)[architecture]
     tokenizer = _tokenizer(shape)
     model_class = getattr(transformers, shape.model)
     config = model_class.config_class(
@@ -180,6 +212,12 @@ def _tokenizer(shape: Architecture) -> Any:
         pieces = [(token, 0.0) for token in specials] + _unigram() + [(empty.mask_token, 0.0)]
         more = {"unk_id": 3} if shape.tokenizer == "DebertaV2Tokenizer" else {}
         return kind(vocab=pieces, model_max_length=128, **more)
+    if shape.kind == "bytes of a decoder":
+        empty = kind()
+        vocab, merges = _bytes(*dict.fromkeys((empty.bos_token, empty.eos_token, empty.unk_token)))
+        tokenizer = kind(vocab=vocab, merges=merges, model_max_length=128)
+        tokenizer.pad_token = tokenizer.eos_token  # they bring none of their own
+        return tokenizer
     if shape.tokenizer == "TokenizersBackend":
         vocab, merges = _bytes("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
         backend = transformers.DebertaTokenizer(vocab=vocab, merges=merges).backend_tokenizer

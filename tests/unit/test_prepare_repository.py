@@ -1,10 +1,12 @@
 """The repository's files, and that they are put in place whole or not at all."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,14 +17,22 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from google.protobuf import text_format
 from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rejection_server.commands import command
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.prepare import repository
 from rejection_server.prepare.build import Plan, Precision, embedding_rows, write_graph
-from rejection_server.prepare.configuration import Shape, configurations, newest_facts
-from rejection_server.prepare.errors import OutputError, PrepareError, UnsupportedError, VocabularyError
+from rejection_server.prepare.configuration import Shape, configurations, newest_facts, rendered
+from rejection_server.prepare.errors import (
+    OutOfMemoryError,
+    OutputError,
+    UnexpectedError,
+    UnsupportedError,
+    VocabularyError,
+)
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.weights import attach, detach
@@ -33,14 +43,24 @@ from support.tree import fingerprint
 SHAPE = Shape(("NORMAL", "REJECTION"), 512)
 
 
-@pytest.mark.parametrize(("name", "content"), configurations(Shape.of(newest_facts(REPOSITORY))).items())
+@pytest.mark.parametrize(("name", "content"), rendered(newest_facts(REPOSITORY)).items())
 def test_bundled_files_are_what_the_script_makes(name: str, content: str) -> None:
     held = (REPOSITORY / name).read_text(encoding="utf-8")
     assert held == content, f"{name} is out of date: run scripts/render, and commit what it changed"
 
 
+def test_the_bundled_model_is_told_by_its_own_digest() -> None:
+    config = text_format.Parse((REPOSITORY / "rejection" / "config.pbtxt").read_text(), ModelConfig())
+    told = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    graph = REPOSITORY / "classifier" / told["model_version"] / "model.onnx"
+    assert told["model_sha256"] == hashlib.sha256(graph.read_bytes()).hexdigest(), "model.json's sha256 is stale"
+    assert (told["function_to_apply"], told["problem_type"]) == ("softmax", "single_label_classification")
+    assert told["positive_label"] in (REPOSITORY / "rejection" / "labels.txt").read_text().splitlines()
+
+
 def test_rendering_mends_what_is_out_of_date_and_nothing_else(tmp_path: Path) -> None:
-    made = shutil.copytree(staged(tmp_path / "made"), tmp_path / "copy")
+    render(str(staged(tmp_path / "made")))  # what the answers mean, which follows from model.json alone
+    made = shutil.copytree(tmp_path / "made", tmp_path / "copy")
     (made / "classifier" / "labels.txt").write_text("NO\nYES\n")
     (made / "scoring" / "config.pbtxt").unlink()
     said = [render("--check", str(made)), render(str(made)), render("--check", str(made))]
@@ -72,9 +92,8 @@ def test_other_shapes() -> None:
 def staged(folder: Path, shape: Shape = SHAPE, version: int = 1, content: bytes = b"graph") -> Path:
     (folder.parent / "g.onnx").write_bytes(content)
     (folder.parent / "tokenizer.json").write_text("{}")
-    repository.assemble(
-        folder, shape, version=version, graph=folder.parent / "g.onnx", tokenizer_json=folder.parent / "tokenizer.json"
-    )
+    parts = repository.Parts(folder.parent / "g.onnx", folder.parent / "tokenizer.json", [[1, 2], [1, 3, 3, 2]])
+    repository.assemble(folder, shape, parts, version=version)
     repository.write_facts(folder, version, dataclasses.asdict(shape))
     return folder
 
@@ -211,10 +230,16 @@ def test_peak_memory_counts_processes_that_are_started() -> None:
 
 def test_steps_run_in_processes_of_their_own() -> None:
     assert isolated(os.getpid) != os.getpid()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(
+        UnexpectedError, match=r"failed in 'divmod' \(ZeroDivisionError: .*please report it with what --v"
+    ):
         isolated(divmod, 1, 0)
-    with pytest.raises(PrepareError, match="'_exit' was killed, most likely because memory ran out"):
-        isolated(os._exit, 9)
+    with pytest.raises(OutOfMemoryError, match="'raise_signal' was killed, most likely because memory ran out"):
+        isolated(signal.raise_signal, signal.SIGKILL)
+    with pytest.raises(UnexpectedError, match=r"'raise_signal' \(its process ended by SIGSEGV\)"):
+        isolated(signal.raise_signal, signal.SIGSEGV)
+    with pytest.raises(OutOfMemoryError, match="memory ran out in 'bytes'"):
+        isolated(bytes, 1 << 62)
 
 
 def test_help_needs_nothing_installed() -> None:

@@ -18,9 +18,10 @@ from rejection_server.prepare.errors import (
     UnsupportedError,
     VocabularyError,
 )
-from rejection_server.prepare.labels import activation_of, labels_of
+from rejection_server.prepare.hub import check_download
+from rejection_server.prepare.labels import activation_of, labels_of, positive_label_of
 from rejection_server.prepare.pipeline import SAMPLE, read_texts
-from rejection_server.prepare.source import Choice, check_download, choose_files, find_source
+from rejection_server.prepare.source import Choice, choose_files, find_source
 from support.repository import ROOT
 
 PUBLISHED = [
@@ -124,29 +125,47 @@ def test_activations() -> None:
     assert activation_of(3, "single_label_classification") == "softmax"
     assert activation_of(3, "multi_label_classification") == "sigmoid"
     assert activation_of(1, None) == "sigmoid"
+    assert activation_of(1, "regression") == activation_of(3, "regression") == "none"
+
+
+def test_labels_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="more than one label 'calm', and answers are told apart"):
+        labels_of({0: "calm", 1: "loud", 2: "calm"})
 
 
 @pytest.mark.parametrize(
-    ("model_type", "positions", "pad_id", "tokenizer_length", "longest"),
+    ("labels", "asked", "found"),
     [
-        ("roberta", 514, 1, 512, 512),
-        ("roberta", 514, 1, int(1e30), 512),
-        ("mpnet", 514, 1, None, 512),
-        ("bert", 512, 0, 128, 128),
-        ("deberta-v2", 512, 0, int(1e30), 512),
-        ("modernbert", 8192, 50283, 8192, 8192),
-        ("xlnet", None, 5, 100, 100),
+        (("NORMAL", "REJECTION"), None, "REJECTION"),
+        (("rejection", "normal"), None, "rejection"),
+        (("Rejection", "REJECTION"), None, "REJECTION"),
+        (("Rejection", "rejection"), None, None),
+        (("calm", "loud"), None, None),
+        (("calm", "loud"), "LOUD", "loud"),
     ],
 )
-def test_longest_text(
-    model_type: str, positions: int | None, pad_id: int, tokenizer_length: int | None, longest: int
-) -> None:
-    assert longest_text(model_type, {"max_position_embeddings": positions}, pad_id, tokenizer_length) == longest
+def test_the_label_that_is_looked_for(labels: tuple[str, ...], asked: str | None, found: str | None) -> None:
+    assert positive_label_of(labels, asked) == found
 
 
-def test_a_model_without_a_length_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="how long a text may be"):
-        longest_text("xlnet", {}, 5, int(1e30))
+def test_a_label_that_the_model_does_not_have() -> None:
+    with pytest.raises(UnsupportedError, match=r"no label 'refusal' \(--positive-label\); its labels are calm, loud"):
+        positive_label_of(("calm", "loud"), "refusal")
+
+
+@pytest.mark.parametrize(
+    ("positions", "tokenizer_length", "longest"),
+    [
+        (514, 512, 512),
+        (514, int(1e30), 514),  # which of these it takes is tried
+        (512, 128, 128),
+        (None, 100, 100),
+        (-1, None, 2048),
+        (None, int(1e30), 2048),
+    ],
+)
+def test_longest_text(positions: int | None, tokenizer_length: int | None, longest: int) -> None:
+    assert longest_text({"max_position_embeddings": positions}, tokenizer_length) == longest
 
 
 def test_vocabulary() -> None:

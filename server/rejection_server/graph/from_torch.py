@@ -5,11 +5,13 @@ from typing import Any
 OPSET = 18
 
 
-def exported(model: Any, max_length: int) -> Any:
+def exported(model: Any, max_length: int, segment: int = 0) -> Any:
     """The `torch.onnx.ONNXProgram` of a `transformers` sequence classifier in evaluation mode with eager attention.
 
     Its inputs are ``input_ids`` and ``attention_mask`` [rows, up to max_length tokens], its output is ``logits``
-    [rows, labels]. Raises whatever `torch.onnx.export` does, which are dozens of kinds.
+    [rows, labels]; all tokens are of ``segment`` (``token_type_ids``). A model without a padding token takes one row
+    only: the scores of a decoder are those of the last token, and without one it cannot tell where a row in a batch
+    ends. Raises whatever `torch.onnx.export` does, which are dozens of kinds.
     """
     import torch
 
@@ -19,10 +21,14 @@ def exported(model: Any, max_length: int) -> Any:
             self.model = model
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            segments = {"token_type_ids": torch.full_like(input_ids, segment)} if segment else {}
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
 
-    ids = torch.ones((2, 9), dtype=torch.int64)
-    axes = {0: torch.export.Dim("rows", min=1, max=1024), 1: torch.export.Dim("tokens", min=2, max=max(max_length, 16))}
+    has_padding = getattr(model.config, "pad_token_id", None) is not None
+    ids = torch.ones((2 if has_padding else 1, 9), dtype=torch.int64)
+    axes = {1: torch.export.Dim("tokens", min=2, max=max(max_length, 16))}
+    if has_padding:
+        axes[0] = torch.export.Dim("rows", min=1, max=1024)
     program = torch.onnx.export(
         LogitsOnly().eval(),
         (ids, torch.ones_like(ids)),

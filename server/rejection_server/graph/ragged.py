@@ -33,7 +33,7 @@ from rejection_server.onnx_backend.token_ids import TokenIds
 Form = Literal["loop", "padded"]
 
 _MINIMUM_OPSET = 13  # since then axes are inputs of Unsqueeze and Squeeze, as written below
-_KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 _ROW = """
     ragged_start = Gather(ragged_starts, ragged_row)
@@ -75,8 +75,9 @@ def to_ragged(
 
     The result has the inputs ``input_ids`` int64 [tokens of all rows] and ``sequence_lengths`` int32 [rows, 1], and
     ignores ids of -1, with which rows of one request are filled up (``sequence_lengths`` counts them). It has the
-    outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits, or
-    their sigmoid for models whose labels do not exclude each other. ``pad_id`` matters to the padded form only.
+    outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits,
+    their sigmoid for models whose labels do not exclude each other, or the logits themselves. ``pad_id`` matters to the
+    padded form only.
 
     A row without tokens is scored as the one token 0. A row that holds ids or more tokens than ``model`` can take,
     which ``accepted`` says, is answered with NaN. Neither changes another row's scores.
@@ -85,9 +86,14 @@ def to_ragged(
     """
     model = at_least_opset(model, _MINIMUM_OPSET)
     names = [value.name for value in model.graph.input]
-    unknown = sorted(set(names) - set(_KNOWN_INPUTS))
+    unknown = sorted(set(names) - set(KNOWN_INPUTS))
     if unknown or INPUT_IDS not in names:
-        raise GraphError(f"a text classifier takes {', '.join(_KNOWN_INPUTS)}; this model takes {', '.join(names)}")
+        raise GraphError(f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names)}")
+    if form == "padded" and takes_one_row(model.graph):
+        raise GraphError(
+            "the model takes one text at a time, and a GPU needs many: give it a padding token (pad_token_id) if it "
+            "has none, or export it with dynamic axes"
+        )
     logits = logits_of(model.graph)
     labels = labels_of(logits)
     inner = _renamed(model.graph, {name: f"row_{name}" for name in names} | {logits.name: "row_logits"})
@@ -110,6 +116,11 @@ def to_ragged(
     tell(result, accepted)
     onnx.checker.check_model(result)
     return result
+
+
+def takes_one_row(graph: GraphProto) -> bool:
+    """Whether the graph was made for one row at a time."""
+    return any(dim.dim_value == 1 for value in graph.input for dim in value.type.tensor_type.shape.dim[:1])
 
 
 def logits_of(graph: GraphProto) -> ValueInfoProto:
@@ -156,7 +167,7 @@ def _loop(inner: GraphProto, labels: int) -> list[NodeProto]:
 
 def _used(nodes: Sequence[NodeProto], inner: GraphProto) -> list[NodeProto]:
     """The nodes less those that make an input which ``inner`` does not have."""
-    absent = {f"row_{name}" for name in _KNOWN_INPUTS} - {value.name for value in inner.input}
+    absent = {f"row_{name}" for name in KNOWN_INPUTS} - {value.name for value in inner.input}
     return [node for node in nodes if not absent & set(node.output)]
 
 

@@ -12,7 +12,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from rejection_server.onnx_backend.token_ids import LONGEST_ROW, VOCABULARY_SIZE, TokenIds
 
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What makes `probabilities` of the logits; with none they are the raw scores, as a regression gives them."""
+_ACTIVATIONS: dict[Activation, tuple[str, dict[str, int]]] = {
+    "softmax": ("Softmax", {"axis": -1}),
+    "sigmoid": ("Sigmoid", {}),
+    "none": ("Identity", {}),
+}
 
 INPUT_IDS = "input_ids"
 SEQUENCE_LENGTHS = "sequence_lengths"
@@ -80,14 +86,12 @@ def scores(logits: str, activation: Activation) -> list[NodeProto]:
     A number would look like an answer.
     """
     nan = numpy_helper.from_array(np.float32(np.nan))
-    last = {"softmax": helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1)}.get(
-        activation, helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES])
-    )
+    operator, attributes = _ACTIVATIONS[activation]
     return [
         helper.make_node("Constant", [], ["ragged_nan"], value=nan),
         *parse_nodes("ragged_invalid_column = Unsqueeze(ragged_invalid, ragged_axis1)"),
         helper.make_node("Where", ["ragged_invalid_column", "ragged_nan", logits], [LOGITS]),
-        last,
+        helper.make_node(operator, [LOGITS], [PROBABILITIES], **attributes),
     ]
 
 

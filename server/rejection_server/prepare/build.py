@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.opset import at_least_opset
@@ -17,18 +17,20 @@ from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
 from rejection_server.graph.ragged import Form, GraphError, to_ragged
 from rejection_server.graph.varlen import cpu_twin, to_varlen
-from rejection_server.graph.walk import drop_traces
+from rejection_server.graph.walk import drop_traces, graphs
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import (
-    CorruptedError,
     DiskFullError,
+    UnexpectedError,
     UnsupportedError,
     VocabularyError,
     disk_errors,
 )
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.onnx_file import load_onnx
+from rejection_server.prepare.tokenizer import SAMPLED_LENGTHS, SEGMENTS
 from rejection_server.prepare.weights import attach, detach
 from rejection_server.wording import one_line
 
@@ -38,7 +40,6 @@ FASTER = 0.95
 """The optimised graph is taken if it needs less than this share of the plain one's time."""
 PACKED_SLOWER = 1.05
 """The packed form may take this share of the loop's time for a text alone: what it gains, short texts in a batch do."""
-TIMED_LENGTHS = (16, 128)
 TIMED_RUNS = 8
 LARGEST_FILE = 2**31 - 1
 
@@ -73,6 +74,8 @@ class Plan:
     device: Device = "cpu"
     packed: bool = True
     """Whether the packed form, for a GPU the varlen form, may be taken."""
+    quantized: bool = False
+    """Whether the model is in int8 already, and stays as it is."""
 
 
 def build(padded: Path, served: Path, plan: Plan) -> Built:
@@ -113,7 +116,7 @@ def _replaced_by_packed(padded: Path, served: Path, plan: Plan) -> tuple[str, di
         raise
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no packed form", exc_info=True)
-        return f"not used: {one_line(exc, 160)}", None
+        return f"not used: {_why(exc)}", None
     finally:
         packed.unlink(missing_ok=True)
     return f"used: {speed}", times
@@ -129,13 +132,18 @@ def _varlen(padded: Path, served: Path, twin: Path, plan: Plan) -> str:
     except Exception as exc:  # not recognised, or whatever onnxruntime raises
         _log.info("no varlen form", exc_info=True)
         served.unlink(missing_ok=True)
-        return f"not used: {one_line(exc, 160)}"
+        return f"not used: {_why(exc)}"
     return "used"
+
+
+def _why(exc: Exception) -> str:
+    """Why a form was not taken: what an unforeseen error said is no fault here, where another form does as well."""
+    return one_line(exc.what if isinstance(exc, UnexpectedError) else exc, 160)
 
 
 def write_varlen(padded: Path, path: Path, plan: Plan) -> None:
     """Write the varlen form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
@@ -150,7 +158,7 @@ def write_twin(path: Path, twin: Path) -> None:
 
 def write_packed(padded: Path, path: Path, plan: Plan) -> None:
     """Write the packed form of the padded model to `path`; raises GraphError if there is none, or what `build` does."""
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     _write(
         to_packed(model, heads=plan.model.heads, int8=plan.precision == "int8", activation=plan.model.activation), path
     )
@@ -174,7 +182,7 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
         raise
     except Exception as exc:  # the optimiser raises whatever its fusions stumble over
         _log.info("the transformer optimiser failed", exc_info=True)
-        return Built(f"not used: it failed ({one_line(exc, 120)})", {}, form)
+        return Built(f"not used: it failed ({_why(exc)})", {}, form)
     finally:
         for path in (fused, fused.with_name(f"{fused.name}.data")):
             path.unlink(missing_ok=True)
@@ -187,11 +195,11 @@ def _optimized(padded: Path, served: Path, plan: Plan) -> Built:
 
 def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     """Write the served form of the padded model to `served`; raises what `build` does."""
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
-    model = in_precision(model, plan.precision)
+    model = at_least_opset(model, _OLDEST) if plan.quantized else in_precision(model, plan.precision)
     weights = detach(model)
     try:
         ragged = to_ragged(
@@ -208,18 +216,31 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     _write(ragged, served)
 
 
-def _read(path: Path, labels: int) -> ModelProto:
-    try:
-        model = onnx.load(path)
-    except Exception as exc:  # protobuf's own error, or a missing file with the weights
-        raise CorruptedError(f"{path.name} is not a readable ONNX file: {one_line(exc, 200)}") from exc
+def _read(path: Path, described: Description) -> ModelProto:
+    model = load_onnx(path)
     drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open
         shape = value.type.tensor_type.shape.dim
         if len(shape) == 2 and not shape[1].dim_value:
-            shape[1].dim_value = labels
+            shape[1].dim_value = len(described.labels)
+    _fix_segment(model.graph, described.segment)
     return model
+
+
+def _fix_segment(graph: GraphProto, segment: int) -> None:
+    """Make the input `token_type_ids`, if there is one, a constant; the served forms know no segment but 0."""
+    given = [value for value in graph.input if value.name == SEGMENTS]
+    if not given or segment == 0:
+        return
+    graph.input.remove(given[0])
+    constant = helper.make_tensor("segment", TensorProto.INT64, [1], [segment])
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["segment_shape"]),
+        helper.make_node("ConstantOfShape", ["segment_shape"], [SEGMENTS], value=constant),
+    ]
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
 
 
 def embedding_rows(model: ModelProto) -> int | None:
@@ -237,7 +258,10 @@ def embedding_rows(model: ModelProto) -> int | None:
 def in_precision(model: ModelProto, precision: Precision) -> ModelProto:
     """The padded float32 model in that precision, its inputs and outputs as they were; it may change `model`."""
     if precision == "int8":
-        return quantize_per_token(model)
+        quantized = quantize_per_token(model)
+        if all(node.op_type != "MatMulIntegerToFloat" for graph in graphs(quantized.graph) for node in graph.node):
+            raise UnsupportedError("the model has no matrix of weights to quantise: prepare it with --precision fp32")
+        return quantized
     if precision == "fp16":
         return to_float16(model)
     if any(entry.domain in ("", "ai.onnx") and entry.version < _OLDEST for entry in model.opset_import):
@@ -249,7 +273,7 @@ def fuse(padded: Path, fused: Path, plan: Plan) -> None:
     """Write the padded model as onnxruntime's transformer optimiser leaves it, the weights in a file beside it."""
     from onnxruntime.transformers.optimizer import optimize_model
 
-    model = _read(padded, len(plan.model.labels))
+    model = _read(padded, plan.model)
     logging.disable(logging.WARNING)  # this process ends soon; what fused and what did not is not for who prepares
     tables = detach(model, only_tables=True)
     result = optimize_model(
@@ -281,23 +305,25 @@ def milliseconds(paths: list[Path], plan: Plan) -> list[dict[str, float]]:
     The graphs take turns, and on a CPU its own time counts: whatever else the machine does must not decide.
     """
     clock = time.thread_time if plan.device == "cpu" else time.perf_counter
-    sessions = [_session(path, plan.device) for path in paths]
+    sessions = [session(path, plan.device) for path in paths]
     best: list[dict[str, float]] = [{} for _ in paths]
-    for length in sorted({min(length, plan.model.model_max_length) for length in TIMED_LENGTHS}):
-        ids = np.arange(length, dtype=np.int64) % 7 + 5
+    for row in plan.model.sample_rows[: len(SAMPLED_LENGTHS)]:
+        length = len(row)
+        ids = np.asarray(row, dtype=np.int64)
         feed = {"input_ids": ids, "sequence_lengths": np.asarray([[length]], dtype=np.int32)}
         for _ in range(TIMED_RUNS):
-            for session, times in zip(sessions, best, strict=True):
+            for running, times in zip(sessions, best, strict=True):
                 begin = clock()
-                session.run(["logits"], feed)
+                running.run(["logits"], feed)
                 elapsed = round((clock() - begin) * 1000, 2)
                 times[str(length)] = min(elapsed, times.get(str(length), elapsed))
     return best
 
 
-def _session(path: Path, device: Device) -> Any:
+def session(path: Path, device: Device) -> Any:
+    """The graph at `path` on one thread of that device."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is told by who asked
     provider = "CUDAExecutionProvider" if device == "gpu" else "CPUExecutionProvider"
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from rejection_server.commands import command, installing
+from rejection_server.prepare.quiet import only_our_words
+from rejection_server.wording import one_line
 
 __all__ = ["main"]
 
@@ -22,8 +24,8 @@ Turn a text classifier in Hugging Face format into a model repository for Triton
 original.
 
 The model is fetched (or read from a folder), exported to ONNX if it is not ONNX already, brought into the form that is
-served, started on an embedded Triton, and asked at least 200 texts over gRPC. Only if its answers are those of the
-original is the repository written, whole and at once.
+served, started on an embedded Triton, and asked some 300 texts over gRPC. Only if it answers as transformers' own
+pipeline does is the repository written, whole and at once.
 """
 
 EPILOG = """\
@@ -46,11 +48,12 @@ exit status:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL, format="%(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
-        return _prepare(options)
+        with only_our_words(verbose=options.verbose):
+            return _prepare(options)
     except _StoppedError as exc:
         print(f"\n{command('prepare')}: interrupted; nothing was written", file=sys.stderr)
         return 128 + exc.number
@@ -109,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         help="texts to compare on, at least 200: one a line, or *.jsonl with a field text (default: a bundled sample)",
     )
     parser.add_argument(
+        "--positive-label",
+        metavar="NAME",
+        help="the label that callers look for, such as a refusal (default: REJECTION, if the model has it)",
+    )
+    parser.add_argument(
         "--min-agreement",
         type=_share,
         metavar="SHARE",
@@ -130,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-pickle",
         action="store_true",
         help="read weights from a pickle (pytorch_model.bin), which its author could have made run code here",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show what the libraries and Triton say, and where an error comes from"
     )
     return parser
 
@@ -158,7 +169,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     try:
         # Only now: help and wrong options are answered before anything is installed.
         from rejection_server.prepare import gate, pipeline
-        from rejection_server.prepare.errors import PrepareError
+        from rejection_server.prepare.errors import PrepareError, UnexpectedError
         from rejection_server.prepare.memory import PeakMemory
     except ImportError as exc:
         print(
@@ -176,6 +187,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         texts=arguments.texts,
         max_length=arguments.max_length,
         version=arguments.version,
+        positive_label=arguments.positive_label,
         allow_pickle=arguments.allow_pickle,
         agreement=arguments.min_agreement,
         largest=arguments.max_difference,
@@ -189,8 +201,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
     try:
         with PeakMemory(os.getpid()) as memory:
             prepared = pipeline.prepare(options, report)
-    except PrepareError as exc:
-        print(f"{command('prepare')}: {exc}", file=sys.stderr)
+    except Exception as exc:
+        logging.getLogger(__name__).info("where it comes from:", exc_info=True)
+        known = (
+            exc
+            if isinstance(exc, PrepareError)
+            else UnexpectedError("prepare", f"{type(exc).__name__}: {one_line(exc)}")
+        )
+        print(f"{command('prepare')}: {known}", file=sys.stderr)
         return 1
     print(f"\n{prepared.precision} against the original, as served:\n\n{gate.table(prepared.figures)}\n")
     print(f"Written to {prepared.output}, version {prepared.version} of the classifier.")

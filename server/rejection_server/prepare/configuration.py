@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rejection_server import MODEL_REPOSITORY
@@ -21,7 +22,7 @@ from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 if TYPE_CHECKING:
     from rejection_server.graph.rows import Activation
 
-__all__ = ["FACTS", "MODELS", "Device", "Shape", "configurations", "newest_facts"]
+__all__ = ["FACTS", "MODELS", "Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
 
 Device = Literal["cpu", "gpu"]
 
@@ -35,6 +36,8 @@ BY_DEVICE: Mapping[Device, Mapping[str, str]] = {
     # A GPU classifies as fast as six processes tokenise, and answers such a queue within a fifth of a second.
     "gpu": {"tokenizers_per_core": "0.375", "max_pending_requests": "2048"},
 }
+POSITIVE_LABEL = "REJECTION"
+"""The label that counts as a refusal where nothing else is said, in whatever case."""
 SHORT_TEXT = 16
 """Tokens of the second warm-up."""
 
@@ -48,23 +51,56 @@ class Shape:
     """Longest text in tokens, special ones included."""
     activation: Activation = "softmax"
     device: Device = "cpu"
+    model_min_length: int = 1
+    """Fewest tokens that a longer text may be cut to."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Shape:
         """The shape that a `model.json` holds; raises KeyError naming what it lacks."""
-        return cls(tuple(facts["labels"]), facts["model_max_length"], facts["activation"], facts["device"])
+        names = ("model_max_length", "activation", "device", "model_min_length")
+        return cls(tuple(facts["labels"]), *(facts[name] for name in names))
 
 
-def configurations(shape: Shape) -> dict[str, str]:
+def meaning_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of the public model that tell callers what its answers mean, from what a `model.json` holds."""
+    labels, activation = facts["labels"], facts["activation"]
+    of_one = "regression" if activation == "none" else "single_label_classification"
+    found = {
+        "function_to_apply": activation,
+        "problem_type": facts.get("problem_type")
+        or ("multi_label_classification" if activation == "sigmoid" and len(labels) > 1 else of_one),
+        "positive_label": facts.get("positive_label")
+        or next((label for label in labels if label.upper() == POSITIVE_LABEL), None),
+        # A folder's path is nobody's business, and changes.
+        "model_id": facts.get("source") if facts.get("revision") else facts.get("name"),
+        "model_revision": facts.get("revision"),
+        "model_sha256": facts.get("sha256"),
+        "precision": facts.get("precision"),
+        "model_version": facts.get("version"),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def rendered(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Content of each file that follows from a `model.json`, by its path within the repository."""
+    return configurations(Shape.of(facts), meaning_of(facts))
+
+
+def configurations(shape: Shape, meaning: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """Content of each file that follows from the shape, by its path within the repository."""
     values = {
         "labels": len(shape.labels),
         "model_max_length": shape.model_max_length,
+        "model_min_length": shape.model_min_length,
         **BY_DEVICE[shape.device],
         "short_length": min(SHORT_TEXT, shape.model_max_length),
         # A processor runs the rows of a batch one after the other or in small groups.
         "warmup_rows": 64 if shape.device == "gpu" else 1,
         "instances": _template(f"instances.{shape.device}").rstrip("\n"),
+        "meaning": "".join(
+            f',\n  {{ key: "{name}" value: {{ string_value: {json.dumps(value, ensure_ascii=False)} }} }}'
+            for name, value in meaning.items()
+        ),
         "batching": _template(f"batching.{shape.device}").rstrip("\n"),
         # The contract's own entries name the number of labels.
         **{name: Template(entries).substitute(labels=len(shape.labels)) for name, entries in _tensors().items()},
@@ -96,7 +132,7 @@ def newest_facts(repository: Path) -> dict[str, Any]:
     if not found:
         raise FileNotFoundError(f"{repository} holds no classifier/VERSION/{FACTS}: it is no prepared model repository")
     facts: dict[str, Any] = json.loads(found[max(found)].read_text(encoding="utf-8"))
-    return facts
+    return {**facts, "version": max(found)}
 
 
 def _template(name: str) -> str:
@@ -117,7 +153,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     try:
-        files = configurations(Shape.of(newest_facts(options.repository)))
+        files = rendered(newest_facts(options.repository))
+        if not (options.repository / "classifier" / "warmup").is_dir():
+            raise FileNotFoundError("it has no classifier/warmup and was made by an older release: prepare it again")
     except (OSError, ValueError, KeyError) as exc:
         sys.stderr.write(f"scripts/render: {options.repository} cannot be rendered: {exc}\n")
         return 1

@@ -1,38 +1,28 @@
-"""What a model's configuration and tokenizer say: labels, lengths, and the tokenizer as one file."""
+"""What a model's configuration and tokenizer say: labels, what the answers mean, lengths."""
 
-import importlib.util
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from rejection_server import MODEL_REPOSITORY
 from rejection_server.graph.rows import Activation
-from rejection_server.prepare.errors import CorruptedError, PrepareError, UnsupportedError, VocabularyError
-from rejection_server.prepare.labels import activation_of, labels_of
+from rejection_server.prepare.edges import FILLING, edge_texts
+from rejection_server.prepare.errors import UnsupportedError, VocabularyError
+from rejection_server.prepare.labels import SINGLE_LABEL, activation_of, labels_of, positive_label_of
 from rejection_server.prepare.source import CONFIG, read_json
+from rejection_server.prepare.tokenizer import load_tokenizer, segment_of
 from rejection_server.wording import one_line
 
 SERVED_AT_MOST = 2048
 """Tokens; models that can take more need `--max-length`, because attention's memory grows with the square."""
 
-# These number positions from the padding id on, so that many fewer tokens fit than there are positions.
-_OFFSET_POSITIONS = frozenset(
-    {
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "roberta-prelayernorm",
-        "camembert",
-        "mpnet",
-        "data2vec-text",
-        "longformer",
-    }
-)
 _ABSURD_LENGTH = 10**6  # what tokenizers without a length of their own say
 _CLASSIFIER = "ForSequenceClassification"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_OWN_CLASSES = ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer")
+"""What a text classification takes from `auto_map`; entries for other tasks change nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,30 +33,43 @@ class Description:
     """Class of the model, like RobertaForSequenceClassification."""
     labels: tuple[str, ...]
     activation: Activation
+    problem_type: str
+    """What the model was trained for, as `config.json` says or transformers takes it to be."""
+    positive_label: str | None
+    """The label that the model is there to find; None if it has none of that kind."""
     model_max_length: int
     """Longest text in tokens, special ones included."""
     longest_possible: int
-    """What the model itself could take."""
+    """What configuration and tokenizer would allow."""
     pad_id: int
     largest_id: int
     """Largest token id that the tokenizer can give."""
+    segment: int
+    """Of all tokens of a text: their `token_type_ids`."""
     heads: int
     hidden_size: int
-    rows: tuple[tuple[int, ...], ...]
-    """Token ids of the texts, cut to `model_max_length`."""
-    token_counts: tuple[int, ...]
-    """Tokens of the texts before that."""
+    edge_texts: tuple[str, ...]
+    """Texts at which the tokenizer's settings show."""
+    sample_rows: tuple[tuple[int, ...], ...] = ()
+    """Token ids of texts of 16, 128 and `model_max_length` tokens, or of as many as fit; shortest first."""
+
+    def of_length(self, longest: int, sample_rows: tuple[tuple[int, ...], ...]) -> Description:
+        """The same model with texts of at most `longest` tokens, which turned out to be all that it takes."""
+        possible = self.longest_possible if longest == self.model_max_length else longest
+        return replace(self, model_max_length=longest, longest_possible=possible, sample_rows=sample_rows)
 
 
-def describe(folder: Path, texts: Sequence[str], max_length: int | None, tokenizer_path: Path) -> Description:
-    """Read configuration and tokenizer in `folder`; writes the tokenizer to `tokenizer_path`.
+def describe(folder: Path, max_length: int | None, positive_label: str | None) -> Description:
+    """Read configuration and tokenizer in `folder`; `model_max_length` is what they allow, not yet tried.
 
     Raises UnsupportedError or CorruptedError.
     """
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    architecture = _architecture(read_json(folder / CONFIG))
+    raw = read_json(folder / CONFIG)
+    architecture = _architecture(raw)
+    check_custom_code(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as exc:
@@ -74,30 +77,58 @@ def describe(folder: Path, texts: Sequence[str], max_length: int | None, tokeniz
             f"the model's configuration is not one that transformers knows: {one_line(exc)}"
         ) from exc
     labels = labels_of(config.id2label)
-    tokenizer = _load_tokenizer(folder)
+    activation = activation_of(len(labels), config.problem_type)
+    tokenizer = load_tokenizer(folder)
+    possible = longest_text(vars(config), tokenizer.model_max_length)
+    tried = min(possible, max_length or SERVED_AT_MOST)
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.save(str(tokenizer_path))
-    pad_id = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id or 0
-    possible = longest_text(config.model_type, vars(config), pad_id, tokenizer.model_max_length)
-    served = min(possible, max_length or SERVED_AT_MOST)
-    check_served_tokenizer(tokenizer_path, served)
-    full = [tokenizer(text)["input_ids"] for text in texts]
-    cut = [tokenizer(text, truncation=True, max_length=served)["input_ids"] for text in texts]
+    special = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
     return Description(
         architecture=architecture,
         labels=labels,
-        activation=activation_of(len(labels), config.problem_type),
-        model_max_length=served,
+        activation=activation,
+        problem_type=config.problem_type or SINGLE_LABEL,
+        positive_label=positive_label_of(labels, positive_label),
+        model_max_length=tried,
         longest_possible=possible,
-        pad_id=pad_id,
+        pad_id=config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id or 0,
         largest_id=max(backend.get_vocab(with_added_tokens=True).values()),
+        segment=segment_of(tokenizer),
         heads=int(getattr(config, "num_attention_heads", 0) or 0),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
-        rows=tuple(tuple(ids) for ids in cut),
-        token_counts=tuple(len(ids) for ids in full),
+        edge_texts=tuple(edge_texts(special, len(tokenizer(FILLING)["input_ids"]), tried)),
     )
+
+
+def check_custom_code(folder: Path) -> None:
+    """Raise UnsupportedError if the model's author wants code of theirs run to build the classifier or its tokenizer.
+
+    Without that code transformers builds, silently, the model of its own that has the same name in `model_type`.
+    """
+    for name, entry, code in _custom_code(folder):
+        raise UnsupportedError(
+            f"the model needs custom code, {code} ({entry} in {name}): Python that comes with the model and would run "
+            "with your rights, so it is not run here, and without it the answers would be another model's; where you "
+            "trust it, export the model to ONNX and prepare a folder with onnx/model.onnx, no weights and no such entry"
+        )
+
+
+def _custom_code(folder: Path) -> Iterator[tuple[str, str, Any]]:
+    """File, entry in it and code that the classifier or the tokenizer would be built with."""
+    for name, classes in ((CONFIG, _OWN_CLASSES), (TOKENIZER_CONFIG, ("AutoTokenizer",))):
+        content = read_json(folder / name) if (folder / name).is_file() else {}
+        found = content.get("auto_map") if isinstance(content, dict) else None
+        named = found if isinstance(found, dict) else {"AutoTokenizer": found}  # a list is the older form
+        for entry in classes:
+            if code := named.get(entry):
+                yield (
+                    name,
+                    f"auto_map: {entry}",
+                    code if isinstance(code, str) else ", ".join(map(str, filter(None, code))),
+                )
+        pipelines = content.get("custom_pipelines") if isinstance(content, dict) else None
+        if isinstance(pipelines, dict) and "text-classification" in pipelines:
+            yield name, "custom_pipelines", pipelines["text-classification"].get("impl")
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -111,17 +142,14 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(names[0])
 
 
-def longest_text(model_type: str, config: Mapping[str, Any], pad_id: int, tokenizer_length: int | None) -> int:
-    """Tokens that fit into the model's positions, special ones included; raises UnsupportedError if nothing says so."""
-    limits = []
-    positions = config.get("max_position_embeddings")
-    if positions:
-        limits.append(int(positions) - (pad_id + 1 if model_type in _OFFSET_POSITIONS else 0))
-    if tokenizer_length is not None and tokenizer_length < _ABSURD_LENGTH:
-        limits.append(int(tokenizer_length))
-    if not limits or min(limits) < 1:
-        raise UnsupportedError("neither model nor tokenizer says how long a text may be (max_position_embeddings)")
-    return min(limits)
+def longest_text(config: Mapping[str, Any], tokenizer_length: int | None) -> int:
+    """Tokens that configuration and tokenizer allow, special ones included.
+
+    The model itself may take fewer, where positions are counted from the padding id on: the reference finds that out.
+    """
+    limits = [config.get("max_position_embeddings"), tokenizer_length]
+    sane = [int(limit) for limit in limits if limit is not None and 0 < limit < _ABSURD_LENGTH]
+    return min(sane, default=SERVED_AT_MOST)
 
 
 def check_vocabulary(largest_id: int, embedding_rows: int) -> None:
@@ -131,43 +159,3 @@ def check_vocabulary(largest_id: int, embedding_rows: int) -> None:
             f"tokenizer and model do not belong together: the tokenizer gives ids up to {largest_id}, the model has "
             f"embeddings for 0 to {embedding_rows - 1}"
         )
-
-
-def check_served_tokenizer(path: Path, model_max_length: int) -> None:
-    """Read the tokenizer as the server will; raises UnsupportedError if that is refused."""
-    try:
-        tokenizing().TextTokenizer(path, model_max_length)
-    except PrepareError:
-        raise
-    except Exception as exc:  # tokenizers raises nothing narrower
-        raise UnsupportedError(f"the model's tokenizer cannot be served: {one_line(exc)}") from exc
-
-
-def tokenizing() -> ModuleType:
-    """The tokenizer model's own module, which is not a package."""
-    name = "rejection_server_tokenizing"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, MODEL_REPOSITORY / "tokenizer" / "1" / "tokenizing.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, ImportError, KeyError, OSError, AttributeError, TypeError) as exc:
-        raise UnsupportedError(f"the model's tokenizer cannot be read: {one_line(exc)}") from exc
-    except Exception as exc:  # what `tokenizers` raises for a file it cannot parse
-        raise CorruptedError(f"the model's tokenizer is damaged: {one_line(exc)}") from exc
-    if not tokenizer.is_fast:
-        raise UnsupportedError(
-            f"the model's tokenizer ({type(tokenizer).__name__}) exists in Python only and has no tokenizer.json, "
-            "which the server reads: it cannot be served"
-        )
-    return tokenizer

@@ -10,7 +10,9 @@ PrepareError
 ├── MissingPackageError  a package is needed that is not installed
 ├── OutputError          the repository cannot be written there
 │   └── DiskFullError    no space is left for files
-└── GateError            the prepared model does not answer like the original
+├── GateError            the prepared model does not answer like the original
+├── OutOfMemoryError     a step needed more memory than there is
+└── UnexpectedError      nobody foresaw it: a fault of this program
 """
 
 import contextlib
@@ -64,6 +66,24 @@ class DiskFullError(OutputError):
 
 class GateError(PrepareError):
     """The prepared model's answers differ from the original's by more than is allowed."""
+
+
+class OutOfMemoryError(PrepareError):
+    """A step was killed or failed for want of memory."""
+
+
+class UnexpectedError(PrepareError):
+    """What no step foresaw."""
+
+    def __init__(self, step: str, what: str) -> None:
+        super().__init__(
+            f"preparing failed in '{step}' ({what}): this is a fault of rejection-server, please report it with what "
+            "--verbose prints"
+        )
+        self.step, self.what = step, what
+
+    def __reduce__(self) -> tuple[type["UnexpectedError"], tuple[str, str]]:
+        return UnexpectedError, (self.step, self.what)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Are the served answers those of the original? Pure comparison of probabilities, by length of the text."""
+"""Are the served answers those of the original? Pure comparison: tokens and labels, then scores by length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from rejection_server.graph.rows import Activation
+    from rejection_server.prepare.answers import Answers
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +19,12 @@ CLASSES = ((1, 16), (17, 64), (65, 256), (257, None))
 """Tokens, special ones included: from, to."""
 BORDERLINE = 0.01
 """How near to 0.5 a probability lies whose label may change where only the others' is looked at."""
+
+EDGE_CASES = "edge cases"
+EDGE_AGREEMENT, EDGE_MEAN = 0.95, 5
+"""In int8, edge cases may fall below the threshold of agreement down to this, and lie so many times as far away."""
+LOGITS = 1e-3
+"""Largest difference of float32 logits, as a share of the largest or of 1: scores near 0 or 1 hide what differs."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Figures:
     """Differences between two models' answers to some texts."""
 
     tokens: str
-    """Length class, like 17-64, or all."""
+    """Length class, like 17-64, or all of these, or edge cases."""
     texts: int
     agreement: float
     """Share of texts with the same label."""
@@ -56,8 +63,63 @@ class Figures:
     mean: float
 
 
+def mistakes(expected: Answers, served: Answers, texts: Sequence[str]) -> list[str]:
+    """What may differ in no precision: the labels' names and order, token ids, counts, and that answers are numbers."""
+    found = []
+    if served.labels != expected.labels:
+        found.append(f"the labels are {', '.join(served.labels)}, not {', '.join(expected.labels)}")
+    unlike = [row for row, pair in enumerate(zip(expected.ids, served.ids, strict=True)) if pair[0] != pair[1]]
+    if unlike:
+        row = unlike[0]
+        found.append(
+            f"{len(unlike)} of {len(texts)} texts have other tokens, such as {texts[row][:40]!r}: "
+            f"{_shown(served.ids[row])} instead of {_shown(expected.ids[row])}"
+        )
+    counts = list(zip(expected.token_counts, served.token_counts, strict=True))
+    unlike = [row for row, (mine, theirs) in enumerate(counts) if mine != theirs]
+    if unlike:
+        row = unlike[0]
+        found.append(
+            f"{len(unlike)} of {len(texts)} texts have another number of tokens, such as {texts[row][:40]!r}: "
+            f"{counts[row][1]} instead of {counts[row][0]}"
+        )
+    if not np.isfinite(served.scores).all():
+        found.append("an answer is not a number")
+    return found
+
+
+def _shown(ids: Sequence[int]) -> str:
+    """The ids, of many the first and the last ones."""
+    few = [str(token) for token in ids]
+    return " ".join(few if len(few) <= 12 else [*few[:6], "...", *few[-5:]]) or "none"
+
+
+def logit_failures(expected: Answers, served: Answers, tolerance: float = LOGITS) -> list[str]:
+    """What is beyond `tolerance` in the logits, over all texts."""
+    scale = max(1.0, float(np.abs(expected.logits).max()))
+    largest = float(np.abs(expected.logits - served.logits).max())
+    if largest <= tolerance * scale:
+        return []
+    return [f"a logit differs by {largest:.2g}, at most {tolerance * scale:.2g} is allowed"]
+
+
+def compare_all(expected: Answers, served: Answers, edge_cases: int, activation: Activation) -> list[Figures]:
+    """Figures for every length class that has texts, for the edge cases, which are the last ones, then for all others.
+
+    Raises ValueError when one of the scores is not finite.
+    """
+    usual = len(expected.ids) - edge_cases
+    figures = compare(expected.scores[:usual], served.scores[:usual], expected.token_counts[:usual], activation)
+    if edge_cases:
+        edge = compare(expected.scores[usual:], served.scores[usual:], [1] * edge_cases, activation)[-1]
+        figures.insert(-1, replace(edge, tokens=EDGE_CASES))
+    return figures
+
+
 def probabilities_of(logits: Floats, activation: Activation) -> Floats:
-    """Probabilities [texts, labels] of logits."""
+    """What is answered as `probabilities` [texts, labels] of logits."""
+    if activation == "none":
+        return logits
     if activation == "sigmoid":
         return np.asarray(1 / (1 + np.exp(-logits)))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -67,10 +129,14 @@ def probabilities_of(logits: Floats, activation: Activation) -> Floats:
 def compare(reference: Floats, served: Floats, token_counts: Sequence[int], activation: Activation) -> list[Figures]:
     """Figures for every length class that has texts, then for all.
 
-    `reference` and `served` are probabilities [texts, labels]. Raises ValueError when one of them is not finite.
+    `reference` and `served` are probabilities [texts, labels], or raw scores, whose differences are a share of the
+    largest score or of 1. Raises ValueError when one of them is not finite.
     """
     if not np.isfinite(served).all() or not np.isfinite(reference).all():
         raise ValueError("an answer is not a number")
+    if activation == "none":
+        scale = max(1.0, float(np.abs(reference).max()))
+        reference, served = reference / scale, served / scale
     same, borderline = _decisions(reference, served, activation)
     difference = np.abs(reference - served)
     counts = np.asarray(token_counts)
@@ -100,6 +166,8 @@ def _decisions(
     if activation == "sigmoid":
         same = ((reference > 0.5) == (served > 0.5)).all(axis=1)
         return same, (np.abs(reference - 0.5) <= BORDERLINE).any(axis=1)
+    if reference.shape[1] == 1:  # a single raw score decides nothing
+        return np.ones(len(reference), np.bool_), np.zeros(len(reference), np.bool_)
     best = np.sort(reference, axis=1)
     # Of two labels, 0.5 +- x is a lead of 2 x.
     hesitates = best[:, -1] - best[:, -2] <= 2 * BORDERLINE
@@ -107,8 +175,20 @@ def _decisions(
 
 
 def failures(figures: Sequence[Figures], thresholds: Thresholds) -> list[str]:
-    """What is beyond the thresholds, over all texts; empty when nothing is."""
-    total = figures[-1]
+    """What is beyond the thresholds, over all texts and over the edge cases; empty when nothing is."""
+    missed = _failures(figures[-1], thresholds)
+    for edge in (figure for figure in figures if figure.tokens == EDGE_CASES):
+        allowed = replace(
+            thresholds,
+            agreement=min(EDGE_AGREEMENT, thresholds.agreement) if thresholds.largest >= 1 else thresholds.agreement,
+            mean=EDGE_MEAN * thresholds.mean if thresholds.largest >= 1 else thresholds.mean,
+            ignore_borderline=True,
+        )
+        missed += [f"of the edge cases {sentence}" for sentence in _failures(edge, allowed)]
+    return missed
+
+
+def _failures(total: Figures, thresholds: Thresholds) -> list[str]:
     agreement = total.agreement_clear if thresholds.ignore_borderline else total.agreement
     missed = []
     if agreement < thresholds.agreement:

@@ -2,20 +2,31 @@
 
 import multiprocessing
 import os
+import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from rejection_server.prepare.errors import PrepareError
+from rejection_server.graph.ragged import GraphError
+from rejection_server.prepare.errors import OutOfMemoryError, PrepareError, UnexpectedError
+from rejection_server.wording import one_line
 
 T = TypeVar("T")
 
+_END_S = 10.0
+"""How long a process that has answered may take to end by itself."""
+# What allocators say that raise nothing narrower than RuntimeError.
+_OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Failed to allocate memory", "std::length_error")
+
 
 def isolated(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What `function` returns or raises when a new process calls it; it must be a module's own function.
+    """What `function` returns when a new process calls it; it must be a module's own function.
 
-    The process ends with this call, also when the call is interrupted. Raises PrepareError when it was killed, which is
-    what happens when memory runs out.
+    The process ends with this call, also when the call is interrupted. Raises the function's PrepareError or
+    GraphError; OutOfMemoryError when memory ran out or the process was killed, which is what happens then;
+    UnexpectedError for whatever else ends the function or the process.
     """
     # Threads that spin while they wait for each other are slow where the processor is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,30 +37,53 @@ def isolated(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     process = context.Process(target=_call, args=(sending, function, args, kwargs), name=function.__name__)
     process.start()
     sending.close()
+    answered = False
     try:
-        result, error = receiving.recv()
+        value, error = receiving.recv()
+        answered = True
     except EOFError as exc:
-        raise PrepareError(
-            f"the process that ran '{function.__name__}' was killed, most likely because memory ran out: "
-            "free some, or prepare on a larger machine"
-        ) from exc
+        process.join(_END_S)
+        raise _killed(process, function.__name__) from exc
     finally:
+        if answered:
+            process.join(_END_S)
         process.kill()
         process.join()
         receiving.close()
     if error is not None:
         raise error
-    value: T = result
-    return value
+    result: T = value
+    return result
+
+
+def _killed(process: BaseProcess, name: str) -> PrepareError:
+    """Why a process ended without an answer."""
+    number = -(process.exitcode or 0)
+    if number in (0, signal.SIGKILL):
+        return OutOfMemoryError(
+            f"the process that ran '{name}' was killed, most likely because memory ran out: "
+            "free some, or prepare on a larger machine"
+        )
+    how = f"by {signal.Signals(number).name}" if number > 0 else f"with status {-number}"
+    return UnexpectedError(name, f"its process ended {how}")
 
 
 def _call(sending: Connection, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # Semaphores made by libraries (tqdm makes one) are then removed by the system and need nobody to account for them.
+    multiprocessing.set_start_method("fork", force=True)
     answer: tuple[Any, Exception | None]
     try:
         answer = (function(*args, **kwargs), None)
     except Exception as exc:
-        answer = (None, exc)
-    try:
-        sending.send(answer)
-    except Exception as exc:  # an error that cannot be sent is told in words
-        sending.send((None, PrepareError(f"'{function.__name__}' failed: {answer[1] or exc!r}")))
+        traceback.print_exc()  # for --verbose
+        answer = (None, exc if isinstance(exc, PrepareError | GraphError) else _told(exc, function.__name__))
+    sending.send(answer)
+
+
+def _told(exc: Exception, name: str) -> PrepareError:
+    """An error in words alone: the other process may not have what its class needs."""
+    if isinstance(exc, MemoryError) or any(words in str(exc) for words in _OUT_OF_MEMORY):
+        return OutOfMemoryError(
+            f"memory ran out in '{name}' ({one_line(exc, 120)}): free some, or prepare on a larger machine"
+        )
+    return UnexpectedError(name, f"{type(exc).__name__}: {one_line(exc)}")

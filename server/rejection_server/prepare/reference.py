@@ -1,22 +1,55 @@
-"""What the original model answers, in float32, and its export to ONNX. Runs in a process of its own."""
+"""What a user of the original gets: transformers' own pipeline, raw text in, labels and scores out, in float32.
+
+Nothing here is shared with what is served: the pipeline reads the folder, tokenises, runs the model and names the
+scores by itself. Runs in a process of its own.
+"""
 
 import importlib.util
-import logging
-import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 
-from rejection_server.graph.from_torch import exported
-from rejection_server.prepare.describe import Description, check_vocabulary
-from rejection_server.prepare.errors import CorruptedError, UnsupportedError
-from rejection_server.prepare.source import PICKLE, SAFETENSORS
+from rejection_server.prepare.errors import UnsupportedError
+from rejection_server.prepare.onnx_file import open_onnx
 from rejection_server.wording import one_line
 
-Floats = NDArray[np.float64]
+SHORTEST = 16
+"""Tokens that every model is expected to take."""
+FEW = 4
+"""So many lengths are tried one after the other before the range is halved."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One text's."""
+
+    ids: tuple[int, ...]
+    """Token ids that the model was given."""
+    token_count: int
+    """Tokens of the whole text."""
+    logits: tuple[float, ...]
+    """What the model gave."""
+    scores: dict[str, float]
+    """What a user gets, by the label's name."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original answers to some texts."""
+
+    longest: int
+    """Tokens of the longest text that it takes, special ones included."""
+    cuts_by_itself: bool
+    """Whether its tokenizer cuts longer texts to this without being told the length."""
+    answers: tuple[Answer | str, ...]
+    """Of each text; where it has none, why."""
+
+
+Ask = Callable[[str, int | None], Answer]
+"""From a text, and the length that it is cut to or None for the tokenizer's own, to the answer."""
 
 
 def has_torch() -> bool:
@@ -24,101 +57,129 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def answers_of_torch(folder: Path, weights: str, described: Description, *, export_to: Path | None) -> Floats:
-    """Logits [texts, labels] of the model in `folder` on PyTorch in float32, each row of its description alone.
+def answers_of_pipeline(folder: Path, texts: Sequence[str], longest: int) -> Reference:
+    """What `transformers.pipeline("text-classification", top_k=None, truncation=True)` answers, text by text.
 
-    With `export_to` the model is also written there as ONNX: `input_ids` and `attention_mask` [rows, tokens] to
-    `logits` [rows, labels], the weights in a file beside it.
-
-    Raises UnsupportedError, VocabularyError or CorruptedError.
+    `longest` is the most tokens that a text may have. Raises UnsupportedError if the pipeline cannot be made or answers
+    nothing.
     """
     import torch
-
-    model = _load(folder, weights)
-    check_vocabulary(described.largest_id, model.get_input_embeddings().num_embeddings)
-    answers, labels = [], len(described.labels)
-    with torch.inference_mode():
-        for ids in described.rows:
-            tensor = torch.tensor([list(ids)], dtype=torch.int64)
-            logits = model(input_ids=tensor, attention_mask=torch.ones_like(tensor)).logits
-            if logits.ndim != 2 or logits.shape[1] != labels:
-                raise UnsupportedError(f"the model has {labels} labels but gives scores of shape {list(logits.shape)}")
-            answers.append(logits[0].to(torch.float64).numpy())
-    if export_to is not None:
-        _export(model, export_to, described.model_max_length)
-    return np.asarray(answers)
-
-
-def _load(folder: Path, weights: str) -> Any:
-    import torch
     import transformers
-
-    safetensors = importlib.import_module("safetensors")  # absent where types are checked
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=weights != PICKLE,
+        pipe = transformers.pipeline(
+            "text-classification",
+            model=str(folder),
+            tokenizer=str(folder),
+            device="cpu",
             dtype=torch.float32,
-            attn_implementation="eager",  # plain operators, which onnxruntime fuses
-            output_loading_info=True,
+            trust_remote_code=False,
         )
-    except safetensors.SafetensorError as exc:
-        raise CorruptedError(f"{weights} is damaged ({exc}): fetch it again") from exc
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as exc:
-        reason = one_line(exc)
-        raise UnsupportedError(f"transformers cannot read the model from {weights or SAFETENSORS}: {reason}") from exc
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UnsupportedError(
-            f"the weights are not those of a trained text classifier: {', '.join(missing[:3])} "
-            f"{'are' if len(missing) > 1 else 'is'} missing from {weights}"
-        )
-    return model.eval()
+    except Exception as exc:  # it raises whatever loading stumbles over
+        raise UnsupportedError(f"transformers cannot make a pipeline of the model: {one_line(exc)}") from exc
+    seen: dict[str, Any] = {}
+
+    def watch(_model: Any, _args: Any, given: dict[str, Any], output: Any) -> None:
+        seen.update(ids=given["input_ids"][0].tolist(), logits=output.logits[0].tolist())
+
+    pipe.model.register_forward_hook(watch, with_kwargs=True)
+
+    def ask(text: str, length: int | None) -> Answer:
+        cut = {} if length is None else {"max_length": length}
+        found = pipe(text, top_k=None, truncation=True, **cut)
+        scores = {str(one["label"]): one["score"] for one in found}
+        count = len(pipe.tokenizer(text)["input_ids"])
+        return Answer(tuple(seen["ids"]), count, tuple(seen["logits"]), scores)
+
+    return _answers(ask, texts, longest, pipe.tokenizer.model_max_length)
 
 
-def _export(model: Any, path: Path, max_length: int) -> None:
-    warnings.simplefilter("ignore")  # this process ends soon; what they say is not for who prepares a model
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    try:
-        # Weights beside the graph: as one message they would be held three times over.
-        exported(model, max_length).save(str(path), external_data=True)
-    except Exception as exc:  # torch.export raises dozens of kinds
-        reason = one_line(exc, 200)
-        raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
+def answers_of_onnx(folder: Path, onnx: Path, texts: Sequence[str], longest: int) -> Reference:
+    """What the model's own ONNX file at `onnx` answers to what transformers' tokenizer makes of the texts.
 
-
-def answers_of_onnx(path: Path, described: Description) -> Floats:
-    """Logits [texts, labels] of a padded ONNX model on onnxruntime, each row of its description alone.
-
+    For where there is no PyTorch, or no weights beside the file. `longest` is the most tokens that a text may have.
     Raises UnsupportedError or CorruptedError.
     """
-    session = _open(path)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    session = open_onnx(onnx)
     inputs = {value.name for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
     output = "logits" if "logits" in outputs else outputs[0]
-    answers, labels = [], len(described.labels)
-    for ids in described.rows:
-        tokens = np.asarray([list(ids)], dtype=np.int64)
-        feed = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
-        (logits,) = session.run([output], {name: value for name, value in feed.items() if name in inputs})
-        if logits.ndim != 2 or logits.shape[1] != labels:
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+
+    def ask(text: str, length: int | None) -> Answer:
+        cut = {} if length is None else {"max_length": length}
+        encoded = {name: np.asarray([ids], np.int64) for name, ids in tokenizer(text, truncation=True, **cut).items()}
+        ids = encoded["input_ids"]
+        given = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids), **encoded}
+        (logits,) = session.run([output], {name: value for name, value in given.items() if name in inputs})
+        if logits.shape != (1, len(labels)):
             raise UnsupportedError(
-                f"{path.name} is not a text classifier with {labels} labels: its output '{output}' has the shape "
+                f"{onnx.name} is not a text classifier with {len(labels)} labels: its output '{output}' has the shape "
                 f"{list(logits.shape)}"
             )
-        answers.append(np.asarray(logits[0], dtype=np.float64))
-    return np.asarray(answers)
+        raw = logits[0].astype(np.float64)
+        count = len(tokenizer(text)["input_ids"])
+        return Answer(tuple(ids[0].tolist()), count, tuple(raw.tolist()), _scores(config, labels, raw))
+
+    return _answers(ask, texts, longest, tokenizer.model_max_length)
 
 
-def _open(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+def _scores(config: Any, labels: Sequence[str], logits: Any) -> dict[str, float]:
+    """As the pipeline makes them of the logits."""
+    if config.problem_type == "regression":
+        scores = logits
+    elif config.problem_type == "multi_label_classification" or len(labels) == 1:
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    return dict(zip(labels, scores.tolist(), strict=True))
+
+
+def _answers(ask: Ask, texts: Sequence[str], longest: int, tokenizer_length: int) -> Reference:
+    """Ask for all texts, cut to the longest that works: models number positions in several ways."""
+    longest = _longest_that_works(lambda length: ask("word " * length, length), longest)
+    length = None if tokenizer_length == longest else longest
+    answers: list[Answer | str] = []
+    for text in texts:
+        try:
+            answers.append(ask(text, length))
+        except UnsupportedError:
+            raise
+        except Exception as exc:  # whatever the tokenizer or the model raises
+            answers.append(one_line(exc, 120))
+    if all(isinstance(answer, str) for answer in answers):
+        raise UnsupportedError(f"transformers itself cannot answer with this model: {answers[0]}")
+    return Reference(longest, length is None, tuple(answers))
+
+
+def _longest_that_works(ask: Callable[[int], Answer], longest: int) -> int:
+    """The most tokens up to `longest` that the model takes; raises UnsupportedError if it takes hardly any."""
+    reason = _why_not(ask, min(longest, SHORTEST))
+    if reason is not None:
+        raise UnsupportedError(f"transformers itself cannot answer with this model: {reason}")
+    works, fails, length = min(longest, SHORTEST), longest + 1, longest
+    while works + 1 < fails:
+        if _why_not(ask, length) is None:
+            works = length
+        else:
+            fails = length
+        # An offset of a few positions is the usual cause.
+        length = fails - 1 if longest - fails < FEW else (works + fails) // 2
+    return works
+
+
+def _why_not(ask: Callable[[int], Answer], length: int) -> str | None:
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # onnxruntime raises nothing narrower
-        raise CorruptedError(f"onnxruntime cannot read {path.name}: {one_line(exc)}") from exc
+        ask(length)
+    except UnsupportedError:
+        raise
+    except Exception as exc:  # whatever the tokenizer or the model raises
+        return one_line(exc, 200)
+    return None

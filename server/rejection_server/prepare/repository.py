@@ -7,9 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rejection_server import MODEL_REPOSITORY
 from rejection_server.prepare.configuration import FACTS, MODELS, Shape, configurations
@@ -22,8 +25,20 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, tokenizer_json: Path) -> None:
-    """Write a whole repository to the empty folder `repository`; `graph` is moved, `tokenizer_json` copied."""
+@dataclass(frozen=True)
+class Parts:
+    """What a repository is put together of, beside its configuration."""
+
+    graph: Path
+    """The ONNX file, which is moved."""
+    tokenizer_json: Path
+    """The tokenizer, which is copied."""
+    sample_rows: Sequence[Sequence[int]]
+    """Token ids of texts, of which the first and the last one, short and longest, warm the classifier up."""
+
+
+def assemble(repository: Path, shape: Shape, parts: Parts, *, version: int) -> None:
+    """Write a whole repository to the empty folder `repository`."""
     with disk_errors(repository):
         for model in MODELS:
             (repository / model).mkdir(parents=True)
@@ -32,20 +47,34 @@ def assemble(repository: Path, shape: Shape, *, version: int, graph: Path, token
             (repository / ensemble / TOKENIZER_VERSION).mkdir()
             (repository / ensemble / TOKENIZER_VERSION / ".gitkeep").touch()
         shutil.copytree(MODEL_REPOSITORY / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
+        write_warmup(repository / "classifier", parts.sample_rows)
         tokenizer = repository / "tokenizer" / TOKENIZER_VERSION
         tokenizer.mkdir()
         for module in sorted((MODEL_REPOSITORY / "tokenizer" / TOKENIZER_VERSION).glob("*.py")):
             shutil.copyfile(module, tokenizer / module.name)
-        shutil.copyfile(tokenizer_json, tokenizer / "tokenizer.json")
+        shutil.copyfile(parts.tokenizer_json, tokenizer / "tokenizer.json")
         classifier = repository / "classifier" / str(version)
         classifier.mkdir()
-        graph.replace(classifier / "model.onnx")
+        parts.graph.replace(classifier / "model.onnx")
+
+
+def write_warmup(classifier: Path, sample_rows: Sequence[Sequence[int]]) -> None:
+    """Write the rows that Triton warms the classifier up with: of real texts, for some models fail on others."""
+    folder = classifier / "warmup"
+    folder.mkdir(exist_ok=True)
+    for name, row in (("short", sample_rows[0]), ("longest", sample_rows[-1])):
+        (folder / name).write_bytes(np.asarray(row, "<i8").tobytes())
 
 
 def configure(repository: Path, shape: Shape) -> None:
     """Write the files that follow from the shape."""
+    write_files(repository, configurations(shape))
+
+
+def write_files(repository: Path, files: Mapping[str, str]) -> None:
+    """Write files of the repository, by their path within it."""
     with disk_errors(repository):
-        for name, content in configurations(shape).items():
+        for name, content in files.items():
             (repository / name).write_text(content, encoding="utf-8")
 
 
@@ -102,7 +131,8 @@ def check_version(output: Path, shape: Shape, version: int, tokenizer_json: Path
     if (output / "tokenizer" / TOKENIZER_VERSION / "tokenizer.json").read_bytes() != tokenizer_json.read_bytes():
         raise OutputError(f"{differs} another tokenizer, and a request must not meet one half of each{other}")
     for facts in _facts_of(output):
-        for name, mine in (("model_max_length", shape.model_max_length), ("activation", shape.activation)):
+        for name in ("model_max_length", "model_min_length", "activation"):
+            mine = getattr(shape, name)
             if facts.get(name, mine) != mine:
                 raise OutputError(f"{differs} {name} {facts[name]}, this one {mine}{other}")
         if facts.get("device", shape.device) != shape.device:
@@ -127,9 +157,14 @@ def tidy(staged: Path) -> None:
 
 
 def publish_version(staged: Path, output: Path, version: int) -> None:
-    """Move the classifier's new version beside the others, in one rename: a Triton that polls sees it whole."""
+    """Move the classifier's new version beside the others, in one rename: a Triton that polls sees it whole.
+
+    The public configuration, which says of which model the answers are, follows it.
+    """
+    public = Path("rejection") / "config.pbtxt"
     with disk_errors(staged):
         version_folder(staged, version).rename(version_folder(output, version))
+        (staged / public).replace(output / public)
 
 
 def publish(staged: Path, output: Path) -> None:

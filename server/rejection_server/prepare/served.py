@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from rejection_server.host import HostError, ServeOptions, Server
+from rejection_server.onnx_backend.token_ids import FILLER
+from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.errors import PrepareError
 
 BATCH = 8
@@ -20,16 +20,6 @@ AT_ONCE = 64
 """Requests in flight: Triton queues them, so that its batcher joins them as it does under load."""
 STARTUP_S = 600.0
 ANSWER_S = 300.0
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers of the server, one row a text."""
-
-    probabilities: Floats
-    token_counts: tuple[int, ...]
 
 
 def ask(repository: Path, texts: Sequence[str]) -> Answers:
@@ -45,19 +35,35 @@ def ask(repository: Path, texts: Sequence[str]) -> Answers:
         with (
             Server(options) as server,
             triton.InferenceServerClient(server.grpc_address) as client,
+            triton.InferenceServerClient(server.triton_address) as inside,
             ThreadPoolExecutor(AT_ONCE) as pool,
         ):
-            answers = list(pool.map(lambda batch: _infer(client, batch), batches))
+            answers = list(pool.map(lambda batch: _infer(client, "rejection", batch), batches))
+            tokens = list(pool.map(lambda batch: _infer(inside, "tokenizer", batch), batches))
+            labels = _labels(client, answers[0].as_numpy("probabilities").shape[1])
     except HostError as exc:
         raise PrepareError(f"the prepared repository does not start: {exc}") from exc
     except InferenceServerException as exc:
         raise PrepareError(f"the prepared repository does not answer: {exc.message()}") from exc
-    probabilities = [answer.as_numpy("probabilities").astype(np.float64) for answer in answers]
     counts = [count for answer in answers for count in answer.as_numpy("token_count").ravel().tolist()]
-    return Answers(np.concatenate(probabilities), tuple(counts))
+    rows = [row for answer in tokens for row in answer.as_numpy("input_ids").tolist()]
+    logits, scores = (
+        np.concatenate([answer.as_numpy(name).astype(np.float64) for answer in answers])
+        for name in ("logits", "probabilities")
+    )
+    ids = tuple(tuple(token for token in row if token != FILLER) for row in rows)
+    return Answers(labels, ids, tuple(counts), logits, scores)
 
 
-def _infer(client: Any, texts: Sequence[str]) -> Any:
+def _labels(client: Any, count: int) -> tuple[str, ...]:
+    """Names of the columns, by Triton's classification extension."""
+    output = triton.InferRequestedOutput("probabilities", class_count=count)
+    named = _infer(client, "rejection", ["Which labels are there?"], [output]).as_numpy("probabilities").ravel()
+    entries = [entry.decode().split(":", 2) for entry in named.tolist()]  # score, index, name
+    return tuple(name for _, _, name in sorted(entries, key=lambda entry: int(entry[1])))
+
+
+def _infer(client: Any, model: str, texts: Sequence[str], outputs: list[Any] | None = None) -> Any:
     tensor = triton.InferInput("text", [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], dtype=object))
-    return client.infer("rejection", [tensor], client_timeout=ANSWER_S)
+    return client.infer(model, [tensor], outputs=outputs, client_timeout=ANSWER_S)

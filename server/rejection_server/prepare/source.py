@@ -4,26 +4,22 @@ Only the files that preparing needs are fetched, and each is compared with the c
 Code from the hub is never among them.
 """
 
-import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rejection_server.commands import installing
+from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.errors import (
-    DISK_FULL,
     CorruptedError,
-    DiskFullError,
-    GatedError,
     MissingPackageError,
-    NetworkError,
     PrepareError,
     SourceError,
     UnsupportedError,
 )
+from rejection_server.prepare.hub import HubRepository
 from rejection_server.wording import one_line
 
 CONFIG = "config.json"
@@ -43,9 +39,21 @@ ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLES = (PICKLE, PICKLE_INDEX)
+INDEXES = (SAFETENSORS_INDEX, PICKLE_INDEX)
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
-_log = logging.getLogger(__name__)
-T = TypeVar("T")
+_OTHER_WEIGHTS = (".onnx", ".safetensors", ".h5", ".msgpack", ".gguf", ".bin", ".pt", ".ckpt", ".tflite")
+_KINDS = {
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,29 @@ class Source:
     """The ONNX file among them; None when the model has to be exported from its weights."""
     weights: str | None
     """The file (or index) with PyTorch weights; None when they are not needed or not allowed."""
+    base: "Source | None" = None
+    """The model that an adapter changes; None for a whole model."""
+    merged_from: "Source | None" = None
+    """The adapter whose merged form this is."""
 
     @property
     def title(self) -> str:
         """Short name: what follows the last slash."""
         return Path(self.name).resolve().name if self.revision is None else self.name.rsplit("/", 1)[-1]
+
+    def without_onnx(self) -> "Source":
+        """The same without its ONNX file."""
+        names = tuple(name for name in self.files if self.onnx is None or not name.startswith(self.onnx))
+        return replace(self, files=names, onnx=None)
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of every file that is used, an adapter's base included, in hexadecimal."""
+        if self.merged_from is not None:
+            return self.merged_from.checksums()
+        base = {} if self.base is None else self.base.checksums()
+        return {name: digest(self.folder / name) for name in self.files} | {
+            f"base/{name}": value for name, value in base.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,8 @@ class Choice:
     onnx: str | None
     weights: str | None
     files: tuple[str, ...]
+    is_adapter: bool = False
+    """Whether they are a PEFT adapter, whose base is another model."""
 
 
 def choose_files(names: Iterable[str], *, has_torch: bool, allow_pickle: bool) -> Choice:
@@ -86,36 +114,69 @@ def choose_files(names: Iterable[str], *, has_torch: bool, allow_pickle: bool) -
     Raises SourceError, UnsupportedError or MissingPackageError when what there is does not do.
     """
     names = set(names)
-    if CONFIG not in names:
+    has_adapter = ADAPTER_CONFIG in names
+    if not has_adapter and CONFIG not in names:
         raise SourceError(f"the model has no {CONFIG}: it is not in Hugging Face's format")
     onnx = next((name for name in ONNX_FILES if name in names), None)
     weights = next((name for name in (SAFETENSORS, SAFETENSORS_INDEX) if name in names), None)
-    if weights is None and PICKLE in names and allow_pickle:
-        weights = PICKLE
+    pickle = next((name for name in PICKLES if name in names), None)
+    if weights is None and allow_pickle:
+        weights = pickle
+    if has_adapter:
+        return _choose_adapter(names, onnx or weights or pickle, has_torch=has_torch)
     if onnx is None and weights is None:
-        if PICKLE in names:
-            raise UnsupportedError(
-                f"the model's weights are only there as {PICKLE}, a pickle, which can run any code when it is read: "
-                "if you trust its author, allow it with --allow-pickle"
-            )
-        raise SourceError(f"the model has neither {SAFETENSORS} nor an ONNX file ({' or '.join(ONNX_FILES)})")
-    if onnx is None and not has_torch:
-        raise MissingPackageError(
-            "the model has no ONNX file, and exporting its weights needs PyTorch, which is not installed: "
-            f"run {installing('export')}"
-        )
+        raise _no_weights(names, pickle)
     if not has_torch:
+        if onnx is None:
+            raise MissingPackageError(
+                "the model has no ONNX file, and exporting its weights needs PyTorch, which is not installed: "
+                f"run {installing('export')}"
+            )
         weights = None
-    files = [CONFIG, *(name for name in TOKENIZER_SETTINGS if name in names)]
-    tokenizer = [TOKENIZER_JSON] if TOKENIZER_JSON in names else [name for name in TOKENIZER_SOURCES if name in names]
+    tokenizer = _tokenizer_files(names)
     if not tokenizer:
         raise SourceError("the model has no tokenizer: neither tokenizer.json nor a vocabulary is beside it")
-    files += tokenizer
+    files = [CONFIG, *tokenizer]
     if onnx is not None:
         files += sorted(name for name in names if name == onnx or name.startswith((f"{onnx}_", f"{onnx}.")))
     if weights is not None:
         files.append(weights)
     return Choice(onnx, weights, tuple(files))
+
+
+def _tokenizer_files(names: Set[str]) -> list[str]:
+    """The files that a tokenizer is read from, none if there is none."""
+    sources = (TOKENIZER_JSON,) if TOKENIZER_JSON in names else TOKENIZER_SOURCES
+    found = [name for name in sources if name in names]
+    return [name for name in TOKENIZER_SETTINGS if name in names] + found if found else []
+
+
+def _choose_adapter(names: Set[str], whole: str | None, *, has_torch: bool) -> Choice:
+    if whole:
+        raise UnsupportedError(
+            f"there are both a whole model ({whole}) and a PEFT adapter ({ADAPTER_CONFIG}), and which is meant cannot "
+            "be told: remove the files of one"
+        )
+    if ADAPTER_WEIGHTS not in names:
+        raise SourceError(f"the model is a PEFT adapter ({ADAPTER_CONFIG}) without {ADAPTER_WEIGHTS}")
+    if not has_torch:
+        raise MissingPackageError(
+            f"the model is a PEFT adapter, and merging it with its base needs PyTorch: run {installing('export')}"
+        )
+    held = [name for name in (CONFIG,) if name in names]
+    return Choice(None, ADAPTER_WEIGHTS, (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *held, *_tokenizer_files(names)), True)
+
+
+def _no_weights(names: Set[str], pickle: str | None) -> PrepareError:
+    """Why there is nothing to serve; `pickle` is what may not be read."""
+    if pickle is not None:
+        return UnsupportedError(
+            f"the model's weights are only there as {pickle}, a pickle, which can run any code when it is read: "
+            "if you trust its author, allow it with --allow-pickle"
+        )
+    others = sorted(name for name in names if name.endswith(_OTHER_WEIGHTS))
+    held = f"; it has {others[0]}, which is not read" if others else ""
+    return SourceError(f"the model has neither {SAFETENSORS} nor an ONNX file ({' or '.join(ONNX_FILES)}){held}")
 
 
 def find_source(model: str, revision: str | None, *, has_torch: bool, allow_pickle: bool = False) -> Source:
@@ -124,134 +185,104 @@ def find_source(model: str, revision: str | None, *, has_torch: bool, allow_pick
     Raises SourceError and its kin, NetworkError, DiskFullError, UnsupportedError or MissingPackageError.
     """
     folder = Path(model)
-    if folder.is_dir():
-        if revision is not None:
-            raise SourceError(f"{model} is a folder, and a folder has no revisions: leave --revision away")
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        choice = choose_files(names, has_torch=has_torch, allow_pickle=allow_pickle)
-        files = choice.files + _shards(folder, choice.weights)
-        for name in files:
-            if not (folder / name).is_file():
-                raise SourceError(f"{folder / SAFETENSORS_INDEX} names {name}, which is not in the folder")
-        return Source(model, None, folder, files, choice.onnx, choice.weights)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+    try:
+        kind = "folder" if folder.is_dir() else "file" if folder.exists() else ""
+    except (OSError, ValueError) as exc:  # a name too long, or one with a NUL
+        raise SourceError(f"{model!r} cannot be looked up: {one_line(exc)}") from exc
+    if kind == "file":
+        raise SourceError(f"{model} is a file: name the folder that holds it, with {CONFIG} and a tokenizer")
+    if not kind and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise SourceError(f"there is no folder {model}: name an existing one or an id on the hub, like name/model")
-    return _fetch(model, revision, has_torch, allow_pickle)
+    if not kind:
+        source = _fetch(model, revision, has_torch, allow_pickle)
+    elif revision is not None:
+        raise SourceError(f"{model} is a folder, and a folder has no revisions: leave --revision away")
+    else:
+        source = _found(model, folder, has_torch, allow_pickle)
+    if source.weights != ADAPTER_WEIGHTS:
+        return source
+    return replace(source, base=_base_of(source, allow_pickle))
+
+
+def _found(model: str, folder: Path, has_torch: bool, allow_pickle: bool) -> Source:
+    """The model's files in a folder."""
+    choice = choose_files(_listed(folder), has_torch=has_torch, allow_pickle=allow_pickle)
+    shards = _shards(folder, choice.weights)
+    for name in shards:
+        if not (folder / name).is_file():
+            raise SourceError(f"{folder / str(choice.weights)} names {name}, which is not in the folder")
+    return Source(model, None, folder, choice.files + shards, choice.onnx, choice.weights)
+
+
+def _listed(folder: Path) -> list[str]:
+    """Names of the files that may be a model's; raises SourceError."""
+    try:
+        found = [folder, *(path for path in (folder / "onnx",) if path.is_dir())]
+        return [p.relative_to(folder).as_posix() for path in found for p in path.iterdir() if p.is_file()]
+    except OSError as exc:
+        raise SourceError(f"{exc.filename} cannot be read: {exc.strerror}") from exc
+
+
+def _base_of(adapter: Source, allow_pickle: bool) -> Source:
+    """The model that an adapter changes; raises what `find_source` does."""
+    settings = read_object(adapter.folder / ADAPTER_CONFIG)
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, str) or not name:
+        raise SourceError(f"{ADAPTER_CONFIG} does not say which model it changes (base_model_name_or_path)")
+    try:
+        return find_source(
+            name, revision if isinstance(revision, str) else None, has_torch=True, allow_pickle=allow_pickle
+        )
+    except PrepareError as exc:
+        raise type(exc)(
+            f"the base of the adapter {adapter.name} ({name}, see {ADAPTER_CONFIG}) cannot be used: {exc}"
+        ) from exc
 
 
 def _shards(folder: Path, weights: str | None) -> tuple[str, ...]:
-    if weights != SAFETENSORS_INDEX:
+    """The files that an index names; none if `weights` is no index. Raises CorruptedError."""
+    if weights not in INDEXES:
         return ()
-    return tuple(sorted(set(read_json(folder / SAFETENSORS_INDEX)["weight_map"].values())))
+    places = read_object(folder / str(weights)).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) and all(map(_is_name, places.values())) else set()
+    if not names:
+        raise CorruptedError(
+            f"{folder / str(weights)} is damaged: its weight_map must name a file of this folder for each tensor"
+        )
+    return tuple(sorted(names))
+
+
+def _is_name(value: object) -> bool:
+    """Whether it names a file of the same folder."""
+    return isinstance(value, str) and value.isprintable() and value == Path(value).name != ".."
 
 
 def _fetch(model: str, revision: str | None, has_torch: bool, allow_pickle: bool) -> Source:
-    from huggingface_hub import get_cached_repo_tree, snapshot_download
-
-    where = f"{model}" if revision is None else f"{model} at revision {revision}"
-    first = [CONFIG, *TOKENIZER_SETTINGS]
-    folder = Path(_asked(where, lambda: snapshot_download(model, revision=revision, allow_patterns=first)))
-    commit = folder.name
-    listed = {file.path: file for file in get_cached_repo_tree(model, revision=commit)}
-    choice = choose_files(listed, has_torch=has_torch, allow_pickle=allow_pickle)
-    _asked(where, lambda: snapshot_download(model, revision=commit, allow_patterns=list(choice.files)))
-    shards = _shards(folder, choice.weights)
+    hub = HubRepository(model, revision, (CONFIG, ADAPTER_CONFIG, *TOKENIZER_SETTINGS))
+    choice = choose_files(hub.files, has_torch=has_torch, allow_pickle=allow_pickle)
+    hub.fetch(choice.files)
+    shards = _shards(hub.folder, choice.weights)
+    for name in shards:
+        if name not in hub.files:
+            raise SourceError(f"{choice.weights} of {model} names {name}, which the hub does not have")
     if shards:
-        _asked(where, lambda: snapshot_download(model, revision=commit, allow_patterns=list(shards)))
-    files = choice.files + shards
-    for name in files:
-        entry = listed.get(name)
-        if entry is None:
-            raise SourceError(f"{SAFETENSORS_INDEX} of {model} names {name}, which the hub does not have")
-        if not (folder / name).exists():
-            raise NetworkError(f"{name} of {where} is not in the cache and the hub could not be asked for it")
-        check_download(folder / name, None if entry.lfs is None else entry.lfs.sha256, entry.blob_id)
-    return Source(model, commit, folder, files, choice.onnx, choice.weights)
-
-
-def check_download(path: Path, sha256: str | None, blob_id: str) -> None:
-    """Compare a fetched file with its checksum on the hub: SHA-256 for large files, git's blob id for others.
-
-    A file that does not match is removed from the cache, so that the next run fetches it anew. Raises CorruptedError.
-    """
-    size = path.stat().st_size
-    found = digest(path) if sha256 else digest(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
-    if found != (sha256 or blob_id):
-        blob = path.resolve()
-        path.unlink()
-        blob.unlink(missing_ok=True)
-        raise CorruptedError(
-            f"the download of {path.name} is corrupted (checksum {found[:12]}..., the hub lists "
-            f"{(sha256 or blob_id)[:12]}...): it was removed from the cache, so start again"
-        )
-
-
-def digest(path: Path, state: Any = None) -> str:
-    """Checksum of a file in hexadecimal, SHA-256 unless another hash is given."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: state or hashlib.sha256()).hexdigest()
+        hub.fetch(shards)
+    return Source(model, hub.commit, hub.folder, choice.files + shards, choice.onnx, choice.weights)
 
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file; raises CorruptedError naming the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as exc:
-        raise CorruptedError(f"{path} is not valid JSON: {exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise CorruptedError(f"{path} is not valid JSON: {one_line(exc)}") from exc
+    except OSError as exc:
+        raise CorruptedError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
-def _asked(where: str, ask: Callable[[], T]) -> T:
-    """What the hub answers, its errors as ours."""
-    from httpx2 import HTTPError
-    from huggingface_hub import errors
-
-    try:
-        return ask()
-    except (OSError, HTTPError, errors.HFValidationError) as exc:
-        raise _not_given(where, exc) or _not_reached(where, exc) from exc
-
-
-def _not_given(where: str, exc: Exception) -> PrepareError | None:
-    """What the hub's refusal means; None if it did not refuse."""
-    from huggingface_hub import errors
-
-    if isinstance(exc, errors.GatedRepoError):
-        return GatedError(
-            f"{where} is gated: ask for access on its page on the hub, then set HF_TOKEN to a token of that account"
-        )
-    if isinstance(exc, errors.RevisionNotFoundError):
-        return SourceError(f"the hub has no {where}: look up the commit, branch or tag on its page")
-    if isinstance(exc, errors.RepositoryNotFoundError):
-        return SourceError(
-            f"the hub has no model {where}, or it is private: check the spelling, or set HF_TOKEN to a token with "
-            "access"
-        )
-    if isinstance(exc, errors.HFValidationError):
-        return SourceError(f"'{where}' is neither a folder nor an id on the hub, which looks like name/model")
-    # After a look into the cache what sent it there is the cause.
-    refusal = exc.__cause__ if isinstance(exc, errors.LocalEntryNotFoundError) else exc
-    if isinstance(refusal, errors.HfHubHTTPError):
-        return NetworkError(f"the hub answered status {refusal.response.status_code} for {where}: try again later")
-    return None
-
-
-def _not_reached(where: str, exc: Exception) -> PrepareError:
-    """What it means that the hub's answer did not come, not whole, or could not be stored."""
-    from httpx2 import HTTPError
-    from huggingface_hub import constants, errors
-
-    if isinstance(exc, HTTPError | ConnectionError | TimeoutError | errors.LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            return NetworkError(
-                f"{where} is not complete in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub"
-            )
-        return NetworkError(
-            f"the hub ({constants.ENDPOINT}) could not be reached for {where}: check the network, HF_ENDPOINT and "
-            "proxies"
-        )
-    if isinstance(exc, OSError) and exc.errno in DISK_FULL:
-        return DiskFullError(f"the disk is full: {where} could not be stored in the hub's cache (HF_HOME)")
-    # What the hub's client says when it got fewer bytes than it was promised.
-    if "Consistency check failed" in str(exc):
-        return CorruptedError(f"the download of {where} ended too early: start again, it resumes")
-    return SourceError(f"{where} could not be fetched: {one_line(exc)}")
+def read_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that holds an object; raises CorruptedError naming the file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CorruptedError(f"{path} is damaged: it must hold a JSON object, this one holds {_KINDS[type(value)]}")
+    return value

@@ -1,11 +1,14 @@
-"""Takes the weights out of an ONNX graph and puts them back, so that the graph alone can be rewritten.
+"""Are a model's weights numbers; and those of an ONNX graph taken out and put back, to rewrite the graph alone.
 
 Rewriting copies a graph several times; with hundreds of megabytes of weights inside, memory is what runs out.
 """
 
+from typing import Any
+
 from onnx import ModelProto, TensorProto
 
 from rejection_server.graph.walk import graphs
+from rejection_server.prepare.errors import CorruptedError
 
 _SMALL = 1 << 16  # bytes; smaller constants may be read by what rewrites the graph
 
@@ -38,3 +41,15 @@ def attach(model: ModelProto, weights: dict[str, TensorProto]) -> None:
         for tensor in graph.initializer:
             if tensor.name in weights:
                 tensor.CopyFrom(weights.pop(tensor.name))
+
+
+def check_finite(model: Any, name: str) -> None:
+    """Raise CorruptedError if a weight of the PyTorch model, read from the file `name`, is NaN or infinite."""
+    for weight, values in model.named_parameters():
+        finite = values.isfinite()
+        if not finite.all():
+            wrong = values.numel() - int(finite.sum())
+            raise CorruptedError(
+                f"{wrong} of the {values.numel()} numbers of {weight} in {name} are NaN or infinite: the model is "
+                "damaged, or its training failed"
+            )

@@ -1,0 +1,183 @@
+"""Broken model folders, each given to the command `prepare`: it must end with a repository, or with one sentence.
+
+python -m faults.prepare_fuzz --folders 500 --seed 1
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import onnxruntime
+
+from faults import folders
+from rejection_server.commands import command
+from rejection_server.onnx_backend.token_ids import TokenIds
+from rejection_server.prepare import cli, served
+from rejection_server.prepare.answers import Answers
+from support.repository import tokenizing
+
+LONGEST_S = 300
+LONGEST_SENTENCE = 900
+PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
+NOT_FOR_A_PERSON = {
+    "traceback": re.compile(r"Traceback|^ *File \"", re.MULTILINE),
+    "escape codes": re.compile(r"[\x00-\x09\x0b-\x1f\x7f]"),
+    "unforeseen": re.compile("this is a fault of rejection-server"),
+    "memory": re.compile("memory ran out"),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one run of the command ended."""
+
+    broken: folders.Broken
+    status: int
+    seconds: float
+    last: str
+    """The sentence, or the last line of progress."""
+    findings: tuple[str, ...]
+    """What is wrong with that."""
+
+
+class _HangError(BaseException):
+    pass
+
+
+def without_server(repository: Path, texts: Sequence[str]) -> Answers:
+    """What the repository's files answer: the server adds nothing to what is looked at here but time."""
+    session = onnxruntime.InferenceSession(str(next(repository.glob("classifier/*/model.onnx"))))
+    accepted = TokenIds.of(session.get_modelmeta().custom_metadata_map)
+    assert accepted is not None
+    tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", accepted.longest_row)
+    whole = tokenizer.token_ids(list(texts))
+    rows = [tokenizer.truncate(row, accepted.longest_row) for row in whole]
+    answers = []
+    for row in rows:
+        feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
+        answers.append(session.run(["logits", "probabilities"], feed))
+    logits, scores = (np.concatenate(parts).astype(np.float64) for parts in zip(*answers, strict=True))
+    labels = (repository / "rejection" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    return Answers(tuple(labels), tuple(map(tuple, rows)), tuple(map(len, whole)), logits, scores)
+
+
+def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:
+    """Prepare the folder in this process, as the command does."""
+    arguments = [str(folder), "--output", str(output), "--precision", "fp32"]
+    arguments += ["--allow-pickle"] if broken.allow_pickle else []
+    begin = time.monotonic()
+    with _streams() as (out, err):
+        signal.signal(signal.SIGALRM, _hang)
+        signal.alarm(LONGEST_S)
+        try:
+            status = cli.main(arguments)
+        except _HangError:
+            status = -1
+        except SystemExit as exc:
+            status = int(exc.code or 0)
+        finally:
+            signal.alarm(0)
+    said = err.read_text(errors="replace")
+    lines = said.splitlines()
+    findings = tuple(_findings(status, said, out.read_text(), output, folder))
+    return Ended(broken, status, round(time.monotonic() - begin, 1), lines[-1] if lines else "", findings)
+
+
+def _hang(_number: int, _frame: FrameType | None) -> None:
+    raise _HangError
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[tuple[Path, Path]]:
+    """Files to which everything goes that this process and its children write to standard output and error."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder, "out"), Path(folder, "err")
+        kept = sys.stdout, sys.stderr, os.dup(1), os.dup(2)
+        streams = [path.open("w", encoding="utf-8", buffering=1) for path in paths]
+        for number, stream in enumerate(streams, 1):
+            os.dup2(stream.fileno(), number)
+        sys.stdout, sys.stderr = streams
+        try:
+            yield paths
+        finally:
+            sys.stdout, sys.stderr = kept[:2]
+            for number, before in enumerate(kept[2:], 1):
+                os.dup2(before, number)
+                os.close(before)
+            for stream in streams:
+                stream.close()
+
+
+def _findings(status: int, said: str, told: str, output: Path, folder: Path) -> Iterator[str]:
+    if status not in (0, 1):
+        yield f"status {status}"
+    yield from (name for name, pattern in NOT_FOR_A_PERSON.items() if pattern.search(said))
+    words = [line for line in said.split("\n") if line and not PROGRESS.match(line)]
+    is_whole = (output / "classifier" / "1" / "model.json").is_file()
+    if (status == 0) != is_whole:
+        yield "no repository" if status == 0 else "a repository that is not whole"
+    if status == 0 and words:
+        yield "words beside a repository"
+    if status == 1 and (not words or not words[0].startswith(f"{command('prepare')}: ")):
+        yield "no sentence"
+    if status == 1 and told:
+        yield "words on standard output"
+    table = [line for line in words[1:] if not line.startswith("| ")]
+    if status == 1 and table:
+        yield "more than a sentence"
+    if words and len(words[0]) > LONGEST_SENTENCE:
+        yield "a long sentence"
+    if [path for path in output.parent.iterdir() if path not in (output, folder)]:
+        yield "files left behind"
+    if (folder / "was run").exists():
+        yield "code was run"
+
+
+def fuzz(numbers: Sequence[int], seed: int, work: Path) -> Iterator[Ended]:
+    """Prepare the folders of these numbers, one after the other."""
+    bases = folders.make_bases(work / "bases")
+    served.ask = without_server
+    for number in numbers:
+        place = work / "run"
+        place.mkdir()
+        broken = folders.make(seed, number, bases, place / "model")
+        yield run(broken, place / "model", place / "served")
+        shutil.rmtree(place)
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m faults.prepare_fuzz", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--folders", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, metavar="NUMBER")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every run, one a line")
+    options = parser.parse_args()
+    counted: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as stack:
+        lines = stack.enter_context(options.json.open("w", encoding="utf-8", buffering=1)) if options.json else None
+        for ended in fuzz(range(options.first, options.first + options.folders), options.seed, Path(work)):
+            counted.update(ended.findings or ["repository" if ended.status == 0 else "sentence"])
+            if lines:
+                lines.write(json.dumps(asdict(ended), ensure_ascii=False) + "\n")
+            if ended.findings:
+                sys.stdout.write(f"{ended.broken}: {', '.join(ended.findings)}: {ended.last[:400]}" + "\n")
+    sys.stdout.write(", ".join(f"{name} {count}" for name, count in counted.most_common()) + "\n")
+    return 0 if counted.keys() <= {"repository", "sentence"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
