@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rejection_server.guard.settings import ADMIN_KEY
+from rejection_server.guard.settings import ADMIN_KEY, UNIX
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 LOOPBACK = "127.0.0.1"
-UNIX = "unix:"
 GRPC_SOCKET = "grpc:1"
 """Triton appends a port to the address that it is given, whatever that is."""
 METRICS_SOCKET = "metrics"
