@@ -17,7 +17,7 @@ from rejection_server.prepare.build import Plan, write_graph
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.errors import CorruptedError, SourceError, UnsupportedError
 from rejection_server.prepare.export import check_weights, export
-from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.options import SAMPLE, read_texts
 from rejection_server.prepare.source import Source, find_source
 from rejection_server.prepare.tokenizer import ids_as_served, write_served_tokenizer
 from rejection_server.prepare.whole import check_whole, stored_as

@@ -15,7 +15,7 @@ from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.original import Found, to_original
 from rejection_server.graph.ragged import GraphError, to_ragged
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
-from rejection_server.prepare.onnx_file import check_usable, load_onnx, read_onnx
+from rejection_server.prepare.onnx_file import check_raw, check_usable, load_onnx, read_onnx
 from support.tiny_models import ACCEPTED, padded_classifier
 
 PLAIN = Found("fp32", None, ())
@@ -161,6 +161,14 @@ def test_a_rewritten_file_that_answers_otherwise_is_refused(tmp_path: Path, monk
     monkeypatch.setattr("rejection_server.graph.original._FUNCTIONS", ("Sigmoid",))
     with pytest.raises(UnsupportedError, match="it answers otherwise"):
         read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx")
+
+
+def test_a_softmax_in_another_form_is_noticed() -> None:
+    check_raw(np.array([[0.2, 0.9], [0.5, 0.5]]), "model.onnx")
+    check_raw(np.array([[1.0], [1.0]]), "model.onnx")
+    check_raw(np.array([[1.5, -0.5]]), "model.onnx")
+    with pytest.raises(UnsupportedError, match=r"model\.onnx gives add up to 1 for every text"):
+        check_raw(np.array([[0.2, 0.8], [0.5, 0.5]]), "model.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08", b"no graph at all", b"\x00" * 100])

@@ -20,7 +20,7 @@ from rejection_server.prepare.errors import (
 )
 from rejection_server.prepare.hub import check_download
 from rejection_server.prepare.labels import activation_of, labels_of, positive_label_of
-from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.options import SAMPLE, read_texts
 from rejection_server.prepare.source import Choice, choose_files, find_source
 from support.repository import ROOT
 

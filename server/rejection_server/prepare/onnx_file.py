@@ -22,6 +22,8 @@ _ROWS = ((0, 1, 2, 3, 4, 5, 6), (1,), (6, 5, 4, 3, 2))
 _CLOSE = {"fp32": 1e-5, "int8": 1e-5, "fp16": 2e-2, "bf16": 1e-1}
 """How near the rewritten file's answers are to those of the file itself, whose half precision rounds at each step."""
 
+_SUMS_TO_1 = 1e-3
+
 
 def load_onnx(path: Path) -> ModelProto:
     """The model in the file, its weights included; raises CorruptedError."""
@@ -68,6 +70,15 @@ def check_usable(found: Found, name: str, activation: Activation, precision: str
         )
 
 
+def check_raw(logits: NDArray[np.float64], name: str) -> None:
+    """Raise UnsupportedError if what the file `name` gives for many texts, [texts, labels], cannot be raw scores."""
+    if logits.shape[1] > 1 and (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < _SUMS_TO_1:
+        raise UnsupportedError(
+            f"the scores that {name} gives add up to 1 for every text: it holds a softmax in a form that is not "
+            "recognised, so export it with raw scores (logits) as its output"
+        )
+
+
 def _compare(path: Path, original: Path, found: Found) -> None:
     expected, answers = _answers(path), _answers(original)
     if found.function in ("Softmax", "LogSoftmax"):
@@ -90,7 +101,7 @@ def _answers(path: Path) -> NDArray[np.float64]:
 def open_onnx(path: Path) -> Any:
     """A session of the ONNX file on the processor; raises CorruptedError."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, too
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime raises nothing narrower
