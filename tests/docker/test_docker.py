@@ -144,8 +144,8 @@ def test_a_confined_container_answers_like_the_embedded_host(engine: Engine, ima
     container = Container(engine, image, "--cpus", "0.5")
     container.wait_until_healthy()
     equal(container.answers(TEXTS), Wire(server.grpc_address).infer(TEXTS))
-    processes = engine.docker("top", container.id, "-eo", "uid,comm").splitlines()[1:]
-    assert {line.split()[0] for line in processes} == {"10001"}
+    processes = engine.docker("top", container.id, "-eo", "pid,uid,comm").splitlines()[1:]
+    assert {line.split()[1] for line in processes} == {"10001"}
     assert "telemetry" not in container.log(), "onnxruntime reports nothing to anybody"
     took_s, status, told = container.stop_under_load()
     assert status == 0, container.log()
@@ -183,8 +183,8 @@ def test_on_the_layout_of_nvidias_image(engine: Engine, on_triton: str, server: 
     equal(container.answers(TEXTS), Wire(server.grpc_address).infer(TEXTS))
     wire = Wire(f"127.0.0.1:{container.port}")
     assert wire.error(request(TEXTS, model="classifier"))[0] == grpc.StatusCode.PERMISSION_DENIED, "the guard is there"
-    processes = engine.docker("top", container.id, "-eo", "uid,args").splitlines()[1:]
-    assert {line.split()[0] for line in processes} == {"1000"}
+    processes = engine.docker("top", container.id, "-eo", "pid,uid,args").splitlines()[1:]
+    assert {line.split()[1] for line in processes} == {"1000"}
     assert any("/opt/tritonserver/bin/tritonserver" in line for line in processes), "its own Triton"
     assert any("--backend-directory=/opt/tritonserver/backends" in line for line in processes), "its own backends"
     took_s, status, _ = container.stop_under_load()
