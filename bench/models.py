@@ -125,7 +125,7 @@ def _make(name: str, folder: Path, report: Report) -> None:
     source = find_source(name, None, has_torch=has_torch())
     if source.folder != checkpoint:
         shutil.copytree(source.folder, checkpoint)
-    longest = isolated(describe, checkpoint, mixed_texts()[:8], None, folder / "tokenizer.json").model_max_length
+    longest = isolated(describe, checkpoint, None, None).model_max_length
     isolated(write_padded, checkpoint, checkpoint / source.onnx if source.onnx else None, longest, padded)
     isolated(quantize, padded, folder / "int8.onnx")
     # Without weights the exported graph is what the repositories are made of, and compared with.

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 from rejection_client._commands import (
     EXIT_FAILED,
@@ -133,7 +134,7 @@ def _output(options: argparse.Namespace, model: ModelInfo) -> Output:
     return Csv(style, [] if options.texts else ["file", "line"] if has_files else ["line"])
 
 
-def _progress_form() -> str | None:
+def _progress_form() -> Literal["bar", "lines"] | None:
     """A bar on a terminal, unless the results go there, too; lines elsewhere."""
     if not sys.stderr.isatty():
         return "lines"

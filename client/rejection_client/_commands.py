@@ -30,8 +30,8 @@ def client(options: argparse.Namespace) -> RejectionClient:
 
 
 def fail(sentence: str) -> int:
-    """Tell what is wrong; returns the exit code for it."""
-    sys.stderr.write(f"rejection: {sentence}\n")
+    """Tell what is wrong, on one line, however many a server's words have; returns the exit code for it."""
+    sys.stderr.write(f"rejection: {' '.join(sentence.split())}\n")
     sys.stderr.flush()
     return EXIT_FAILED
 

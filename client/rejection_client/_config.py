@@ -148,6 +148,19 @@ class ClientConfig:
             checked_metadata({"authorization": self.token})
 
 
+def read_token(path: str | Path) -> str:
+    """The token in a file, on its first line that is not empty; raises ValueError if there is none to be read."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"the token file {path} cannot be read: {getattr(error, 'strerror', 'it is no text')}"
+        ) from error
+    if not lines:
+        raise ValueError(f"the token file {path} is empty; write a token into it")
+    return lines[0]
+
+
 def check_timeout(timeout_s: float) -> float:
     """`timeout_s` itself, if it is a deadline; raises ValueError otherwise."""
     if not _is_duration(timeout_s):

@@ -5,6 +5,7 @@ or a server that dies midway leaves complete lines. Exit codes are in the help t
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rejection_client import _classify, _commands
-from rejection_client._config import DEFAULT_URL, ClientConfig, Tls
+from rejection_client._config import DEFAULT_URL, ClientConfig, Tls, read_token
 from rejection_client._rows import InputError
 from rejection_client._version import __version__
 from rejection_client.errors import RejectionError
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             options.config = _config(options)
             _commands.client(options).close()  # a wrong address or certificate is a wrong command line
+            _warn_of_readable_token(options)
         except ValueError as error:
             parser.error(str(error))
     try:
@@ -101,9 +103,19 @@ def _config(options: argparse.Namespace) -> ClientConfig:
         timeout_s=options.timeout,
         max_concurrent_requests=options.concurrency,
         tls=Tls(**tls) if options.tls or any(tls.values()) else None,
-        token=os.environ.get("REJECTION_TOKEN") or None,
+        token=read_token(options.token_file) if options.token_file else os.environ.get("REJECTION_TOKEN") or None,
         compression=options.compression,
     )
+
+
+def _warn_of_readable_token(options: argparse.Namespace) -> None:
+    from rejection_client.channels import is_loopback, parse_url
+
+    if options.config.token is None or options.config.tls is not None:
+        return
+    with contextlib.suppress(ValueError):  # a name that cannot be looked up is told of by the call
+        if not all(is_loopback(target) for target in parse_url(options.url)):
+            _commands.fail(f"the token for {options.url} travels unencrypted and can be read on the way; use --tls")
 
 
 def _drop_output() -> None:
@@ -258,7 +270,12 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
     group.add_argument("--key", metavar="PEM", help="its key")
     group.add_argument("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
-    group.description = "The environment variable REJECTION_TOKEN is sent as a bearer token."
+    group.add_argument(
+        "--token-file",
+        default=os.environ.get("REJECTION_TOKEN_FILE"),
+        metavar="PATH",
+        help="send the token on its first line (REJECTION_TOKEN_FILE, else the token REJECTION_TOKEN)",
+    )
 
 
 def _number(wanted: str, fits: Callable[[float], bool], value: str) -> float:

@@ -80,9 +80,11 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         host=arguments.host,
         grpc_port=arguments.grpc_port,
         guard=not arguments.no_guard,
-        tls_certificate=arguments.tls_certificate,
+        tls_cert=arguments.tls_cert,
         tls_key=arguments.tls_key,
         tls_client_ca=arguments.tls_client_ca,
+        token_file=arguments.token_file,
+        admin_key_file=arguments.admin_key_file,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         log_level=arguments.log_level,
@@ -129,13 +131,18 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
 
 def _warnings(options: ServeOptions) -> list[str]:
     """What the operator should know about who may call, a sentence each."""
+    from rejection_server.host.options import is_loopback
+
     warnings = []
     if not options.guard:
-        warnings.append(
-            "no guard: whoever reaches the port can stop or change this server; let in trusted callers only"
-        )
+        warnings.append("no guard: whoever reaches the port can end or overload Triton; let in trusted callers only")
     elif options.http_port is not None:
         warnings.append("HTTP is Triton's own and not guarded: let in trusted callers only, or leave out --http-port")
+    if options.guard and options.tls_cert is None and options.token_file is None and not is_loopback(options.host):
+        warnings.append(
+            f"whoever reaches {options.host} may call, and what they send can be read on the way: give --tls-cert and "
+            "--tls-key, or --token-file, or let in trusted callers only"
+        )
     return warnings
 
 

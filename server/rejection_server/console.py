@@ -98,11 +98,8 @@ def describe_event(event: Mapping[str, Any]) -> str:
 def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> None:
     name, precision = describe_model(options.repository)
     print(f"Ready after {elapsed_s:.1f} s.")
-    print(f"  gRPC     {server.grpc_address}")
-    if server.http_address:
-        print(f"  HTTP     {server.http_address}")
-    if server.metrics_address:
-        print(f"  metrics  {server.metrics_address}")
+    for service, address in server.bound.items():
+        print(f"  {service:8} {address}")
     print(f"  model    {name}, {precision}")
     if options.device == "gpu":
         print("  device   GPU, which answered the original's texts as the original did")
@@ -110,7 +107,8 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
-    url += [] if options.tls_certificate is None else ["--tls"]
+    url += [] if options.tls_cert is None else ["--tls"]
+    url += [] if options.token_file is None else ["--token-file", str(options.token_file)]
     print(f"Try it:    {shlex.join([*command('classify').split(), *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 

@@ -77,7 +77,7 @@ class JsonConsole(Console):
             grpc=server.grpc_address,
             http=server.http_address,
             metrics=server.metrics_address,
-            tls=options.tls_certificate is not None,
+            tls=options.tls_cert is not None,
             model=name,
             precision=precision,
             device=options.device,

@@ -40,8 +40,10 @@ examples:
       see what an environment variable, a file and the command line come to
   {serve} --cores 4 --cache-size 1G
       use 4 cores of a larger machine, and remember more answers
-  {serve} --no-guard -- --model-control-mode=explicit '--load-model=*'
-      let trusted callers load and unload models
+  {serve} --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --token-file tokens
+      let in callers from elsewhere who have a token, encrypted; docs/security.md tells more
+  {serve} --admin-key-file key -- --model-control-mode=explicit '--load-model=*'
+      let whoever sends the key load and unload models
   {serve} -- --model-load-thread-count=2
       what follows -- goes to tritonserver as it is
 
@@ -122,12 +124,14 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
         "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
     )
-    for name, what in (
-        ("certificate", "the server's certificate and its chain: callers then have to speak TLS"),
-        ("key", "the certificate's private key, not encrypted"),
-        ("client-ca", "authorities: only callers with a certificate of theirs are let in"),
+    for name, metavar, what in (
+        ("tls-cert", "PEM", "the server's certificate and its chain: callers then have to speak TLS"),
+        ("tls-key", "PEM", "the certificate's private key, not encrypted"),
+        ("tls-client-ca", "PEM", "authorities: only callers with a certificate of theirs are let in"),
+        ("token-file", "FILE", "tokens, one a line: callers have to send one of them, save for health"),
+        ("admin-key-file", "FILE", "a key: whoever sends it may load models and set the log; nobody may otherwise"),
     ):
-        serve.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=what)
+        serve.add_argument(f"--{name}", type=Path, metavar=metavar, help=what)
     serve.add_argument(
         "--http-port",
         type=_port,

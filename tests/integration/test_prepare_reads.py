@@ -91,7 +91,7 @@ def test_tokenizers_of_sentencepiece_alone(tmp_path: Path, name: str, tokenizer:
     assert name in source.files
     check_whole(source)
     rows = ids_as_served_by(folder, tmp_path)
-    assert len({token for row in rows for token in row}) > 200, "not only unknown ones"
+    assert len({token for row in rows for token in row}) > 100, "not only unknown ones"
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(CorruptedError, match=rf"{name} is no SentencePiece model .*: fetch it again"):
@@ -118,7 +118,7 @@ def test_pickles_in_several_files(tmp_path: Path) -> None:
     check_whole(source)
     check_weights(folder, source.weights, describe(folder, None, None))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=False).eval()
-    np.testing.assert_array_equal(logits_of(model, [(1, 2, 3)]), expected)
+    np.testing.assert_allclose(logits_of(model, [(1, 2, 3)]), expected, atol=1e-6)
     (folder / sorted(parts)[0]).write_bytes(b"<html>")
     with pytest.raises(CorruptedError, match="it is no file that PyTorch wrote"):
         check_whole(source)

@@ -125,8 +125,24 @@ ARCHITECTURES = {
     ),
 }
 
-# These give the scores of a text's last token.
+# These give the scores of a text's last token, BART those of its last end token.
 DECODERS = {
+    "bart": Architecture(
+        "BartForSequenceClassification",
+        "RobertaTokenizer",
+        "bytes",
+        {
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 128,
+            "init_std": 0.3,
+        },
+    ),
     "gpt2": Architecture(
         "GPT2ForSequenceClassification",
         "GPT2Tokenizer",

@@ -31,9 +31,10 @@ class TritonPythonModel:
         """Read ``tokenizer.json`` beside this file."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._tokenizer = TextTokenizer(
-            folder / "tokenizer.json", int(config["parameters"]["model_max_length"]["string_value"])
+        longest, shortest = (
+            int(config["parameters"][name]["string_value"]) for name in ("model_max_length", "model_min_length")
         )
+        self._tokenizer = TextTokenizer(folder / "tokenizer.json", longest, shortest)
         limit = int(config["parameters"]["max_pending_requests"]["string_value"])
         metrics = os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics")
         self._admission = Admission(

@@ -49,18 +49,20 @@ def check_lengths(max_lengths: Sequence[int]) -> None:
 class TextTokenizer:
     """Tokenises texts for one model.
 
-    ``path``: a ``tokenizer.json``; ``model_max_length``: positions of the model, special tokens included.
+    ``path``: a ``tokenizer.json``; ``model_max_length``: positions of the model, special tokens included;
+    ``model_min_length``: the fewest tokens that a longer text may be cut to.
 
     Raises ``ValueError`` when the tokenizer puts special tokens anywhere but around a text.
     """
 
-    def __init__(self, path: Path, model_max_length: int) -> None:
+    def __init__(self, path: Path, model_max_length: int, model_min_length: int = 1) -> None:
         """Read the tokenizer; of its own truncation and padding settings only the side that is cut applies here."""
         self._tokenizer = Tokenizer.from_file(str(path))
         self._cuts_left = (self._tokenizer.truncation or {}).get("direction") == "left"
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.model_max_length = model_max_length
+        self.model_min_length = model_min_length
         self._before, self._after = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -78,11 +80,11 @@ class TextTokenizer:
         return [encoding.ids or [0] for encoding in encodings]
 
     def truncate(self, ids: list[int], max_length: int) -> list[int]:
-        """Ids of one text cut to ``max_length`` (or the model's maximum, if that is less), special tokens kept.
+        """Ids of one text cut to ``max_length``, within the model's bounds, special tokens kept.
 
         When not even the special tokens fit, the first of them remain.
         """
-        limit = min(max_length, self.model_max_length)
+        limit = max(self.model_min_length, min(max_length, self.model_max_length))
         if len(ids) <= limit:
             return ids
         content = limit - len(self._before) - len(self._after)

@@ -21,8 +21,10 @@ import resource
 import signal
 import sys
 
+from rejection_server.guard.keys import SecretError
 from rejection_server.guard.server import Guard
 from rejection_server.guard.settings import GuardSettings, SettingsError
+from rejection_server.guard.tls import TlsError
 from rejection_server.guard.turns import TurnLoop
 from rejection_server.host.errors import HostError
 
@@ -33,7 +35,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=TurnLoop) as runner:
             runner.run(_serve())
-    except (SettingsError, HostError, OSError) as exc:
+    except (SettingsError, SecretError, TlsError, HostError, OSError) as exc:
         _tell({"error": str(exc)})
         return 1
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rejection_server.guard.access import Access
 from rejection_server.guard.admission import Admission
 from rejection_server.guard.counters import Counters
 from rejection_server.guard.health import Health
@@ -20,6 +21,7 @@ class Context:
 
     def __init__(self, settings: GuardSettings) -> None:
         self.settings = settings
+        self.access = Access(settings)
         self.counters = Counters()
         self.reports = Reports()
         self.admission = Admission(settings.max_requests, settings.max_bytes)

@@ -24,14 +24,17 @@ class Snapshot:
     refused: int
     """Requests that the guard itself refused, those of streams included."""
     refused_by: dict[str, int]
-    """The same by reason: invalid, too_large, full, stopping, forbidden, unknown_method, late, unreachable; and of
-    connections: connections, which were too many, and flood, ended for their frames that carry nothing."""
+    """The same by reason: invalid, too_large, full, stopping, forbidden, unauthenticated, unknown_method, late,
+    unreachable; and of connections: connections, which were too many, and flood, ended for their frames that carry
+    nothing."""
     cancelled: int
     """Calls that their callers gave up."""
     received_bytes: int
     """Bytes that came from callers, HTTP/2 frames and all."""
     sent_bytes: int
     """Bytes that went to callers."""
+    certificate_expires: float | None
+    """When the certificate that callers see ends, in seconds of the epoch; None without TLS."""
     connections: int
     """Open connections of callers."""
     under_way: int
@@ -75,6 +78,9 @@ class Snapshot:
                 _labelled(("process",), memory or {}),
             ),
         ]
+        if self.certificate_expires is not None:
+            told = "When the server's certificate ends, seconds of the epoch."
+            metrics.append(("certificate_expires_seconds", "gauge", told, {"": round(self.certificate_expires)}))
         lines = []
         for name, kind, told, samples in metrics:
             if samples or kind == "counter":

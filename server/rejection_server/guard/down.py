@@ -13,6 +13,7 @@ from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.peers import peer_of
 from rejection_server.guard.refusal import Code, Refusal, percent_encoded, stopping
 from rejection_server.guard.session import Session
+from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.guard.up import Exchange
 
 __all__ = ["Caller"]
@@ -237,6 +238,7 @@ class Caller(Session):
             )
         if method.kind is Kind.REFUSED:
             raise method.refusal()
+        self.context.access.check(method, call.token, call.admin_key)
         if call.is_new and method.stopping is None:
             raise stopping()
         if self.context.streams > settings.max_all_streams:
@@ -282,7 +284,8 @@ class Caller(Session):
             call.conversation.closed()
 
     def _limit(self, call: Call) -> int:
-        return self.context.settings.max_message_bytes if call.method.kind is Kind.INFER else MAX_PASSED_BYTES
+        is_large = call.method.kind in (Kind.INFER, Kind.ADMIN)
+        return self.context.settings.max_message_bytes if is_large else MAX_PASSED_BYTES
 
     def _dispatch(self, call: Call) -> None:
         """The call has arrived: it goes on to Triton; raises Refusal."""
@@ -298,8 +301,11 @@ class Caller(Session):
             return
         content = message.content
         if message.is_compressed:
-            content = framing.inflated(content, call.encoding, MAX_PASSED_BYTES)
-        exchange = Exchange(method.path, framing.framed(content), call, call.extra)
+            content = framing.inflated(content, call.encoding, self._limit(call))
+        extra, key = call.extra, context.settings.upstream_admin_key
+        if method.kind is Kind.ADMIN and key is not None:
+            extra = (*extra, (ADMIN_KEY.encode(), key.encode()))
+        exchange = Exchange(method.path, framing.framed(content), call, extra)
         context.upstream.send(exchange)
         call.exchange = exchange
 

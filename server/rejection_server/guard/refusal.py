@@ -41,6 +41,7 @@ REASONS = {
     Code.RESOURCE_EXHAUSTED: "too_large",
     Code.UNIMPLEMENTED: "unknown_method",
     Code.UNAVAILABLE: "full",
+    Code.UNAUTHENTICATED: "unauthenticated",
 }
 """What refusals are counted as, where they do not say it themselves."""
 

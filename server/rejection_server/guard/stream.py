@@ -211,8 +211,9 @@ class _Inferences(_Open):
             self._end_if_done()
 
     def _request(self, message: Message, size: int) -> None:
-        """One message: an answer, sooner or later, in its place."""
+        """One message: an answer, sooner or later, in its place; raises Refusal if the caller's token has gone."""
         context, call = self.context, self.call
+        context.access.check(call.method, call.token, call.admin_key)
         slot = _Slot(self)
         self._slots.append(slot)
         call.held -= size

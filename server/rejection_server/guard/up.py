@@ -18,7 +18,7 @@ from rejection_server.guard.admission import Admission
 from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.refusal import Code, Refusal, percent_decoded
 from rejection_server.guard.session import Session, Stream
-from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.settings import UNIX, GuardSettings
 
 __all__ = ["Exchange", "Owner", "Upstream"]
 
@@ -120,14 +120,12 @@ class Upstream:
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
-        extra = () if settings.upstream_key is None else ((settings.upstream_key, settings.upstream_value or ""),)
         self._fixed = (
             (b":method", b"POST"),
             (b":scheme", b"http"),
-            (b":authority", settings.upstream.encode()),
+            (b":authority", b"localhost" if settings.upstream.startswith(UNIX) else settings.upstream.encode()),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
-            *((name.lower().encode(), value.encode()) for name, value in extra),
         )
 
     @property
@@ -240,12 +238,10 @@ class Upstream:
         return headers
 
     async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        host, port = self._settings.upstream_address
         pause_s = BACKOFF_S
         while True:
             try:
-                _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
+                connection = await self._connect()
             except OSError as exc:
                 _log.debug("no connection to %s: %s", self._settings.upstream, exc)
                 await asyncio.sleep(pause_s)
@@ -256,6 +252,15 @@ class Upstream:
             _log.warning("the connection to %s broke", self._settings.upstream)
             await asyncio.sleep(pause_s)
             pause_s = min(MAX_BACKOFF_S, 2 * pause_s) if not connection.greeted else BACKOFF_S
+
+    async def _connect(self) -> _Connection:
+        loop, address = asyncio.get_running_loop(), self._settings.upstream
+        if address.startswith(UNIX):
+            _, connection = await loop.create_unix_connection(lambda: _Connection(self), address.removeprefix(UNIX))
+        else:
+            host, _, port = address.rpartition(":")
+            _, connection = await loop.create_connection(lambda: _Connection(self), host.strip("[]"), int(port))
+        return connection
 
 
 class _Connection(Session):

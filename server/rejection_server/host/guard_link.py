@@ -36,8 +36,8 @@ IN_USE = "in use"
 _log = logging.getLogger(__name__)
 
 
-def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path) -> GuardSettings:
-    """What the guard is to be told in front of a Triton that serves `repository`.
+def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path, admin_key: str) -> GuardSettings:
+    """What the guard is to be told in front of a Triton that serves `repository`, with this key of administration.
 
     Public are the models that are no step of another. Triton may have twice what all instances of a model together take
     at a time, so that the next batch is there while it runs one. What is more waits in the guard, where it is dropped
@@ -58,9 +58,12 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         max_requests=most,
         max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
         drain_timeout_s=float(options.exit_timeout_s),
-        tls_certificate=options.tls_certificate,
+        tls_cert=options.tls_cert,
         tls_key=options.tls_key,
         tls_client_ca=options.tls_client_ca,
+        token_file=options.token_file,
+        admin_key_file=options.admin_key_file,
+        upstream_admin_key=None if options.admin_key_file is None else admin_key,
         metrics_port=endpoints.metrics_port if endpoints.publishes_metrics else None,
         metrics_host=endpoints.address,
         upstream_metrics=endpoints.models_metrics,

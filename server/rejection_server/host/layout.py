@@ -34,6 +34,7 @@ from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
 from rejection_server.host.locate import Triton, loader_complaints, needed_libpython
 from rejection_server.host.machine import CONTAINER_HINT, find_libpython, lacks_libpython
+from rejection_server.host.options import METRICS_SOCKET
 from rejection_server.host.surroundings import check_surroundings, why_unusable
 
 __all__ = ["Layout", "lay_out", "remove_stale"]
@@ -42,6 +43,8 @@ PREFIX = "rejection-server-"
 STALE_AFTER_S = 60.0
 NEEDED_MIB = 8
 """Free space for the runtime folder: its files take 3 MiB, the rest is for what libraries keep in TMPDIR."""
+LONGEST_FOLDER = 107 - len(f"/{PREFIX}12345678/{METRICS_SOCKET}")
+"""Bytes that the name of a socket leaves for the folder above the runtime folder."""
 ONNX_BACKEND = Path(rejection_server.__file__).with_name("onnx_backend") / "model.py"
 
 _log = logging.getLogger(__name__)
@@ -201,6 +204,8 @@ def _usable_folder() -> Path:
     reasons = []
     for candidate in dict.fromkeys(filter(None, candidates)):
         reason = why_unusable(candidate, NEEDED_MIB * 2**20)
+        if reason is None and len(os.fsencode(candidate)) > LONGEST_FOLDER:
+            reason = f"has a name longer than {LONGEST_FOLDER} bytes, with which no socket can be made in it"
         if reason is None:
             return Path(candidate)
         reasons.append(f"{candidate} {reason}")

@@ -84,7 +84,7 @@ class Processes:
         process = self._process = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", guardian.__file__),
-                *(layout.shm_prefix, folder, str(stop_grace_s), fds, *command),
+                *(layout.shm_prefix, folder, str(stop_grace_s), fds),
             ],
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -94,6 +94,9 @@ class Processes:
             pass_fds=[layout.alive_fd, *guard_fds],
             start_new_session=True,
         )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which is noticed below
+            guardian.send_command(process.stdin.fileno(), command)
         pump = threading.Thread(target=self._pump_log, args=(process,), name="triton-log", daemon=True)
         pump.start()
         threading.Thread(target=self._follow, args=(process, pump), name="triton-status", daemon=True).start()

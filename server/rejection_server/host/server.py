@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from rejection_server.guard.settings import ADMIN_KEY
+from rejection_server.host.access import check_access
 from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
 from rejection_server.host.gpu import check_device, check_served
 from rejection_server.host.guard_link import guard_settings
@@ -22,7 +25,6 @@ from rejection_server.host.options import (
     Runtime,
     ServeOptions,
     check_repository,
-    check_tls,
     choose_endpoints,
     triton_command,
 )
@@ -79,6 +81,7 @@ class Server:
         self._on_wait = on_wait
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
         self._is_usage = False
+        self._admin_key: str | None = None
         self._endpoints: Endpoints | None = None
         self._sizing = Sizing(options.repository, {})
         self._folder: Path | None = None
@@ -94,7 +97,7 @@ class Server:
         triton = find_triton()
         self._own_backends = triton.backends
         check_repository(self.options.repository)
-        check_tls(self.options)
+        self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
         check_device(self.options.repository, self.options.device, tries=triton.backends is None)
         for attempt in range(1, ATTEMPTS + 1):
@@ -170,14 +173,24 @@ class Server:
 
     @property
     def triton_address(self) -> str:
-        """HOST:PORT of Triton's own gRPC service, which refuses nobody; the same as `grpc_address` without a guard."""
+        """Triton's own gRPC service: the socket behind the guard (unix:PATH), or without a guard `grpc_address`."""
         return _required(self._endpoints).triton
+
+    @property
+    def admin_metadata(self) -> dict[str, str]:
+        """Metadata that opens administration at `triton_address`."""
+        return {ADMIN_KEY: _required(self._admin_key)}
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Process numbers of tritonserver and, if there is one, of the guard: with their children all that serves."""
         guard = _required(self._processes).guard_pid
         return (self.pid,) if guard is None else (self.pid, guard)
+
+    @property
+    def bound(self) -> Mapping[str, str]:
+        """Each service for callers that is on (gRPC, HTTP, metrics), with the address that it is bound to."""
+        return _required(self._endpoints).bound
 
     @property
     def http_address(self) -> str | None:
@@ -209,9 +222,12 @@ class Server:
         self.stop()
 
     def _start_once(self, triton: Triton) -> None:
-        endpoints = self._endpoints = choose_endpoints(self.options)
+        endpoints = choose_endpoints(self.options)
         layout = lay_out(triton)
         self._folder = layout.folder
+        if self.options.guard:
+            endpoints = replace(endpoints, sockets=layout.folder)
+        self._endpoints = endpoints
         processes = Processes(layout, on_line=self._take_line, on_event=self._on_event, log_path=self.options.log_path)
         try:
             if self.options.cores is not None:
@@ -224,6 +240,7 @@ class Server:
                 backends=layout.backends,
                 caches=triton.caches,
                 shm_prefix=layout.shm_prefix,
+                admin_key=_required(self._admin_key),
                 has_gpu=self._has_gpu,
             )
             command = triton_command(self.options, endpoints, runtime)
@@ -248,7 +265,13 @@ class Server:
         begin = time.monotonic()
         seen = 0
         is_closed = processes.guard is not None  # the guard does not listen before Triton is ready
-        probe = HealthProbe(endpoints.triton, endpoints.listeners, speaks_grpc=speaks_grpc, every_model=not tolerant)
+        probe = HealthProbe(
+            endpoints.triton,
+            endpoints.listeners,
+            speaks_grpc=speaks_grpc,
+            every_model=not tolerant,
+            metadata=self.admin_metadata,
+        )
         try:
             while not processes.wait(POLL_S):
                 elapsed_s = time.monotonic() - begin
@@ -261,13 +284,14 @@ class Server:
                         break
                     is_closed = False
                     probe.close()
-                    _required(processes.guard).begin(guard_settings(self.options, endpoints, self._sizing.repository))
+                    _required(processes.guard).begin(
+                        guard_settings(self.options, endpoints, self._sizing.repository, _required(self._admin_key))
+                    )
                     probe = HealthProbe(
                         endpoints.grpc,
                         [(endpoints.reachable_address, endpoints.grpc_port)],
-                        speaks_grpc=self.options.tls_certificate is None,
+                        speaks_grpc=self.options.tls_cert is None,
                         every_model=not tolerant,
-                        lists_models=False,
                     )
                 if processes.line_count != seen and not tolerant:
                     seen = processes.line_count

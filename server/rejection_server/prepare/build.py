@@ -324,6 +324,6 @@ def session(path: Path, device: Device) -> Any:
     """The graph at `path` on one thread of that device."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is told by who asked
     provider = "CUDAExecutionProvider" if device == "gpu" else "CPUExecutionProvider"
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])

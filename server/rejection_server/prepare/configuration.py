@@ -51,11 +51,14 @@ class Shape:
     """Longest text in tokens, special ones included."""
     activation: Activation = "softmax"
     device: Device = "cpu"
+    model_min_length: int = 1
+    """Fewest tokens that a longer text may be cut to."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Shape:
         """The shape that a `model.json` holds; raises KeyError naming what it lacks."""
-        return cls(tuple(facts["labels"]), facts["model_max_length"], facts["activation"], facts["device"])
+        names = ("model_max_length", "activation", "device", "model_min_length")
+        return cls(tuple(facts["labels"]), *(facts[name] for name in names))
 
 
 def meaning_of(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -88,6 +91,7 @@ def configurations(shape: Shape, meaning: Mapping[str, str] = MappingProxyType({
     values = {
         "labels": len(shape.labels),
         "model_max_length": shape.model_max_length,
+        "model_min_length": shape.model_min_length,
         **BY_DEVICE[shape.device],
         "short_length": min(SHORT_TEXT, shape.model_max_length),
         # A processor runs the rows of a batch one after the other or in small groups.

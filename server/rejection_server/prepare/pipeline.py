@@ -23,7 +23,7 @@ from rejection_server.prepare.errors import CorruptedError, GateError, PrepareEr
 from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.onnx_file import check_usable, read_onnx
-from rejection_server.prepare.proof import answers_in_float32, check_short_rows
+from rejection_server.prepare.proof import answers_in_float32, shortest_row
 from rejection_server.prepare.recorded import Recorded
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline, has_torch
 from rejection_server.prepare.source import TOKENIZER_JSON, Source, find_source
@@ -113,6 +113,7 @@ class _Candidate:
     """A repository as it was built, and how it answered."""
 
     folder: Path
+    shape: Shape
     precision: Precision
     built: Built
     figures: list[gate.Figures]
@@ -177,7 +178,8 @@ def _described(model: Description) -> str:
     if model.model_max_length < model.longest_possible:
         length += f" (the model itself takes {model.longest_possible}: see --max-length)"
     names = ", ".join(model.labels[:5]) + (", ..." if len(model.labels) > 5 else "")
-    return f"{model.architecture}, {len(model.labels)} labels ({names}), {model.activation}, {length}"
+    scores = "raw scores" if model.activation == "none" else model.activation
+    return f"{model.architecture}, {len(model.labels)} labels ({names}), {scores}, {length}"
 
 
 def _case(options: Options, source: Source, texts: list[str], work: Path, report: Callable[[str], None]) -> _Case:
@@ -341,21 +343,21 @@ def _candidate(case: _Case, plan: Plan, work: Path, report: Callable[[str], None
         f"{'varlen' if plan.device == 'gpu' else 'packed'} form {built.packed}; "
         f"onnxruntime's transformer optimiser {built.optimizer}"
     )
-    # The gate runs here and now, so on a CPU; what is for a GPU is put in afterwards.
-    on_cpu = replace(case.shape, device="cpu")
     tokenizer_json = work / TOKENIZER_JSON
-    parts = repository.Parts(built.twin or graph, tokenizer_json, case.model.sample_rows)
-    repository.assemble(staged, on_cpu, parts, version=case.version)
-    isolated(
-        check_short_rows, repository.version_folder(staged, case.version) / "model.onnx", tokenizer_json, case.model
-    )
+    runs_here = built.twin or graph
+    shape = replace(case.shape, model_min_length=isolated(shortest_row, runs_here, tokenizer_json, case.model))
+    if _adds(case.options):
+        repository.check_version(case.options.output, shape, case.version, tokenizer_json)
+    # The gate runs here and now, so on a CPU; what is for a GPU is put in afterwards.
+    parts = repository.Parts(runs_here, tokenizer_json, case.model.sample_rows)
+    repository.assemble(staged, replace(shape, device="cpu"), parts, version=case.version)
     answers = served.ask(staged, case.texts).of(case.compared)
     mistakes = gate.mistakes(case.expected, answers, case.compared_texts())
     if mistakes:
         raise GateError(
             f"the repository does not answer like the original, so nothing was written: {'; '.join(mistakes)}"
         )
-    repository.configure(staged, case.shape)
+    repository.configure(staged, shape)
     folder = repository.version_folder(staged, case.version)
     if built.twin:
         graph.replace(folder / "model.onnx")
@@ -363,7 +365,7 @@ def _candidate(case: _Case, plan: Plan, work: Path, report: Callable[[str], None
         Recorded(case.expected.ids, case.expected.logits).write(folder)
     report(f"the repository answered {len(case.texts)} texts over gRPC on the embedded Triton")
     figures, missed = _judged(case, answers, thresholds_of(case.options, plan.precision))
-    return _Candidate(staged, plan.precision, built, figures, missed)
+    return _Candidate(staged, shape, plan.precision, built, figures, missed)
 
 
 def thresholds_of(options: Options, precision: Precision) -> gate.Thresholds:
@@ -384,7 +386,7 @@ def _facts(case: _Case, chosen: _Candidate) -> dict[str, Any]:
         "source": source.name,
         "revision": source.revision,
         "architecture": case.model.architecture,
-        **asdict(case.shape),
+        **asdict(chosen.shape),
         "original_precision": case.found.weights if case.found else stored_as(source),
         "original_onnx": case.found.told() if case.found else "",
         "problem_type": case.model.problem_type,

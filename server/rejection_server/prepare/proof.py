@@ -48,18 +48,23 @@ def answers_in_float32(
     return Answers(model.labels, tuple(ids), counts, *both)
 
 
-def check_short_rows(graph: Path, tokenizer_json: Path, model: Description) -> None:
-    """Raise UnsupportedError if the served graph fails on what is left of a text at a small `max_length`.
+def shortest_row(graph: Path, tokenizer_json: Path, model: Description) -> int:
+    """The fewest tokens that a caller's `max_length` may leave of a text without making the served graph fail.
 
-    A row that makes an execution fail takes the rows of other callers with it.
+    A row that makes an execution fail takes the rows of other callers with it. Raises UnsupportedError if a text with
+    all its special tokens does.
     """
     running = session(graph, "cpu")
-    for row in rows_of_limits(tokenizer_json, model.model_max_length):
+    rows = rows_of_limits(tokenizer_json, model.model_max_length)
+    for index in reversed(range(len(rows))):
+        row = rows[index]
         feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
         try:
             running.run(["logits"], feed)
         except Exception as exc:  # onnxruntime raises nothing narrower
-            raise UnsupportedError(
-                f"the model's graph fails on a text that a caller's max_length cuts to {len(row)} tokens, for it looks "
-                f"for others: {one_line(exc, 160)}"
-            ) from exc
+            if index + 1 == len(rows):
+                raise UnsupportedError(
+                    f"the model's graph fails on a text of {len(row)} tokens: {one_line(exc, 200)}"
+                ) from exc
+            return index + 2  # the rows are those of limits from 1 on
+    return 1

@@ -89,7 +89,7 @@ def answers_of_pipeline(folder: Path, texts: Sequence[str], longest: int) -> Ref
     def ask(text: str, length: int | None) -> Answer:
         cut = {} if length is None else {"max_length": length}
         found = pipe(text, top_k=None, truncation=True, **cut)
-        scores = {one["label"]: one["score"] for one in found}
+        scores = {str(one["label"]): one["score"] for one in found}
         count = len(pipe.tokenizer(text)["input_ids"])
         return Answer(tuple(seen["ids"]), count, tuple(seen["logits"]), scores)
 

@@ -131,7 +131,8 @@ def check_version(output: Path, shape: Shape, version: int, tokenizer_json: Path
     if (output / "tokenizer" / TOKENIZER_VERSION / "tokenizer.json").read_bytes() != tokenizer_json.read_bytes():
         raise OutputError(f"{differs} another tokenizer, and a request must not meet one half of each{other}")
     for facts in _facts_of(output):
-        for name, mine in (("model_max_length", shape.model_max_length), ("activation", shape.activation)):
+        for name in ("model_max_length", "model_min_length", "activation"):
+            mine = getattr(shape, name)
             if facts.get(name, mine) != mine:
                 raise OutputError(f"{differs} {name} {facts[name]}, this one {mine}{other}")
         if facts.get("device", shape.device) != shape.device:
