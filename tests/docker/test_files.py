@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,24 @@ def test_every_service_gives_up_what_it_does_not_need() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.get("privileged"), name
         assert all("127.0.0.1:" in port or port.endswith(":8443") for port in service.get("ports", [])), name
+
+
+def test_what_is_logged_is_bounded() -> None:
+    for name, service in interpolated(DOCKER / "compose.yaml")["services"].items():
+        if "restart" in service:
+            assert service["logging"]["options"]["max-size"], name
+
+
+def test_prometheus_takes_its_settings() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus)")
+    file = DOCKER / "prometheus" / "prometheus.yml"
+    done = subprocess.run([promtool, "check", "config", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = {config["job_name"]: config for config in yaml.safe_load(file.read_text())["scrape_configs"]}
+    servers = {target.split(":")[0] for target in jobs["rejection"]["static_configs"][0]["targets"]}
+    assert servers == {name for name in interpolated(DOCKER / "compose.yaml")["services"] if name.startswith("server")}
 
 
 def test_images_are_named_with_a_version() -> None:
