@@ -20,6 +20,7 @@ from rejection_server.prepare.errors import (
     UnsupportedError,
 )
 from rejection_server.prepare.hub import HubRepository
+from rejection_server.prepare.inside import check_inside
 from rejection_server.wording import one_line
 
 CONFIG = "config.json"
@@ -211,7 +212,9 @@ def _found(model: str, folder: Path, has_torch: bool, allow_pickle: bool) -> Sou
     for name in shards:
         if not (folder / name).is_file():
             raise SourceError(f"{folder / str(choice.weights)} names {name}, which is not in the folder")
-    return Source(model, None, folder, choice.files + shards, choice.onnx, choice.weights)
+    files = choice.files + shards
+    check_inside(folder, files)
+    return Source(model, None, folder, files, choice.onnx, choice.weights)
 
 
 def _listed(folder: Path) -> list[str]:
