@@ -60,7 +60,7 @@ def test_served_answers_are_those_of_the_original(
     assert expected.std(axis=0).min() > 0.05, "the texts' answers differ, or equal ones would prove nothing"
     np.testing.assert_allclose(written_logits(prepared.output), expected, atol=1e-4)
     facts = json.loads((prepared.output / "classifier" / "1" / "model.json").read_text())
-    assert facts["gate"]["reference"].startswith("PyTorch")
+    assert facts["gate"]["reference"].startswith("the pipeline of transformers")
     assert facts["form"] == ("packed" if architecture in PACKED else "loop")
     assert facts["packed"].startswith("used" if architecture in PACKED else "not used: ")
     assert facts["architecture"] == tiny_transformers.ARCHITECTURES[architecture].model

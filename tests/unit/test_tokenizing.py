@@ -40,6 +40,25 @@ def test_truncation_is_that_of_the_tokenizers_library(tokenizer: Any, limit: int
         assert tokenizer.truncate(ids, limit) == reference.encode(text).ids
 
 
+@pytest.mark.parametrize("limit", [2, 3, 17, 512])
+def test_a_tokenizer_that_cuts_on_the_left_keeps_the_end(tmp_path: Path, limit: int) -> None:
+    reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    reference.no_padding()
+    reference.enable_truncation(limit, direction="left")
+    reference.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 512)
+    for text in ("", "Hi", "first of all, " + "word " * 600 + "and last"):
+        (ids,) = tokenizer.token_ids([text])
+        assert tokenizer.truncate(ids, limit) == reference.encode(text).ids
+
+
+def test_a_model_that_needs_its_end_token_gets_it() -> None:
+    tokenizer = tokenizing.TextTokenizer(FOLDER / "tokenizer.json", 512, 2)
+    (ids,) = tokenizer.token_ids(["some words here"])
+    assert [tokenizer.truncate(ids, limit) for limit in (1, 2)] == [[CLS, SEP], [CLS, SEP]]
+    assert tokenizer.truncate([CLS], 1) == [CLS], "what is shorter by itself stays"
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(1, [CLS]), (2, [CLS, SEP])])
 def test_limits_below_the_special_tokens(tokenizer: Any, limit: int, expected: list[int]) -> None:
     (ids,) = tokenizer.token_ids(["some words here"])
