@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rejection_server.prepare import describe
+from rejection_server.prepare import tokenizer
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -13,7 +13,7 @@ EVERYDAY = ROOT / "tests" / "data" / "everyday.jsonl"
 
 def tokenizing() -> Any:
     """The tokenizer model's logic, without its Triton adapter."""
-    return describe.tokenizing()
+    return tokenizer.tokenizing()
 
 
 def bundled_tokenizer() -> Any:
