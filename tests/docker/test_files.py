@@ -80,7 +80,7 @@ def test_images_are_named_with_a_version() -> None:
 
 def test_envoy_lets_through_what_the_servers_take() -> None:
     config = yaml.safe_load((DOCKER / "envoy" / "envoy.yaml").read_text())
-    cluster = config["static_resources"]["clusters"][0]
+    (cluster,) = (found for found in config["static_resources"]["clusters"] if found["name"] == "servers")
     servers = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
     bound = cluster["circuit_breakers"]["thresholds"][0]
     assert bound["max_requests"] == 512 * (len(servers) - 1), "with one of them gone, the others take it all"

@@ -5,6 +5,8 @@ import shutil
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,6 +196,14 @@ def test_methods_of_administration_are_denied(whole: envoys.Envoy, certificates:
         channel.unary_unary(path)(b"", timeout=10, metadata=CALLER)
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     assert "RBAC" in caught.value.details(), "Envoy itself said it"
+
+
+def test_prometheus_gets_figures_and_nobody_stops_it(whole: envoys.Envoy) -> None:
+    with urllib.request.urlopen(f"{whole.figures_url}/stats/prometheus", timeout=10) as page:
+        assert b"envoy_cluster_grpc_upstream_rq_time_bucket" in page.read()
+    for path in ("/quitquitquit", "/config_dump", "/stats", "/"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{whole.figures_url}{path}", timeout=10)
 
 
 def test_only_callers_with_a_token(whole: envoys.Envoy, certificates: Path) -> None:
