@@ -163,7 +163,7 @@ def not_a_file(chance: random.Random, folder: Path) -> str:
     elif kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to({"nowhere": "/nowhere", "itself": path, "device": "/dev/null"}[kind])
+        path.symlink_to({"nowhere": "/nowhere", "itself": str(path), "device": "/dev/null"}[kind])
     return f"{name}: {kind}"
 
 

@@ -30,7 +30,7 @@ from rejection_server.prepare import cli, served
 from rejection_server.prepare.answers import Answers
 from support.repository import tokenizing
 
-LONGEST_S = 300
+LONGEST_S = 600
 LONGEST_SENTENCE = 900
 PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
 NOT_FOR_A_PERSON = {

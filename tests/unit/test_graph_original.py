@@ -19,7 +19,8 @@ from rejection_server.prepare.onnx_file import check_raw, check_usable, load_onn
 from support.tiny_models import ACCEPTED, padded_classifier
 
 PLAIN = Found("fp32", None, ())
-ROWS = [np.array([[7, 8, 9, 300]]), np.array([[5]])]
+IDS = [[7, 8, 9, 300], [5]]
+ROWS = [np.array([ids]) for ids in IDS]
 
 
 def answers(model: ModelProto, rows: list[Any] = ROWS) -> np.ndarray[Any, Any]:
@@ -75,7 +76,7 @@ def softmax(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_what_is_found_and_what_is_left(tmp_path: Path, change: Any, found: Found, applied: Any, within: float) -> None:
     given = change(padded_classifier(3))
     onnx.save(given, tmp_path / "model.onnx")
-    assert read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx") == found
+    assert read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx", IDS) == found
     assert found.changed == (tmp_path / "original.onnx").exists() == (found != PLAIN)
     left = load_onnx(tmp_path / ("original.onnx" if found.changed else "model.onnx"))
     onnx.checker.check_model(left)
@@ -88,7 +89,7 @@ def test_what_is_found_and_what_is_left(tmp_path: Path, change: Any, found: Foun
 def test_int8_stays(tmp_path: Path) -> None:
     onnx.save(padded_classifier(), tmp_path / "model.onnx")
     quantize_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx")
-    found = read_onnx(tmp_path / "int8.onnx", tmp_path / "original.onnx")
+    found = read_onnx(tmp_path / "int8.onnx", tmp_path / "original.onnx", IDS)
     assert (found.weights, found.changed) == ("int8", False)
     check_usable(found, "model.onnx", "softmax", "auto", "cpu")
     for precision, device in (("fp32", "cpu"), ("auto", "gpu")):
@@ -160,7 +161,21 @@ def test_a_rewritten_file_that_answers_otherwise_is_refused(tmp_path: Path, monk
     monkeypatch.setattr("rejection_server.graph.original._TRANSPARENT", ("Identity", "Cast", "Softmax"))
     monkeypatch.setattr("rejection_server.graph.original._FUNCTIONS", ("Sigmoid",))
     with pytest.raises(UnsupportedError, match="it answers otherwise"):
-        read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx")
+        read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx", IDS)
+
+
+def test_scores_for_each_token_are_no_text_classifiers(tmp_path: Path) -> None:
+    model = with_int32(padded_classifier())
+    model.graph.node[-1].output[0] = "scores"
+    nodes = onnx.parser.parse_graph("g (float x) => (float x) { logits = Gather<axis=0>(scores, input_ids) }").node
+    model.graph.node.extend([helper.make_node("Expand", ["scores", "many"], ["rows"]), *nodes])
+    model.graph.node[-1].input[0] = "rows"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1000, 2]), "many"))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedError, match=r"is no text classifier: its output 'logits' has the shape \[1, 4, 2\]"):
+        read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx", IDS)
 
 
 def test_a_softmax_in_another_form_is_noticed() -> None:

@@ -15,7 +15,7 @@ from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import CorruptedError, GateError
 from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.isolated import isolated
-from rejection_server.prepare.onnx_file import check_raw, check_usable, read_onnx
+from rejection_server.prepare.onnx_file import check_raw, check_usable, few_rows, read_onnx
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.proof import answers_in_float32
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline
@@ -119,7 +119,8 @@ def _own_graph(
     padded = work / "padded.onnx"
     if source.onnx is None:
         return source, padded, None
-    found = isolated(read_onnx, source.folder / source.onnx, padded)
+    rows = isolated(few_rows, source.folder)
+    found = isolated(read_onnx, source.folder / source.onnx, padded, rows)
     if told := found.told():
         report(f"{source.onnx} holds {told}")
     if found.weights != "fp32" and source.weights is not None:

@@ -38,8 +38,8 @@ _LARGEST_ID = 10**7
 _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
 _FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-_MADE_BY_OTHERS = ("BOOL", "I64", "I32")
-"""Types of the tables, such as position numbers, that older releases kept beside the weights."""
+_INTEGERS = ("I64", "I32")
+"""Integers that are read as what they are; those of quantised weights are narrower."""
 
 
 def check_whole(source: Source) -> None:
@@ -139,7 +139,7 @@ def _check_safetensors(path: Path) -> None:
     if not types:
         raise CorruptedError(f"{path} holds no weights: fetch it again")
     for name, kind in types.items():
-        if kind not in (*_FLOATS, *_MADE_BY_OTHERS):
+        if name.endswith("weight") and kind not in (*_FLOATS, *_INTEGERS):
             raise UnsupportedError(
                 f"{path} holds {name} as {kind}: weights must be {', '.join(_FLOATS)}, so take the model as it was "
                 "before it was quantised"
