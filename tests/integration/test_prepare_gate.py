@@ -48,7 +48,7 @@ class Case:
 
     def refusals(self, found: Answers) -> list[str]:
         """What the gate says of these answers in float32."""
-        mistakes = gate.mistakes(self.expected, found, self.texts)
+        mistakes = gate.mistakes(self.expected, found, self.texts, 4096)
         figures = gate.compare_all(self.expected, found, self.edge_cases, self.model.activation)
         return [
             *mistakes,
@@ -195,7 +195,7 @@ def test_every_kind_of_mistake_is_refused(bert: Case, tmp_path: Path, kind: str)
     wrong = MUTATIONS[kind](bert, tmp_path)
     found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, wrong.model, bert.texts)
     if kind == "not a number":
-        assert gate.mistakes(bert.expected, found, bert.texts) == ["an answer is not a number"]
+        assert gate.mistakes(bert.expected, found, bert.texts, 4096) == ["an answer is not a number"]
     else:
         assert bert.refusals(found)
 

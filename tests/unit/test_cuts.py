@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from rejection_server.prepare.tokenizer import tokenizing as tokenizing_module
+from rejection_server.prepare import tokenizer as served
 from support.repository import REPOSITORY, RESPONSES, ROOT
 
-tokenizing = tokenizing_module()
+tokenizing = served.tokenizing()
 cuts_module: Any = sys.modules["cuts"]
 BUNDLED = REPOSITORY / "tokenizer" / "1" / "tokenizer.json"
 CASES = 300

@@ -106,9 +106,14 @@ SAID = Answers(("calm", "loud"), ((1, 7, 2), (1, 8, 2)), (3, 9), np.array([[4.0,
     ids=["nothing", "labels", "ids", "counts", "nan"],
 )
 def test_what_may_differ_in_no_precision(served: Answers, says: list[str]) -> None:
-    found = gate.mistakes(SAID, served, TEXTS)
+    found = gate.mistakes(SAID, served, TEXTS, 9)
     assert len(found) == len(says)
     assert all(sentence.startswith(start) for sentence, start in zip(found, says, strict=True))
+
+
+def test_long_texts_are_counted_as_far_as_they_are_read() -> None:
+    for count, passes in ((9, True), (8, True), (6, True), (5, False), (10, False)):
+        assert (not gate.mistakes(SAID, replace(SAID, token_counts=(3, count)), TEXTS, 6)) == passes
 
 
 def test_logits_differ_where_saturated_scores_do_not() -> None:

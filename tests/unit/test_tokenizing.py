@@ -118,3 +118,17 @@ def test_lengths_below_one_are_refused() -> None:
 def test_filled_rows() -> None:
     np.testing.assert_array_equal(tokenizing.filled([[1, 2, 3], [4]]), [[1, 2, 3], [4, -1, -1]])
     assert tokenizing.filled([[7, 8]]).dtype == np.int64
+
+
+def test_a_tokenizer_that_cuts_on_the_left_reads_no_part_of_a_text(tmp_path: Path) -> None:
+    reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    reference.no_padding()
+    reference.enable_truncation(128, direction="left")
+    reference.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 128)
+    text = "word " * 6000 + "and last"
+    (ids,), (count,) = tokenizer.read([text], [128])
+    assert ids == reference.encode(text).ids
+    assert count == 6004, "all of them, since all are read"
+    with pytest.raises(tokenizing.TextError, match="at most 65536 are accepted"):
+        tokenizer.read(["word " * 20_000], [128])

@@ -1,9 +1,9 @@
 """Text to token ids, without Triton: decode, read, truncate, fill up. ``model.py`` beside it adapts Triton to this.
 
 A text longer than its limit is truncated as Hugging Face does with ``truncation=True``: the first tokens stay, or the
-last ones where ``tokenizer.json`` cuts on the left, and the special tokens around them. Where the first ones stay, only
-the beginning of a long text is tokenised, up to a place at which it can be cut without changing a token before it
-(``cuts.py``); so what a text costs is bounded, whatever its length.
+last ones where ``tokenizer.json`` cuts on the left, and the special tokens around them. Of a long text only the
+beginning is tokenised, up to a place at which it can be cut without changing a token before it (``cuts.py``); so what a
+text costs is bounded, whatever its length. One that cuts on the left reads texts whole, and refuses longer ones.
 """
 
 import json
@@ -79,8 +79,11 @@ class TextTokenizer:
         self.model_min_length = model_min_length
         self._before, self._after = self._special_tokens()
         normalizer = self._tokenizer.normalizer
-        normalize = normalizer.normalize_str if normalizer is not None else str
-        self._cuts = None if self._cuts_left else find_cuts(json.loads(settings), normalize)
+        self._cuts = (
+            None
+            if self._cuts_left
+            else find_cuts(json.loads(settings), normalizer.normalize_str if normalizer is not None else str)
+        )
         self._counted = max(COUNTED_TOKENS, 2 * model_max_length)
         self._first = CHARACTERS_PER_TOKEN * self._counted
         self.most_characters = FURTHER * self._first
@@ -124,7 +127,7 @@ class TextTokenizer:
         if self._cuts is None and len(text) > self.most_characters:
             raise TextError(
                 f"text in row {row} has {len(text)} characters; at most {self.most_characters} are accepted, because "
-                "this model's tokenizer is not known to find their tokens in pieces of them, so split it"
+                "this model's tokenizer is not known to read texts in pieces, so split it"
             )
         wanted = self._limit(max_length)
         ids = self._ids_within(text, self._first, self._counted)
@@ -149,6 +152,7 @@ class TextTokenizer:
         return ids if end and len(ids) >= enough else None
 
     def _limit(self, max_length: int) -> int:
+        """Tokens that a caller's ``max_length`` leaves of a longer text."""
         return max(self.model_min_length, min(max_length, self.model_max_length))
 
     def truncate(self, ids: list[int], max_length: int) -> list[int]:

@@ -20,7 +20,7 @@ from rejection_server.prepare.options import Options
 from rejection_server.prepare.proof import answers_in_float32
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline
 from rejection_server.prepare.source import TOKENIZER_JSON, Source
-from rejection_server.prepare.tokenizer import ids_as_served, write_served_tokenizer
+from rejection_server.prepare.tokenizer import counted_exactly, tokens_as_served, write_served_tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Case:
     def compared_texts(self) -> list[str]:
         """The texts that the original has an answer to."""
         return [self.texts[index] for index in self.compared]
+
+    def mistakes(self, found: Answers) -> list[str]:
+        """What may differ in no precision, and does in these answers to the compared texts."""
+        counted = counted_exactly(self.model.model_max_length)
+        return gate.mistakes(self.expected, found, self.compared_texts(), counted)
 
     @property
     def quantized(self) -> bool:
@@ -151,8 +156,8 @@ def _notes(answered: Reference, texts: Sequence[str], longest: int) -> list[str]
 def _check_tokens(case: Case, work: Path) -> None:
     """Raise GateError unless the server's tokenizer makes the original's tokens of every text."""
     texts, expected = case.compared_texts(), case.expected
-    ids = ids_as_served(work / TOKENIZER_JSON, texts, case.model.model_max_length)
-    missed = gate.mistakes(expected, replace(expected, ids=tuple(ids)), texts)
+    ids, counts = tokens_as_served(work / TOKENIZER_JSON, texts, case.model.model_max_length)
+    missed = case.mistakes(replace(expected, ids=ids, token_counts=counts))
     if missed:
         raise GateError(f"the served tokenizer does not do what the original's does: {'; '.join(missed)}")
 

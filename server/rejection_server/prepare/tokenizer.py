@@ -93,11 +93,18 @@ def sample_rows(path: Path, model_max_length: int) -> tuple[tuple[int, ...], ...
     return tuple(tuple(tokenizer.truncate(ids, limit)) for limit in limits)
 
 
-def ids_as_served(path: Path, texts: Sequence[str], model_max_length: int) -> list[tuple[int, ...]]:
-    """Token ids of the texts as the server makes them of the tokenizer at `path`."""
+def tokens_as_served(
+    path: Path, texts: Sequence[str], model_max_length: int
+) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    """Token ids of the texts, and their numbers of tokens, as the server makes them of the tokenizer at `path`."""
     tokenizer = tokenizing().TextTokenizer(path, model_max_length)
-    rows, _ = tokenizer.read(list(texts), [model_max_length] * len(texts))
-    return [tuple(row) for row in rows]
+    rows, counts = tokenizer.read(texts, [model_max_length] * len(texts))
+    return tuple(map(tuple, rows)), tuple(counts)
+
+
+def counted_exactly(model_max_length: int) -> int:
+    """Up to so many tokens the server counts exactly; of a longer text it says that there are so many at least."""
+    return max(int(tokenizing().COUNTED_TOKENS), 2 * model_max_length)
 
 
 def rows_of_limits(path: Path, model_max_length: int) -> list[tuple[int, ...]]:
