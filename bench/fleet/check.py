@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.fleet.door import door
-from bench.fleet.events import Pod, poisson, simulate
+from bench.fleet.events import Floats, Pod, poisson, simulate
 from bench.fleet.real import latencies, servers, sleeping_repository
 from bench.settings import ROOT
 from rejection_server import MODEL_REPOSITORY
@@ -91,7 +91,7 @@ def sample(tokens: float | None = None) -> tuple[list[str], list[int]]:
     return texts, counts.round().astype(int).tolist()
 
 
-def _compared(count: int, share: float, real: np.ndarray, simulated: np.ndarray, cpu_s: float) -> Compared:
+def _compared(count: int, share: float, real: Floats, simulated: Floats, cpu_s: float) -> Compared:
     figures = {}
     for kind, each in (("real", real), ("simulated", simulated)):
         figures[f"{kind}_mean_s"] = float(np.nanmean(each))

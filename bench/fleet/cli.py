@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(
         prog="scripts/bench fleet",
-        description="Simulate fleets of servers behind a door through a day with bursts: what is kept, how many servers "
-        "it takes by which rule of scaling, and what that costs.",
+        description="Simulate fleets of servers behind a door through a day with bursts: what is kept, how many "
+        "servers it takes by which rule, and what that costs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -116,7 +116,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str], say: Callable[[st
 
     ideal_hours = float(rates.sum()) / pod.rate(mean) / 3600
     enough = round(4 * options.peak / pod.rate(mean))
-    days, sizes = [], []
+    days: list[dict[str, Any]] = []
+    sizes: list[dict[str, Any]] = []
     for rule in RULES:
         for start_s in STARTS_S if rule is CHOSEN else (40,):
             say(f"a day scaled by {rule.name}, pods ready after {start_s} s")
@@ -137,8 +138,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str], say: Callable[[st
     chosen = next(one for one in days if one["rule"] == CHOSEN.name and one["start_s"] == 40)
     spread = chosen["pod_hours"] / ideal_hours
     costs = [
-        _cost("two cores, the bundled model, int8", pod.rate(mean), options.price_cpu, spread, "measured (benchmarks.md)"),
-        _cost("one H200, DistilRoBERTa, fp16, one text a request", options.gpu_rate, options.price_gpu, spread,
+        _cost("two cores, the bundled model, int8", pod.rate(mean), options.price_cpu, spread, "measured"),
+        _cost("one H200, DistilRoBERTa, fp16, a text a request", options.gpu_rate, options.price_gpu, spread,
               "rate measured without a container; the day calculated"),
     ]  # fmt: skip
     return {
