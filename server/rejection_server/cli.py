@@ -26,8 +26,6 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     _open_closed_streams()
-    # onnxruntime, which `prepare` loads, reports its use to its makers over the network unless told otherwise.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if arguments[:1] == ["prepare"]:

@@ -47,8 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tls-ca",
         type=Path,
         metavar="PEM",
-        help="authorities to know a server by that speaks TLS; its certificate too",
+        help="authorities to know a server by that speaks TLS",
     )
+    parser.add_argument("--server-name", metavar="NAME", help="the name in its certificate, if not the one asked")
     parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate to show, where it asks for one")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="that certificate's private key")
     parser.add_argument(
@@ -71,7 +72,8 @@ def _why_not(options: argparse.Namespace) -> str | None:
             )
         except OSError as exc:
             return f"{exc.filename} cannot be read ({exc.strerror})"
-        channel = grpc.secure_channel(options.address, credentials)
+        name = [] if options.server_name is None else [("grpc.ssl_target_name_override", options.server_name)]
+        channel = grpc.secure_channel(options.address, credentials, name)
     with channel:
         try:
             answer = channel.unary_unary(CHECK)(b"", timeout=options.timeout)

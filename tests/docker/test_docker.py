@@ -144,8 +144,8 @@ def test_a_confined_container_answers_like_the_embedded_host(engine: Engine, ima
     container = Container(engine, image, "--cpus", "0.5")
     container.wait_until_healthy()
     equal(container.answers(TEXTS), Wire(server.grpc_address).infer(TEXTS))
-    processes = engine.docker("top", container.id, "-eo", "uid,comm").splitlines()[1:]
-    assert {line.split()[0] for line in processes} == {"10001"}
+    processes = engine.docker("top", container.id, "-eo", "pid,uid,comm").splitlines()[1:]
+    assert {line.split()[1] for line in processes} == {"10001"}
     assert "telemetry" not in container.log(), "onnxruntime reports nothing to anybody"
     took_s, status, told = container.stop_under_load()
     assert status == 0, container.log()
@@ -183,8 +183,8 @@ def test_on_the_layout_of_nvidias_image(engine: Engine, on_triton: str, server: 
     equal(container.answers(TEXTS), Wire(server.grpc_address).infer(TEXTS))
     wire = Wire(f"127.0.0.1:{container.port}")
     assert wire.error(request(TEXTS, model="classifier"))[0] == grpc.StatusCode.PERMISSION_DENIED, "the guard is there"
-    processes = engine.docker("top", container.id, "-eo", "uid,args").splitlines()[1:]
-    assert {line.split()[0] for line in processes} == {"1000"}
+    processes = engine.docker("top", container.id, "-eo", "pid,uid,args").splitlines()[1:]
+    assert {line.split()[1] for line in processes} == {"1000"}
     assert any("/opt/tritonserver/bin/tritonserver" in line for line in processes), "its own Triton"
     assert any("--backend-directory=/opt/tritonserver/backends" in line for line in processes), "its own backends"
     took_s, status, _ = container.stop_under_load()
@@ -226,6 +226,10 @@ class Compose:
         files = ["--project-name", "rejection", "--project-directory", str(ROOT / "docker"), "--file", str(self._file)]
         return self._engine.enter(["docker-compose", *files, *arguments], check=check)
 
+    def health(self, service: str) -> str:
+        container = self("ps", "--quiet", service).stdout.strip()
+        return self._engine.docker("inspect", "--format", "{{.State.Health.Status}}", container)
+
     def classify(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return self("run", "--rm", "-T", "classify", *arguments, check=False)
 
@@ -254,7 +258,19 @@ def compose(engine: Engine, image: str, folder: Path) -> Iterator[Compose]:
 
 def test_compose_answers_callers_who_have_the_token(compose: Compose) -> None:
     deadline = time.monotonic() + HEALTHY_S
-    while (done := compose.classify(TEXTS[0])).returncode:
-        assert time.monotonic() < deadline, done.stdout + done.stderr + compose("logs").stdout
+    while compose.health("envoy") != "healthy":
+        assert time.monotonic() < deadline, compose("logs").stdout[-3000:]
         time.sleep(1)
+    done = compose.classify(TEXTS[0])
+    assert done.returncode == 0, done.stderr
     assert "REJECTION" in done.stdout
+    refused = compose.classify("--token-file", "/caller/client.pem", TEXTS[0])
+    assert refused.returncode != 0
+    assert "UNAUTHENTICATED" in refused.stderr or "token" in refused.stderr
+
+
+def test_compose_keeps_the_authoritys_key_to_itself(compose: Compose) -> None:
+    for service in ("server-1", "envoy"):
+        mounted = compose("exec", "-T", service, "cat", "/proc/mounts").stdout
+        assert "/secrets/authority" not in mounted
+    assert compose("exec", "-T", "server-1", "ls", "/secrets").stdout.split() == ["tokens"]

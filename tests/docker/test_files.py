@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,24 @@ def test_every_service_gives_up_what_it_does_not_need() -> None:
         assert all("127.0.0.1:" in port or port.endswith(":8443") for port in service.get("ports", [])), name
 
 
+def test_what_is_logged_is_bounded() -> None:
+    for name, service in interpolated(DOCKER / "compose.yaml")["services"].items():
+        if "restart" in service:
+            assert service["logging"]["options"]["max-size"], name
+
+
+def test_prometheus_takes_its_settings() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus)")
+    file = DOCKER / "prometheus" / "prometheus.yml"
+    done = subprocess.run([promtool, "check", "config", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = {config["job_name"]: config for config in yaml.safe_load(file.read_text())["scrape_configs"]}
+    servers = {target.split(":")[0] for target in jobs["rejection"]["static_configs"][0]["targets"]}
+    assert servers == {name for name in interpolated(DOCKER / "compose.yaml")["services"] if name.startswith("server")}
+
+
 def test_images_are_named_with_a_version() -> None:
     for service in interpolated(DOCKER / "compose.yaml")["services"].values():
         image = service["image"]
@@ -61,7 +80,7 @@ def test_images_are_named_with_a_version() -> None:
 
 def test_envoy_lets_through_what_the_servers_take() -> None:
     config = yaml.safe_load((DOCKER / "envoy" / "envoy.yaml").read_text())
-    cluster = config["static_resources"]["clusters"][0]
+    (cluster,) = (found for found in config["static_resources"]["clusters"] if found["name"] == "servers")
     servers = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
     bound = cluster["circuit_breakers"]["thresholds"][0]
     assert bound["max_requests"] == 512 * (len(servers) - 1), "with one of them gone, the others take it all"

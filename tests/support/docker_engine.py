@@ -31,7 +31,7 @@ def missing() -> str | None:
         return "an engine of the tests' own is started by root alone"
     for program in (DOCKER, DOCKERD, "mmdebstrap", "unshare", "nsenter"):
         if shutil.which(program) is None:
-            return f"{program} is not there: apt-get install docker.io mmdebstrap"
+            return f"no {program} here; scripts/install-toolchains docker installs it"
     return None
 
 

