@@ -230,14 +230,24 @@ def test_prepare_ends_there(bert: Case, tmp_path: Path, monkeypatch: pytest.Monk
         shutil.copyfile(wrong.tokenizer_json, path)
         return wrong.model.sample_rows
 
+    def write_padded(_folder: Path, _weights: str, _model: Description, path: Path) -> None:
+        onnx.save(onnx.load(bert.padded), path)
+
+    def check_nothing(*_: object) -> None:
+        pass
+
     made: dict[Any, Callable[..., Any]] = {
         describe: lambda *_: wrong.model,
-        check_weights: lambda *_: None,
+        check_weights: check_nothing,
         answers_of_pipeline: lambda *_: bert.answered,
         write_served_tokenizer: write_tokenizer,
-        export: lambda _folder, _weights, _model, path: onnx.save(onnx.load(bert.padded), path),
+        export: write_padded,
     }
-    monkeypatch.setattr(steps, "isolated", lambda step, *given: made.get(step, step)(*given))
+
+    def run(step: Callable[..., Any], *given: Any) -> Any:
+        return made.get(step, step)(*given)
+
+    monkeypatch.setattr(steps, "isolated", run)
     monkeypatch.setattr(pipeline, "read_texts", lambda _: bert.texts[:usual])
     with pytest.raises(GateError, match=says):
         pipeline.prepare(Options(model=str(bert.folder), output=tmp_path / "served"))
