@@ -17,6 +17,7 @@ SNAPSHOT = Snapshot(
     cancelled=1,
     received_bytes=1000,
     sent_bytes=500,
+    certificate_expires=None,
     connections=4,
     under_way=5,
     under_way_bytes=600,
@@ -61,6 +62,11 @@ def test_every_count_is_a_sample_of_a_described_metric() -> None:
     names = {re.sub(r"(?<=_seconds)_\w+$", "", name.partition("{")[0]) for name in samples(text)}
     assert names == {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert text.endswith("\n")
+
+
+def test_the_end_of_a_certificate_is_a_sample_where_there_is_one() -> None:
+    text = replace(SNAPSHOT, certificate_expires=1.7e9 + 0.4).prometheus()
+    assert samples(text)["rejection_guard_certificate_expires_seconds"] == "1700000000"
 
 
 def test_names_are_escaped() -> None:
