@@ -17,7 +17,6 @@ SNAPSHOT = Snapshot(
     cancelled=1,
     received_bytes=1000,
     sent_bytes=500,
-    certificate_expires=None,
     connections=4,
     under_way=5,
     under_way_bytes=600,
