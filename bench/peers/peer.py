@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bench.contract import ModelFiles, OpenCaller, Target
 from bench.peers import environment
 from bench.settings import Precision
+from rejection_server import telemetry
 
 START_TIMEOUT_S = 600.0
 """Loading 82 million parameters in several Python processes of a busy machine takes a minute at worst."""
@@ -33,7 +34,7 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    "DO_NOT_TRACK": "1",
+    **telemetry.SWITCHES,
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }

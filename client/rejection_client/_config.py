@@ -68,6 +68,10 @@ class ClientConfig:
     model: str = "rejection"
     """Name under which the server has the classifier."""
 
+    positive_label: str | None = None
+    """The label that means a rejection, by its name on the server; None takes the one that the server names. Without
+    either there is no `Prediction.score` and no `is_rejection`."""
+
     timeout_s: float = 10.0
     """Deadline of each request, seconds from its start to its answer with every retry in between. Calls that take
     many texts make many requests, and each has this long."""
@@ -118,7 +122,9 @@ class ClientConfig:
     """Sent with every call, names in lower case."""
 
     context: Callable[[], Mapping[str, str]] | None = None
-    """Asked before every call for metadata of that moment, such as the W3C trace context (`traceparent`)."""
+    """Asked before every call for metadata of that moment, such as the W3C trace context (`traceparent`).
+
+    None sends that of the current OpenTelemetry trace, if the application has one."""
 
     max_send_bytes: int | None = None
     """Largest message sent; None leaves it to the server, which states its limit."""
@@ -140,6 +146,19 @@ class ClientConfig:
         checked_metadata(self.metadata)
         if self.token is not None:
             checked_metadata({"authorization": self.token})
+
+
+def read_token(path: str | Path) -> str:
+    """The token in a file, on its first line that is not empty; raises ValueError if there is none to be read."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"the token file {path} cannot be read: {getattr(error, 'strerror', 'it is no text')}"
+        ) from error
+    if not lines:
+        raise ValueError(f"the token file {path} is empty; write a token into it")
+    return lines[0]
 
 
 def check_timeout(timeout_s: float) -> float:

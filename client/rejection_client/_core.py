@@ -9,10 +9,11 @@ from typing import Any
 
 from rejection_client import _documents, protocol
 from rejection_client._config import ClientConfig, check_timeout, checked_metadata
-from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit
+from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit, needed
 from rejection_client._retry import backoff_s
 from rejection_client._runtime import ClosedError
 from rejection_client._stream import Stream
+from rejection_client._telemetry import current_trace
 from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
 from rejection_client.errors import (
     AccessDeniedError,
@@ -28,6 +29,17 @@ _log = logging.getLogger("rejection_client")
 
 SMALLEST_SHARE = 8
 """Texts below which a request is not divided: what a batch gains on a CPU, it gains with so many rows."""
+
+MEANING = (
+    "function_to_apply",
+    "problem_type",
+    "model_id",
+    "model_revision",
+    "model_sha256",
+    "precision",
+    "model_version",
+)
+"""Parameters of the model's configuration that are fields of `ModelInfo`, by the same names."""
 
 
 class Core:
@@ -50,12 +62,11 @@ class Core:
         """The options of a call, filled up from the configuration; raises ValueError."""
         if max_length is not None and not isinstance(max_length, int):
             raise TypeError(f"max_length is of type {type(max_length).__name__}, not int")
-        pairs = self._transport.metadata
-        if self.config.context is not None:
-            pairs += checked_metadata(self.config.context())
-        if metadata:
-            pairs += checked_metadata(metadata)
-        return Call(self.config.timeout_s if timeout_s is None else check_timeout(timeout_s), pairs, max_length)
+        pairs = dict(self._transport.metadata)
+        pairs.update(checked_metadata((self.config.context or current_trace)()))
+        pairs.update(checked_metadata(metadata or {}))
+        timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        return Call(timeout_s, tuple(pairs.items()), max_length)
 
     # --- what the public methods do ------------------------------------------------------------------------------
 
@@ -66,25 +77,36 @@ class Core:
         return (await self._request([text], range(1), call))[0]
 
     async def classify_many(self, texts: Sequence[str], call: Call) -> list[Prediction]:
-        """The predictions for texts, in order."""
+        """The predictions for texts, in order; equal texts are sent once."""
         if isinstance(texts, str):
             raise TypeError("texts is of type str; classify takes one text")
-        predictions: list[Prediction] = []
-        if not texts:
+        firsts: dict[str, int] = {}
+        for row, text in enumerate(texts):
+            firsts.setdefault(protocol.checked_text(text, row), row)
+        if not firsts:
+            return []
+        predictions = await self._many(list(firsts), list(firsts.values()), call)
+        if len(firsts) == len(texts):
             return predictions
+        answers = dict(zip(firsts, predictions, strict=True))
+        return [answers[text] for text in texts]
+
+    async def _many(self, texts: Sequence[str], rows: Sequence[int], call: Call) -> list[Prediction]:
+        """The predictions for texts that stand at `rows` of the caller's sequence, in requests side by side."""
         # With Triton's C++ backend a request runs on one instance of the model: all texts in one leave the others idle.
         share = max(SMALLEST_SHARE, -(-len(texts) // self.config.max_concurrent_requests))
         size = min(await self._texts_per_request(call), share)
         if len(texts) <= size:
-            return await self._request(texts, range(len(texts)), call)
+            return await self._request(texts, rows, call)
+        predictions: list[Prediction] = []
         under_way: deque[Any] = deque()
         try:
             for first in range(0, len(texts), size):
                 if len(under_way) == self.config.max_concurrent_requests:
                     predictions += await self._io.result(under_way[0])
                     under_way.popleft()
-                rows = range(first, min(first + size, len(texts)))
-                under_way.append(self._io.start(self._request(texts[first : first + size], rows, call)))
+                part = slice(first, first + size)
+                under_way.append(self._io.start(self._request(texts[part], rows[part], call)))
             while under_way:
                 predictions += await self._io.result(under_way[0])
                 under_way.popleft()
@@ -123,6 +145,7 @@ class Core:
             raise UnexpectedAnswerError(
                 f"the server at {self._url} does not say how many tokens '{model.name}' reads; give max_length"
             )
+        needed(model.positive_label, model.labels)
         splitter = _documents.Splitter(text, unit, overlap, min(limits))
         units: list[Unit] = []
         spans = splitter.first_spans()
@@ -196,6 +219,7 @@ class Core:
             name = self.config.model
             config = (await self._rpc("ModelConfig", protocol.config_request(name), call)).config
             max_length = protocol.read_max_length(config)
+            parameters = protocol.read_parameters(config)
             for step in protocol.step_models(config):
                 if max_length is None:
                     step_config = (await self._rpc("ModelConfig", protocol.config_request(step), call)).config
@@ -207,6 +231,8 @@ class Core:
                 name=name,
                 versions=tuple(metadata.versions),
                 labels=labels,
+                positive_label=protocol.read_positive_label(config, labels, self.config.positive_label),
+                **{name: parameters.get(name) for name in MEANING},
                 max_batch_size=max(1, config.max_batch_size),
                 max_length=max_length,
                 server=f"{server.name} {server.version}",

@@ -1,111 +1,142 @@
-"""Texts from arguments and files: lines, a field of JSON lines, or a column of CSV."""
+"""Rows from files and standard input: lines, JSON lines, CSV and Parquet."""
 
 import csv
 import json
-import os
-import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
+
+from rejection_client._parquet import parquet_columns, parquet_rows
+from rejection_client._rows import UNSENDABLE, Form, InputError, Row, record_row
+from rejection_client._sources import BOM, name_of, opened, packed_position
+
+DELIMITERS = {".tsv": "\t", ".tab": "\t"}
+"""Of files with these names, where none is given."""
+KINDS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet"}
+"""Of files with these names, where none is given; of all others it is jsonl."""
+CONVERT = "convert the input first, with iconv -t UTF-8"
+
+_BYTE = re.compile("[\udc80-\udcff]")
+"""A byte that is not UTF-8, as Python's error handler `surrogateescape` spells it."""
 
 
-class Row(NamedTuple):
-    """One text to classify, and where it is from."""
-
-    text: str
-    place: str
-    """What to call it in a message."""
-
-    record: Mapping[str, Any] | None = None
-    """What the text is a field of, None for a plain line."""
-
-    bytes_read: int = 0
-    """Bytes of the input up to here."""
+def form_of(path: str, kind: str | None, field: str, delimiter: str | None) -> Form:
+    """The form of a file whose texts are in a field, with what is not given taken from its name."""
+    name = Path(path)
+    suffix = name.with_suffix("").suffix.lower() if name.suffix.lower() == ".gz" else name.suffix.lower()
+    return Form(kind or KINDS.get(suffix, "jsonl"), field, delimiter or DELIMITERS.get(suffix, ","))
 
 
-class Form(NamedTuple):
-    """How texts stand in the input."""
-
-    kind: str = "lines"
-    """One of lines, jsonl and csv."""
-
-    field: str = "text"
-    """Name of the field or column with the text."""
-
-
-class InputError(Exception):
-    """The input as a whole cannot be read; the message is a sentence."""
-
-
-def argument_rows(texts: Sequence[str]) -> Iterator[Row]:
-    """A row for each argument."""
-    for number, text in enumerate(texts, 1):
-        yield Row(text, f"argument {number}", bytes_read=number)
-
-
-def file_rows(paths: Sequence[str], form: Form, on_problem: Callable[[str], None]) -> Iterator[Row]:
-    """The rows of files, one after the other; standard input where there are none, or for `-`.
-
-    A line without a usable text is told to `on_problem` and left out. Raises InputError, OSError.
-    """
+def file_rows(files: Sequence[tuple[str, Form]]) -> Iterator[Row]:
+    """The rows of files, one after the other; `-` is standard input. Raises InputError, OSError."""
     before = 0
-    for path in paths or ["-"]:
+    for path, form in files:
         end = 0
-        with _open(path) as stream:
-            for row in read_rows(stream, form, on_problem, "" if path == "-" else f"{path} "):
-                end = row.bytes_read
-                yield row._replace(bytes_read=before + end)
+        for row in _rows_of(path, form):
+            end = row.bytes_read
+            yield row._replace(bytes_read=before + end)
         before += end
 
 
-def input_bytes(paths: Sequence[str]) -> int | None:
-    """Length of all input together, None where it cannot be known."""
-    total = 0
-    for path in paths or ["-"]:
-        try:
-            status = os.fstat(0) if path == "-" else os.stat(path)  # noqa: PTH116  # as for the descriptor
-        except OSError:
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        total += status.st_size
-    return total
+def _rows_of(path: str, form: Form) -> Iterator[Row]:
+    if form.kind == "parquet":
+        yield from parquet_rows(path, form.field)
+        return
+    with opened(path) as stream:
+        for row in read_rows(stream, form, None if path == "-" else path):
+            yield row._replace(bytes_read=packed_position(stream, row.bytes_read))
 
 
-def read_rows(stream: BinaryIO, form: Form, on_problem: Callable[[str], None], prefix: str = "") -> Iterator[Row]:
+def check_columns(files: Sequence[tuple[str, Form]]) -> None:
+    """Raise InputError unless files with columns all have the same; standard input is not looked at."""
+    first: tuple[str, Sequence[str]] | None = None
+    for path, form in files:
+        columns = _columns_of(path, form)
+        if columns is None:
+            continue
+        if first is None:
+            first = path, columns
+        elif set(columns) != set(first[1]):
+            raise InputError(
+                f"{path} has the columns {', '.join(columns)}, and {first[0]} has {', '.join(first[1])}: one CSV "
+                "cannot hold both; classify them one by one, or write --output jsonl"
+            )
+
+
+def _columns_of(path: str, form: Form) -> Sequence[str] | None:
+    if form.kind == "parquet":
+        return parquet_columns(path)
+    if form.kind != "csv" or path == "-":
+        return None
+    with opened(path) as stream:
+        return next(_cells(_lines(stream), form.delimiter, name_of(path)), ([], 0, 0))[0]
+
+
+def read_rows(stream: BinaryIO, form: Form, file: str | None = None) -> Iterator[Row]:
     r"""Read rows, without holding one back for the next, so that results keep up with a slow writer.
 
-    Lines end in \n or \r\n. Bytes that are not UTF-8 become lone surrogates, which the client refuses by row.
+    Lines end in \n or \r\n; a byte order mark is skipped. Blank lines between records are no rows.
     """
-    lines = _lines(stream)
     if form.kind == "csv":
-        yield from _csv_rows(lines, form.field, on_problem, prefix)
+        yield from _csv_rows(_lines(stream), form, file)
         return
-    for number, (line, end) in enumerate(lines, 1):
-        place = f"{prefix}line {number}"
-        text = line.removesuffix(b"\r").decode(errors="surrogateescape")
+    for number, (line, end) in enumerate(_lines(stream), 1):
+        row = _row(file, number, end)
+        try:
+            text = line.removesuffix(b"\r").decode()
+        except UnicodeDecodeError as error:
+            yield row._replace(problem=f"is not UTF-8: {error.reason} at byte {error.start + 1}; {CONVERT}")
+            continue
         if form.kind == "lines":
-            yield Row(text, place, None, end)
+            yield row._replace(text=text)
         elif text.strip():
-            record = _json_object(text)
-            if isinstance(value := record.get(form.field), str):
-                yield Row(value, place, record, end)
-            else:
-                on_problem(f"{place} is not a JSON object with a text in its field '{form.field}'")
+            yield _json_row(text, form.field, row)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _row(file: str | None, line: int, end: int) -> Row:
+    place = f"line {line}" if file is None else f"{file} line {line}"
+    return Row(UNSENDABLE, place, bytes_read=end, line=line, file=file)
+
+
+def _json_row(text: str, field: str, row: Row) -> Row:
     try:
         record = json.loads(text)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+    except json.JSONDecodeError as error:
+        return row._replace(problem=f"is not JSON: {error.msg} at character {error.pos + 1}")
+    except (ValueError, RecursionError):
+        return row._replace(problem="is not JSON that can be read: a number too long, or nested too deep")
+    if not isinstance(record, dict):
+        return row._replace(problem=f"is not a JSON object with a text in its field '{field}'")
+    return record_row(record, field, row)
 
 
-def _csv_rows(
-    lines: Iterable[tuple[bytes, int]], field: str, on_problem: Callable[[str], None], prefix: str
-) -> Iterator[Row]:
+def _csv_rows(lines: Iterable[tuple[bytes, int]], form: Form, file: str | None) -> Iterator[Row]:
+    records = _cells(lines, form.delimiter, file or "standard input")
+    header, _, _ = next(records, ([], 0, 0))
+    if not header:
+        return
+    name = file or "standard input"
+    if form.field not in header:
+        hint = "" if len(header) > 1 else "; if that is more than one column, tell what divides them with --delimiter"
+        raise InputError(f"{name} has no column '{form.field}'; its first line names {', '.join(header)}{hint}")
+    if len(set(header)) < len(header):
+        twice = next(column for column in header if header.count(column) > 1)
+        raise InputError(f"{name} has two columns '{twice}'; rename one in its first line")
+    for cells, line, end in records:
+        row = _row(file, line, end)
+        record = dict(zip(header, cells, strict=False))
+        if len(cells) == len(header):
+            text = record[form.field]
+            problem = f"is not UTF-8 in its column '{form.field}'; {CONVERT}" if _BYTE.search(text) else None
+            yield row._replace(text=UNSENDABLE if problem else text, record=record, problem=problem)
+        else:
+            counted = f"has {len(cells)} columns where the first line has {len(header)}"
+            yield row._replace(record=record, problem=counted)
+
+
+def _cells(lines: Iterable[tuple[bytes, int]], delimiter: str, name: str) -> Iterator[tuple[list[str], int, int]]:
+    """Each record of CSV: its cells, the line where it begins, and the bytes read up to its end."""
     read = 0
 
     def decoded() -> Iterator[str]:
@@ -115,46 +146,23 @@ def _csv_rows(
             yield line.decode(errors="surrogateescape") + "\n"
 
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(decoded())
-    header = next(reader, None)
-    if header is None:
-        return
-    header[0] = header[0].removeprefix("\ufeff")
-    if field not in header:
-        raise InputError(f"{prefix}has no column '{field}'; its first line names {', '.join(header)}".strip())
-    column = header.index(field)
-    for cells in reader:
-        if not cells:
-            continue
-        place = f"{prefix}line {reader.line_num}"
-        if len(cells) == len(header):
-            yield Row(cells[column], place, dict(zip(header, cells, strict=True)), read)
-        else:
-            on_problem(f"{place} has {len(cells)} columns where the first line has {len(header)}")
+    reader = csv.reader(decoded(), delimiter=delimiter)
+    while True:
+        begins = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{name} line {begins} is not CSV: {error}") from error
+        if cells:
+            yield cells, begins, read
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Each line without its end, and the bytes read up to there."""
     read = 0
     for line in iter(stream.readline, b""):
+        start = line.removeprefix(BOM) if read == 0 else line
         read += len(line)
-        yield line.removesuffix(b"\n"), read
-
-
-def _open(path: str) -> BinaryIO:
-    """The file, or for `-` standard input, through a buffer of its own: the process may end while a thread reads."""
-    if path == "-":
-        # None is Python's sign for a closed descriptor.
-        return Path(os.devnull).open("rb") if sys.stdin is None else open(sys.stdin.fileno(), "rb", closefd=False)
-    return Path(path).open("rb")
-
-
-def read_document(path: str) -> str:
-    """A whole file, or standard input for `-`, as one text; raises InputError for bytes that are not UTF-8."""
-    with _open(path) as stream:
-        raw = stream.read()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        name = "standard input" if path == "-" else path
-        raise InputError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from error
+        yield start.removesuffix(b"\n"), read

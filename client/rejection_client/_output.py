@@ -1,173 +1,178 @@
-"""What the command writes: JSON lines, CSV, a table, and progress while it runs."""
+"""What the command writes for texts: JSON lines and CSV here, a table in `_table`."""
 
 import csv
+import functools
 import io
 import json
-import sys
-import time
-import unicodedata
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from rejection_client._lines import Row
-from rejection_client._prediction import DocumentPrediction, Prediction, Unit
-
-PROGRESS_AFTER_S = 2.0
-PROGRESS_EVERY_S = 0.5
-BAR_COLUMNS = 24
-
-Format = Callable[[Row, Prediction], str]
+from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction
+from rejection_client._rows import Row
 
 
-def json_lines(threshold: float) -> Format:
-    """One JSON object and a newline for each text; what the text was a field of comes along as `record`."""
+class Style(NamedTuple):
+    """What the form of all results depends on."""
 
-    def line(row: Row, prediction: Prediction) -> str:
-        fields = {"text": row.text, **_fields(prediction, threshold)}
-        if row.record is not None:
-            fields["record"] = row.record
-        return to_json(fields)
-
-    return line
+    model: ModelInfo
+    threshold: float
+    width: int = 100
+    """Columns of a table."""
 
 
-def csv_lines(threshold: float) -> Format:
-    """Comma-separated values with a header: the columns that the text came with, then those of the prediction."""
-    header_written = False
+class Output(Protocol):
+    """Makes lines of results: what was found of each row, or why nothing was."""
 
-    def line(row: Row, prediction: Prediction) -> str:
-        nonlocal header_written
-        given = {"text": row.text} if row.record is None else row.record
-        found = _fields(prediction, threshold)
-        del found["probabilities"]
-        found = {name if name not in given else f"predicted_{name}": value for name, value in found.items()}
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        if not header_written:
-            header_written = True
-            writer.writerow([*given, *found])
-        writer.writerow([*given.values(), *map(_cell, found.values())])
-        return buffer.getvalue()
+    def found(self, row: Row, prediction: Prediction) -> str:
+        """The lines of a row that was classified."""
 
-    return line
+    def failed(self, row: Row, error: str) -> str:
+        """The lines of a row that was not."""
+
+    def end(self) -> str:
+        """What is left to write after the last row."""
 
 
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-def _fields(prediction: Prediction, threshold: float) -> dict[str, Any]:
-    return {
-        "label": prediction.label,
-        "score": prediction.score,
-        "is_rejection": prediction.is_rejection(threshold),
-        "probabilities": dict(prediction.probabilities),
+def fields_of(prediction: Prediction, style: Style) -> dict[str, Any]:
+    """What is said of a prediction in every form, in this order."""
+    model, threshold, _ = style
+    fields: dict[str, Any] = {"label": prediction.label}
+    if model.is_multi_label:
+        fields["labels"] = list(prediction.labels_above(threshold))
+    if model.positive_label is not None:
+        fields |= {"score": prediction.score, "is_rejection": prediction.is_rejection(threshold)}
+    return fields | {
+        "scores": dict(prediction.scores),
         "token_count": prediction.token_count,
         "truncated": prediction.truncated,
     }
 
 
-def to_json(fields: dict[str, Any]) -> str:
-    """One JSON object and a newline."""
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+def place_of(row: Row) -> dict[str, Any]:
+    """File and line of a row, as far as it has them."""
+    return {name: value for name, value in (("file", row.file), ("line", row.line)) if value is not None}
 
 
-class Table:
-    """Lines of a table whose columns are set by the first prediction's label names."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._label_width = 0
-
-    def lines(self, row: Row, prediction: Prediction) -> str:
-        """The prediction's line, after the header if it is the first; a star after the count of a truncated text."""
-        header = ""
-        *_, positive = prediction.probabilities
-        score_title = f"P({positive})"
-        if not self._label_width:
-            self._label_width = max(5, *map(len, prediction.probabilities))
-            header = f"{'LABEL':<{self._label_width}}  {score_title}  TOKENS  TEXT\n"
-        star = "*" if prediction.truncated else " "
-        start = (
-            f"{prediction.label:<{self._label_width}}  {prediction.score:>{len(score_title)}.4f}  "
-            f"{prediction.token_count:>6}{star} "
-        )
-        return f"{header}{start}{shorten(row.text, max(20, self._width - len(start)))}\n"
+def text_of(row: Row) -> str | None:
+    """The row's text, None where it has none."""
+    return row.text if row.problem is None else None
 
 
-def document_lines(text: str, answer: DocumentPrediction, threshold: float, output: str, width: int) -> str:
-    """The answer for a document: every part in `answer.units`, else the highest."""
-    units = answer.units or (answer.highest,)
-    if output == "jsonl":
-        return "".join(to_json(_unit_fields(text, unit, answer, threshold)) for unit in units)
-    table = Table(max(40, width - 16))
-    lines = "".join(table.lines(Row(text[unit.start : unit.end], ""), unit.prediction) for unit in units).splitlines()
-    spans = ["CHARACTERS", *(f"{unit.start}-{unit.end}" for unit in units)]
-    return "".join(f"{span:>14}  {line}\n" for span, line in zip(spans, lines, strict=True))
+class JsonLines:
+    """One JSON object a line; what the text was a field of comes along as `record`."""
+
+    def __init__(self, style: Style) -> None:
+        self._style = style
+
+    def found(self, row: Row, prediction: Prediction) -> str:
+        """The object of a row that was classified."""
+        return self._line(row, fields_of(prediction, self._style))
+
+    def failed(self, row: Row, error: str) -> str:
+        """The object of a row that was not."""
+        return self._line(row, {"error": error})
+
+    def end(self) -> str:
+        """Nothing."""
+        return ""
+
+    def _line(self, row: Row, fields: dict[str, Any]) -> str:
+        record = {} if row.record is None else {"record": row.record}
+        return to_json({"text": text_of(row), **place_of(row), **fields, **record})
 
 
-def _unit_fields(text: str, unit: Unit, answer: DocumentPrediction, threshold: float) -> dict[str, Any]:
-    place = {"start": unit.start, "end": unit.end, "highest": unit == answer.highest, "unit_count": answer.unit_count}
-    return {"text": text[unit.start : unit.end], **place, **_fields(unit.prediction, threshold)}
+class Csv:
+    """Comma-separated values with a header: the columns that came in, the row's place, then what was found.
 
+    The first row with a record sets the columns that came in; rows before it wait for that.
+    """
 
-def shorten(text: str, columns: int) -> str:
-    """The text on one line of at most `columns` columns, without characters that would steer a terminal."""
-    line = " ".join(text.split())[: columns + 1]
-    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-    used = 0
-    fits = 0
-    for position, character in enumerate(line):
-        used += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if used > columns:
-            return line[:fits] + "\N{HORIZONTAL ELLIPSIS}"
-        if used < columns:
-            fits = position + 1
-    return line
+    def __init__(self, style: Style, places: Sequence[str]) -> None:
+        self._places = places
+        self._found = found_columns(style)
+        self._given: list[str] | None = None
+        self._waiting: list[tuple[Row, str]] = []
 
+    def found(self, row: Row, prediction: Prediction) -> str:
+        """The line of a row that was classified."""
+        return self._head(row) + self._line(row, prediction)
 
-class Progress:
-    """A bar, a count and a rate on standard error, for runs that last; silent unless `shown`."""
-
-    def __init__(self, shown: bool, total: int | None = None) -> None:
-        self._shown = shown
-        self._total = total
-        self._start_s = time.monotonic()
-        self._next_s = self._start_s + PROGRESS_AFTER_S
-        self._drawn = False
-        self.done = 0
-
-    def add(self, texts: int, position: int = 0) -> None:
-        """Count texts as done, which brings the run to `position` of its `total`."""
-        self.done += texts
-        now_s = time.monotonic()
-        if self._shown and now_s >= self._next_s:
-            self._next_s = now_s + PROGRESS_EVERY_S
-            rate = self.done / (now_s - self._start_s)
-            sys.stderr.write(f"\r{self._bar(position)}{self.done:,} texts, {rate:,.0f} texts/s\x1b[K")
-            sys.stderr.flush()
-            self._drawn = True
-
-    def _bar(self, position: int) -> str:
-        if not self._total:
+    def failed(self, row: Row, error: str) -> str:
+        """The line of a row that was not."""
+        if self._given is None and row.record is None and row.problem is not None:
+            self._waiting.append((row, error))
             return ""
-        share = min(1.0, position / self._total)
-        full = round(share * BAR_COLUMNS)
-        return f"[{'#' * full}{'.' * (BAR_COLUMNS - full)}] {share:4.0%}  "
+        return self._head(row) + self._line(row, None, error)
 
-    def clear(self) -> None:
-        """Take the line off the terminal."""
-        if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._drawn = False
+    def end(self) -> str:
+        """Rows that wait for one with a record, if none came."""
+        return self._head(Row("", "")) if self._waiting else ""
 
-    def __enter__(self) -> "Progress":
-        """Give the progress itself."""
-        return self
+    def _head(self, first: Row) -> str:
+        """Before the first row, the header and the rows that wait for it."""
+        if self._given is not None:
+            return ""
+        self._given = ["text"] if first.record is None else list(first.record)
+        names = list(self._given)
+        for name in (*self._places, *self._found, "error"):
+            names.append(unique(name, names))
+        waiting, self._waiting = self._waiting, []
+        return csv_line(names) + "".join(self._line(row, None, error) for row, error in waiting)
 
-    def __exit__(self, *_: object) -> None:
-        """Take the line off the terminal."""
-        self.clear()
+    def _line(self, row: Row, prediction: Prediction | None, error: str = "") -> str:
+        record = {"text": text_of(row)} if row.record is None else row.record
+        place = place_of(row)
+        given = [record.get(name) for name in self._given or ()]
+        found = [value_of(prediction) if prediction else None for value_of in self._found.values()]
+        return csv_line([*given, *(place.get(name) for name in self._places), *found, error])
+
+
+def found_columns(style: Style) -> dict[str, Callable[[Prediction], Any]]:
+    """The columns of CSV that hold a prediction, in order: one for each label among them."""
+    model, threshold, _ = style
+    columns: dict[str, Callable[[Prediction], Any]] = {"label": lambda prediction: prediction.label}
+    if model.is_multi_label:
+        columns["labels"] = lambda prediction: ", ".join(prediction.labels_above(threshold))
+    if model.positive_label is not None:
+        columns["score"] = lambda prediction: prediction.score
+        columns["is_rejection"] = lambda prediction: prediction.is_rejection(threshold)
+    for label in model.labels:
+        columns[unique(label, [*columns, "token_count", "truncated", "error"])] = functools.partial(score_of, label)
+    columns["token_count"] = lambda prediction: prediction.token_count
+    columns["truncated"] = lambda prediction: prediction.truncated
+    return columns
+
+
+def score_of(label: str, prediction: Prediction) -> float:
+    """The score of one label."""
+    return prediction.scores[label]
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """The name, with `predicted_` in front as often as it takes to be another than those."""
+    while name in taken:
+        name = f"predicted_{name}"
+    return name
+
+
+def csv_line(cells: Sequence[Any]) -> str:
+    """One record of CSV and a newline; JSON for what is more than a text or a number."""
+    buffer = io.StringIO()
+    plain = [to_json(cell).rstrip() if isinstance(cell, bool | dict | list) else cell for cell in cells]
+    csv.writer(buffer, lineterminator="\n").writerow(plain)
+    return buffer.getvalue()
+
+
+def to_json(value: Any) -> str:
+    """One JSON value and a newline; what JSON has no form for (a date of Parquet, say) becomes text."""
+    return json.dumps(value, ensure_ascii=False, default=str) + "\n"
+
+
+def document_json(text: str, answer: DocumentPrediction, style: Style) -> str:
+    """A JSON object for each part of a document in `answer.units`, else for the highest."""
+    lines = []
+    for unit in answer.units or (answer.highest,):
+        place = {"start": unit.start, "end": unit.end, "highest": unit == answer.highest}
+        fields = {**place, "unit_count": answer.unit_count, **fields_of(unit.prediction, style)}
+        lines.append(to_json({"text": text[unit.start : unit.end], **fields}))
+    return "".join(lines)

@@ -1,7 +1,8 @@
 """A stream of texts: read ahead, sent in as many requests at once as are allowed, answered in order; over a runtime.
 
 The stream itself and the reader of its texts run beside each other, in two threads or two tasks, and wake each other
-by two events.
+by two events. What is read is a place in the stream and the answer that it waits for; places of equal texts wait for
+the same answer.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Protocol
 
 from rejection_client._prediction import Prediction, Result
+from rejection_client._repeats import Answer, Repeats
 from rejection_client._runtime import ClosedError
 from rejection_client._transport import Runtime
 from rejection_client.errors import InvalidInputError, RejectionError
@@ -32,8 +34,11 @@ class Stream:
         self._request = request
         self._size = size
         self._concurrency = concurrency
-        self._waiting: deque[tuple[int, str]] = deque()
-        """Read, and not sent yet."""
+        self._repeats = Repeats()
+        self._places: deque[tuple[str, int, Answer]] = deque()
+        """Read, and without a result yet."""
+        self._waiting: deque[tuple[str, Answer]] = deque()
+        """Of these, what is not sent yet."""
         self._under_way: deque[Any] = deque()
         self._news = runtime.event()
         """Set when there is something to do for the stream."""
@@ -48,14 +53,19 @@ class Stream:
         """The results in order. Raises what the iterable raises, after the results before it; ClosedError."""
         self._io.start_background(self._read(texts))
         try:
-            while self._waiting or self._under_way or not self._ended:
+            while self._places or not self._ended:
                 self._news.clear()
                 done = self._under_way.popleft() if self._under_way and self._under_way[0].done() else None
                 self._send()  # first, for whoever takes the results may take its time
                 if done is not None:
-                    for result in await self._io.result(done):
-                        yield result
-                elif self._under_way or not self._ended:
+                    await self._io.result(done)
+                while self._places and self._places[0][2].is_known:
+                    text, index, answer = self._places.popleft()
+                    self._room.set()
+                    yield answer.result(index, text)
+                    if self._under_way and self._under_way[0].done():
+                        break  # there may be more to send
+                if done is None and (self._places or not self._ended):
                     await self._io.wait(self._news)
             if self._error is not None:
                 raise self._error
@@ -81,7 +91,10 @@ class Stream:
                     await self._io.wait(self._room)
                 if self._closed:
                     return
-                self._waiting.append((index, text))
+                answer, is_new = self._repeats.answer_of(text, index)
+                if is_new:
+                    self._waiting.append((text, answer))
+                self._places.append((text, index, answer))
                 self._news.set()
                 index += 1
         except asyncio.CancelledError:  # by `close` of the client
@@ -94,29 +107,33 @@ class Stream:
 
     def _is_full(self) -> bool:
         self._room.clear()  # before the look, so that what happens after it is not missed
-        return len(self._waiting) >= READS_AHEAD * self._size and not self._closed
+        is_full = (
+            len(self._waiting) >= READS_AHEAD * self._size
+            or len(self._places) >= (READS_AHEAD + self._concurrency) * self._size
+        )
+        return is_full and not self._closed
 
-    async def _classify(self, batch: list[tuple[int, str]]) -> list[Result]:
+    async def _classify(self, batch: list[tuple[str, Answer]]) -> None:
         """Classify some texts; one that the server refuses fails alone."""
-        results: list[Result] = []
         groups = [batch]
         while groups:
             group = groups.pop()
-            rows = [index for index, _ in group]
+            rows = [answer.index for _, answer in group]
             try:
-                predictions = await self._request([text for _, text in group], rows)
+                predictions = await self._request([text for text, _ in group], rows)
             except InvalidInputError as error:
                 if error.row in rows:
                     place = rows.index(error.row)
-                    results.append(Result(*group[place], None, error))
+                    group[place][1].error = error
                     groups += [rest] if (rest := group[:place] + group[place + 1 :]) else []
                 elif len(group) == 1:
-                    results.append(Result(*group[0], None, error))
+                    group[0][1].error = error
                 else:  # the server does not say which
                     middle = len(group) // 2
                     groups += [group[:middle], group[middle:]]
             except RejectionError as error:
-                results += [Result(index, text, None, error) for index, text in group]
+                for _, answer in group:
+                    answer.error = error
             else:
-                results += [Result(*item, answer) for item, answer in zip(group, predictions, strict=True)]
-        return sorted(results, key=lambda result: result.index)
+                for (_, answer), prediction in zip(group, predictions, strict=True):
+                    answer.prediction = prediction

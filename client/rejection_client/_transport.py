@@ -15,7 +15,7 @@ from rejection_client._endpoints import Endpoint, Endpoints
 from rejection_client._retry import RetryBudget, backoff_s
 from rejection_client._runtime import ClosedError, Metadata, NoSignOfLifeError, Patience
 from rejection_client._threads import ThreadRuntime
-from rejection_client.channels import Address, Connector, Target, call_metadata, parse_url
+from rejection_client.channels import Address, Connector, Target, call_metadata, parse_url, warn_of_readable_token
 from rejection_client.errors import RejectionError, ServerUnavailableError
 
 _log = logging.getLogger("rejection_client")
@@ -70,6 +70,7 @@ class Transport:
         self._known: dict[Target, list[Address]] = {}
         self._look_up_at_s = 0.0
         self._closed = False
+        self._has_warned = False
 
     async def close(self) -> None:
         """Close every connection."""
@@ -246,6 +247,7 @@ class Transport:
         addresses = dict.fromkeys(address for target in self._targets for address in known.get(target, ()))
         if not addresses:
             raise ServerUnavailableError(f"cannot look up {self.url}: {why}; check the address") from failure
+        self._has_warned = self._has_warned or warn_of_readable_token(self.config, addresses)
         self._known = known
         self._look_up_at_s = monotonic() + self.config.resolve_every_s
         before = len(self._endpoints)

@@ -5,14 +5,17 @@ server (an HTTP/2 connection carries only so many requests a second), or to know
 """
 
 import ipaddress
+import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 
 from rejection_client._config import DEFAULT_URL, ClientConfig, Tls, checked_metadata
+
+_log = logging.getLogger("rejection_client")
 
 _OTHER_SCHEMES = ("http", "https", "grpc", "grpcs", "tcp")
 _COMPRESSION = {
@@ -114,6 +117,23 @@ def call_metadata(config: ClientConfig) -> tuple[tuple[str, str], ...]:
     return checked_metadata({**config.metadata, **token})
 
 
+def warn_of_readable_token(config: ClientConfig, addresses: Iterable[Address]) -> bool:
+    """Log a warning if a token goes to another machine in the clear; returns whether it does."""
+    if config.token is None or config.tls is not None:
+        return False
+    for address in addresses:
+        scheme, _, rest = address.target.partition(":")
+        host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+        if scheme != "unix" and not (scheme in ("ipv4", "ipv6") and ipaddress.ip_address(host).is_loopback):
+            _log.warning(
+                "the token for %s travels unencrypted and can be read on the way; use TLS, or a proxy on this machine "
+                "that does",
+                address.authority,
+            )
+            return True
+    return False
+
+
 def open_channels(
     url: str | Sequence[str], config: ClientConfig | None = None, *, count: int = 1, aio: bool = False
 ) -> list[Any]:
@@ -124,6 +144,8 @@ def open_channels(
     """
     connector = Connector(config or ClientConfig())
     addresses = [address for target in parse_url(url) for address in target.look_up()]
+    if config is not None:
+        warn_of_readable_token(config, addresses)
     return [connector.connect(addresses[n % len(addresses)], aio=aio) for n in range(max(count, len(addresses)))]
 
 

@@ -5,6 +5,7 @@ or a server that dies midway leaves complete lines. Exit codes are in the help t
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import os
@@ -12,9 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from rejection_client import _commands
-from rejection_client._config import DEFAULT_URL, ClientConfig, Tls
-from rejection_client._lines import InputError
+from rejection_client import _classify, _commands
+from rejection_client._config import DEFAULT_URL, ClientConfig, Tls, read_token
+from rejection_client._rows import InputError
 from rejection_client._version import __version__
 from rejection_client.errors import RejectionError
 
@@ -24,7 +25,7 @@ DESCRIPTION = "Ask a Triton server whether texts are rejections: a language mode
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    an error, told on standard error; a text the server refuses is told and left out, and the rest goes on
+  1    an error, told on standard error; a row that fails is a row with its error, and the rest goes on
   2    the command line is wrong
   3    with --exit-code: something is a rejection
   130  interrupted (Ctrl-C)
@@ -45,15 +46,23 @@ examples:
   rejection classify "Sure, here it is." "I won't do that."      two texts
   rejection classify < answers.txt                              one text a line
   tail -f answers.log | rejection classify --output jsonl       results as lines arrive
-  rejection classify --jsonl answer --output csv --file a.jsonl --file b.jsonl > scored.csv
+  rejection classify --field answer --output csv --file a.jsonl --file b.jsonl.gz > scored.csv
+  rejection classify --jsonl choices.0.message.content --output jsonl < log.jsonl
   rejection classify --csv response --file log.csv --output jsonl | jq -c 'select(.is_rejection) | .record.id'
+  rejection classify --csv response --delimiter ';' --output csv < log.csv
   rejection classify --exit-code --threshold 0.9 "$ANSWER" || echo "refused, or in trouble"
 
-output:
-  table   label, probability of the last label (the rejection), tokens (with * where truncated), the text shortened
-  jsonl   one object a line: text, label, score (that same probability), is_rejection, probabilities, token_count,
-          truncated, and record, the JSON object or the CSV line that the text came in
-  csv     text, or the columns that came in, then label, score, is_rejection, token_count, truncated
+input:
+  UTF-8, plain or gzip. A row that has no text, or that the server refuses, is a row of the output with its error.
+
+output (every row in the order of the input):
+  table   best label, probability of each label (of the rejection alone where the other is its opposite; SCORE for
+          models that give raw scores), tokens (with * where truncated), the text shortened
+  jsonl   one object a line: text, file, line, label, score (that of the rejection) and is_rejection where the model
+          has such a label, labels (those above the threshold) for multi-label models, scores, token_count, truncated,
+          error (in place of all these) and record, the object, line or row that the text came in
+  csv     text, or the columns that came in, then file, line, label, labels, score, is_rejection, a column for each
+          label, token_count, truncated, error
 
 {EXIT_CODES}"""
 
@@ -68,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             options.config = _config(options)
             _commands.client(options).close()  # a wrong address or certificate is a wrong command line
+            _warn_of_readable_token(options)
         except ValueError as error:
             parser.error(str(error))
     try:
@@ -89,12 +99,23 @@ def _config(options: argparse.Namespace) -> ClientConfig:
     tls["server_name"] = options.server_name
     return ClientConfig(
         model=options.model,
+        positive_label=getattr(options, "positive_label", None),
         timeout_s=options.timeout,
         max_concurrent_requests=options.concurrency,
         tls=Tls(**tls) if options.tls or any(tls.values()) else None,
-        token=os.environ.get("REJECTION_TOKEN") or None,
+        token=read_token(options.token_file) if options.token_file else os.environ.get("REJECTION_TOKEN") or None,
         compression=options.compression,
     )
+
+
+def _warn_of_readable_token(options: argparse.Namespace) -> None:
+    from rejection_client.channels import is_loopback, parse_url
+
+    if options.config.token is None or options.config.tls is not None:
+        return
+    with contextlib.suppress(ValueError):  # a name that cannot be looked up is told of by the call
+        if not all(is_loopback(target) for target in parse_url(options.url)):
+            _commands.fail(f"the token for {options.url} travels unencrypted and can be read on the way; use --tls")
 
 
 def _drop_output() -> None:
@@ -166,14 +187,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_commands.classify)
+    parser.set_defaults(run=_classify.classify)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; put -- before texts that begin with a dash")
     parser.add_argument(
         "--file", dest="files", action="append", default=[], metavar="PATH", help="read this file; may be repeated"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--jsonl", metavar="FIELD", help="the input is JSON lines; the text is in this field")
+    form.add_argument(
+        "--field",
+        metavar="NAME",
+        help="the text is in this field or column; the files' names tell CSV (.csv, .tsv), Parquet (.parquet) and JSON "
+        "lines (all others)",
+    )
+    form.add_argument("--jsonl", metavar="FIELD", help="the input is JSON lines; the text is in this field, or at a.b")
     form.add_argument("--csv", metavar="COLUMN", help="the input is CSV with a header; the text is in this column")
+    form.add_argument("--parquet", metavar="COLUMN", help="the files are Parquet; the text is in this column")
+    parser.add_argument(
+        "--delimiter",
+        type=_delimiter,
+        metavar="CHARACTER",
+        help="between columns of CSV: 'tab', ';' (a comma; .tsv: tab)",
+    )
     _add_output(parser, "table", "jsonl", "csv")
     _add_verdict(parser)
     _add_connection(parser)
@@ -198,7 +232,14 @@ def _add_output(parser: argparse.ArgumentParser, *choices: str) -> None:
 
 def _add_verdict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threshold", type=_share, default=0.5, metavar="P", help="a rejection is what scores above this (0.5)"
+        "--threshold",
+        type=_threshold,
+        default=0.5,
+        metavar="P",
+        help="a rejection is what scores above this, and so is a label of a multi-label model (0.5)",
+    )
+    parser.add_argument(
+        "--positive-label", metavar="NAME", help="the label that means a rejection (what the model itself names)"
     )
     parser.add_argument("--exit-code", action="store_true", help="exit with 3 if anything is a rejection")
     parser.add_argument(
@@ -229,7 +270,12 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
     group.add_argument("--key", metavar="PEM", help="its key")
     group.add_argument("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
-    group.description = "The environment variable REJECTION_TOKEN is sent as a bearer token."
+    group.add_argument(
+        "--token-file",
+        default=os.environ.get("REJECTION_TOKEN_FILE"),
+        metavar="PATH",
+        help="send the token on its first line (REJECTION_TOKEN_FILE, else the token REJECTION_TOKEN)",
+    )
 
 
 def _number(wanted: str, fits: Callable[[float], bool], value: str) -> float:
@@ -243,8 +289,15 @@ def _number(wanted: str, fits: Callable[[float], bool], value: str) -> float:
 
 
 _seconds = functools.partial(_number, "a number of seconds above 0", lambda seconds: seconds > 0)
-_share = functools.partial(_number, "a number from 0 to 1", lambda share: 0 <= share <= 1)
+_threshold = functools.partial(_number, "a number", lambda _: True)
 _overlap = functools.partial(_number, "a share from 0 to 0.9", lambda share: 0 <= share <= 0.9)
+
+
+def _delimiter(value: str) -> str:
+    character = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if len(character) != 1 or character in '"\r\n':
+        raise argparse.ArgumentTypeError(f"'{value}' is not one character, such as ';', or tab")
+    return character
 
 
 def _count(value: str) -> int:

@@ -9,6 +9,7 @@
     ├── DeadlineExceededError     no answer within the client's `timeout_s`
     ├── RequestCancelledError     the client was closed during the call, or a proxy gave the call up
     ├── ServerError               the server failed at the request; the fault is not in the input
+    ├── NoPositiveLabelError      whether a text is a rejection was asked of a model without a label that says so
     └── UnexpectedAnswerError     the answer is not what this client understands: another kind of server or model
 
 Each message says what happened and what to do next. The gRPC error behind it is the exception's `__cause__`.
@@ -23,6 +24,7 @@ __all__ = [
     "DeadlineExceededError",
     "InvalidInputError",
     "ModelNotFoundError",
+    "NoPositiveLabelError",
     "OverloadedError",
     "RejectionError",
     "RequestCancelledError",
@@ -80,6 +82,10 @@ class RequestCancelledError(RejectionError):
 
 class ServerError(RejectionError):
     """The server failed at the request; the fault is not in the input."""
+
+
+class NoPositiveLabelError(RejectionError):
+    """No label of the model is known to mean a rejection, or it has not the one that was named."""
 
 
 class UnexpectedAnswerError(RejectionError):

@@ -12,7 +12,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2
 
 from rejection_client._prediction import ModelInfo, Prediction
-from rejection_client.errors import InvalidInputError, UnexpectedAnswerError
+from rejection_client.errors import InvalidInputError, NoPositiveLabelError, UnexpectedAnswerError
 
 _LENGTH = struct.Struct("<I")
 _INT32_MAX = 2**31 - 1
@@ -80,10 +80,28 @@ def step_models(config: Any) -> list[str]:
     return [step.model_name for step in config.ensemble_scheduling.step]
 
 
+def read_parameters(config: Any) -> dict[str, str]:
+    """The parameters of a model's configuration that hold something."""
+    return {name: value.string_value for name, value in config.parameters.items() if value.string_value}
+
+
 def read_max_length(config: Any) -> int | None:
     """Tokens that the model reads, if its configuration has the parameter `model_max_length`."""
-    value = config.parameters["model_max_length"].string_value if "model_max_length" in config.parameters else ""
+    value = read_parameters(config).get("model_max_length", "")
     return int(value) if value.isdecimal() and int(value) > 0 else None
+
+
+def read_positive_label(config: Any, labels: Sequence[str], wanted: str | None) -> str | None:
+    """The label that means a rejection: the one that is `wanted`, else the parameter `positive_label`.
+
+    Raises NoPositiveLabelError if the model has no label of that name.
+    """
+    label = wanted if wanted is not None else read_parameters(config).get("positive_label")
+    if label is not None and label not in labels:
+        raise NoPositiveLabelError(
+            f"model '{config.name}' has no label '{label}', which is to mean a rejection; it has {', '.join(labels)}"
+        )
+    return label
 
 
 def read_labels(response: Any) -> tuple[str, ...]:
@@ -102,7 +120,13 @@ def read_labels(response: Any) -> tuple[str, ...]:
         start = end
     if not names or sorted(names) != list(range(len(names))):
         raise UnexpectedAnswerError(f"model '{response.model_name}' numbers its labels {sorted(names)}, not 0, 1, ...")
-    return tuple(names[index] for index in range(len(names)))
+    labels = tuple(names[index] for index in range(len(names)))
+    if len(set(labels)) < len(labels):
+        raise UnexpectedAnswerError(
+            f"model '{response.model_name}' has two labels of one name ({', '.join(labels)}); give each a name of its "
+            "own in id2label, and prepare the model again"
+        )
+    return labels
 
 
 def read_predictions(response: Any, rows: int, model: ModelInfo, max_length: int | None = None) -> list[Prediction]:
@@ -115,14 +139,14 @@ def read_predictions(response: Any, rows: int, model: ModelInfo, max_length: int
     counts = _unpack(raw_output(response, "token_count", "INT32"), "i", rows, "token_count")
     predictions = []
     for row in range(rows):
-        probabilities = floats[row * width : (row + 1) * width]
+        scores = floats[row * width : (row + 1) * width]
         predictions.append(
             Prediction(
-                label=labels[probabilities.index(max(probabilities))],
-                score=probabilities[-1],
-                probabilities=dict(zip(labels, probabilities, strict=True)),
+                label=labels[scores.index(max(scores))],
+                scores=dict(zip(labels, scores, strict=True)),
                 token_count=counts[row],
                 truncated=None if limit is None else counts[row] > limit,
+                positive_label=model.positive_label,
             )
         )
     return predictions
@@ -133,13 +157,18 @@ def bytes_tensor(elements: Iterable[bytes]) -> bytes:
     return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
 
 
+def checked_text(text: Any, row: int) -> str:
+    """The text of that row itself; raises TypeError for what is none."""
+    if not isinstance(text, str):
+        raise TypeError(f"text row {row} is of type {type(text).__name__}, not str")
+    return text
+
+
 def _encoded(texts: Sequence[str], rows: Sequence[int] | None) -> Iterator[bytes]:
     for index, text in enumerate(texts):
         row = index if rows is None else rows[index]
-        if not isinstance(text, str):
-            raise TypeError(f"text row {row} is of type {type(text).__name__}, not str")
         try:
-            yield text.encode()
+            yield checked_text(text, row).encode()
         except UnicodeEncodeError as error:
             raise InvalidInputError(
                 f"text row {row} cannot be sent as UTF-8: character {error.start} is a lone surrogate "

@@ -138,7 +138,8 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelConfig(self, request, context):
-        """A model's configuration; a caller may want its largest batch. NOT_FOUND as for ModelMetadata.
+        """A model's configuration: what its answers mean, which model it is, and its largest batch. NOT_FOUND as for
+        ModelMetadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

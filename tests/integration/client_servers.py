@@ -33,7 +33,11 @@ output [
 ]
 instance_group [ { kind: KIND_CPU count: 1 } ]
 dynamic_batching { default_queue_policy { max_queue_size: QUEUE } }
-parameters [ { key: "model_max_length" value: { string_value: "64" } } ]
+parameters [
+  { key: "model_max_length" value: { string_value: "64" } },
+  { key: "positive_label" value: { string_value: "REJECTION" } },
+  { key: "function_to_apply" value: { string_value: "softmax" } }
+]
 """
 MODEL = """
 import time

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from integration import meaning_models
+from integration.client_servers import start_servers, stop_servers
 from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire
 from support.repository import REPOSITORY
@@ -52,6 +54,14 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(options) as triton:
         yield triton
         triton.kill()
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Triton with a model of every kind, by what its answers mean (`meaning_models`)."""
+    servers = start_servers(meaning_models.make_repository(tmp_path_factory.mktemp("kinds")))
+    yield servers[0]
+    stop_servers(servers)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
 
@@ -19,9 +20,15 @@ from rejection_server.guard import GuardSettings
 
 
 class GuardProcess:
-    """Runs inside its `with` block; `address` is where it listens, `events` what it tells by itself."""
+    """Runs inside its `with` block; `address` is where it listens, `events` what it tells by itself.
 
-    def __init__(self, upstream: str, **settings: Any) -> None:
+    `failures` are its events of requests that were refused or failed.
+
+    Its log is in the file `log`, if there is one.
+    """
+
+    def __init__(self, upstream: str, log: Path | None = None, **settings: Any) -> None:
+        self._log = log
         self.settings = GuardSettings(upstream=upstream, public_models=("rejection",), **settings)
 
     def __enter__(self) -> GuardProcess:
@@ -29,6 +36,7 @@ class GuardProcess:
             [sys.executable, "-m", "rejection_server.guard"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=None if self._log is None else self._log.open("w"),
             text=True,
             pass_fds=() if self.settings.listen_fd is None else (self.settings.listen_fd,),
         )
@@ -36,6 +44,7 @@ class GuardProcess:
         self._output = cast("IO[str]", self.process.stdout)
         self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.failures: queue.Queue[dict[str, Any]] = queue.Queue()
         self._listening = threading.Thread(target=self._listen)
         self._listening.start()
         self._tell(self.settings.to_json())
@@ -81,7 +90,8 @@ class GuardProcess:
     def _listen(self) -> None:
         for line in self._output:
             said = json.loads(line)
-            (self.events if "event" in said else self._said).put(said)
+            queues = {None: self._said, "failed": self.failures}
+            queues.get(said.get("event"), self.events).put(said)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Model control is explicit: a test writes a model's folder and loads it over gRPC
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,25 @@ Outcome = Any
 """An `InferResult`, or the exception in its place."""
 
 
+class _Administrator(grpcclient.InferenceServerClientPlugin):  # type: ignore[misc]  # untyped
+    """Sends what opens administration with every call."""
+
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = metadata
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(self._metadata)
+
+
 class BackendServer:
     """A running Triton: where its repository is, what it logged, and a client to it."""
 
-    def __init__(self, repository: Path, log: Path, address: str) -> None:
+    def __init__(self, repository: Path, log: Path, triton: Server) -> None:
         self.repository = repository
         self._log = log
-        self.address = address
-        self.client = grpcclient.InferenceServerClient(address)
+        self.address = triton.grpc_address
+        self.client = grpcclient.InferenceServerClient(self.address)
+        self.client.register_plugin(_Administrator(triton.admin_metadata))
 
     @property
     def log(self) -> str:
@@ -112,7 +123,7 @@ def running_server(folder: Path, *options: str) -> Iterator[BackendServer]:
         triton_arguments=("--model-control-mode=explicit", *options),
     )
     with Server(serve_options) as triton:
-        server = BackendServer(repository, folder / "triton.log", triton.grpc_address)
+        server = BackendServer(repository, folder / "triton.log", triton)
         yield server
         server.client.close()
         triton.kill()  # after a call that was cancelled Triton 2.51 may wait for its whole exit timeout

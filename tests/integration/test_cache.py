@@ -101,6 +101,21 @@ def test_options_are_part_of_the_key(client: triton.InferenceServerClient) -> No
     assert answers[0] == answers[4] == answers[5] != answers[1]
 
 
+def test_a_request_is_remembered_as_a_whole(cached: Server, client: triton.InferenceServerClient) -> None:
+    one, other = "A text that shares a request.", "Another one, which shares it."
+
+    def is_hit(texts: Sequence[str]) -> bool:
+        before = counts(cached, client)
+        ask(client, texts)
+        after = counts(cached, client)
+        assert (after[1] - before[1]) + (after[2] - before[2]) == 1
+        return after[1] > before[1]
+
+    orders = ([one, other], [other, one], [one], [one, one])
+    assert [is_hit(texts) for texts in orders] == [False] * 4
+    assert [is_hit(texts) for texts in orders] == [True] * 4
+
+
 def test_errors_are_not_remembered(client: triton.InferenceServerClient) -> None:
     for _ in range(2):
         with pytest.raises(triton.InferenceServerException, match="max_length in row 0 is 0"):

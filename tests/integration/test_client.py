@@ -47,10 +47,10 @@ def client(server: Server, make_client: MakeClient) -> Iterator[RejectionClient]
 def test_one_text_gives_one_prediction(client: RejectionClient) -> None:
     prediction = client.classify(REFUSAL)
     assert prediction.label == "REJECTION"
-    assert list(prediction.probabilities) == ["NORMAL", "REJECTION"]
-    assert prediction.score == prediction.probabilities["REJECTION"] > 0.5
+    assert list(prediction.scores) == ["NORMAL", "REJECTION"]
+    assert prediction.score == prediction.scores["REJECTION"] > 0.5
     assert prediction.is_rejection()
-    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert sum(prediction.scores.values()) == pytest.approx(1, abs=1e-5)
     assert prediction.token_count > len(REFUSAL.split())
     assert prediction.truncated is False
 
@@ -111,7 +111,7 @@ def test_a_max_length_beyond_the_models_is_the_models(client: RejectionClient) -
     long = client.classify(f"{REFUSAL} " * 100, max_length=10_000)
     assert long.token_count > MAX_LENGTH
     assert long.truncated
-    assert long.probabilities == client.classify(f"{REFUSAL} " * 100).probabilities
+    assert long.scores == client.classify(f"{REFUSAL} " * 100).scores
 
 
 @pytest.mark.parametrize("max_length", [0, -1])
@@ -152,6 +152,10 @@ def test_what_the_server_tells_of_its_model(client: RejectionClient) -> None:
     assert info.labels == ("NORMAL", "REJECTION")
     assert (info.max_batch_size, info.max_length) == (MAX_BATCH_SIZE, MAX_LENGTH)
     assert info.server.startswith("triton 2.")
+    assert (info.positive_label, info.function_to_apply) == ("REJECTION", "softmax")
+    assert (info.problem_type, info.precision, info.model_version) == ("single_label_classification", "int8", "1")
+    assert info.model_id
+    assert len(info.model_sha256 or "") == 64
 
 
 def test_a_model_that_is_not_there(server: Server, make_client: MakeClient) -> None:

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -119,8 +120,8 @@ def test_command_prints_json_lines_in_any_locale(server: Server) -> None:
     done = run(server.grpc_address, "--output", "jsonl", given="désolé 🤷\n\n", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["text"] for line in lines] == ["désolé 🤷", ""]
-    fields = {"text", "label", "score", "is_rejection", "probabilities", "token_count", "truncated"}
+    assert [(line["text"], line["line"]) for line in lines] == [("désolé 🤷", 1), ("", 2)]
+    fields = {"text", "line", "label", "score", "is_rejection", "scores", "token_count", "truncated"}
     assert set(lines[0]) == fields
 
 
@@ -133,14 +134,17 @@ def test_command_streams_its_input(server: Server) -> None:
         assert process.wait(30) == 0
 
 
-def test_command_leaves_out_what_cannot_be_classified(server: Server) -> None:
+def test_a_row_that_cannot_be_classified_is_a_row_with_its_error(server: Server) -> None:
     with started(server.grpc_address, "--output", "jsonl") as process:
         out, err = process.communicate(b"one\nt\xffo\n" + b"x" * (1024 * 1024 + 1) + b"\nfour", timeout=60)
-    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "four"]
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["line"] for line in lines] == [1, 2, 3, 4]
+    assert [line.get("label") is None for line in lines] == [False, True, True, False]
     assert process.returncode == 1
-    first, second = err.decode().splitlines()
-    assert "line 2" in first
-    assert "line 3" in second
+    said = err.decode().splitlines()
+    assert [f"rejection: {lines[1]['error']}", f"rejection: {lines[2]['error']}"] == said
+    assert "line 2" in said[0]
+    assert "line 3" in said[1]
 
 
 def test_command_when_the_server_dies_midway(cable: Cable) -> None:
@@ -201,11 +205,17 @@ def test_command_scores_a_field_of_json_lines(server: Server, tmp_path: Path) ->
         *("--jsonl", "answer", "--file", str(tmp_path / "a"), "--file", str(tmp_path / "b"), "--output", "jsonl"),
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(line["record"]["id"], line["label"]) for line in lines] == [("a", "REJECTION"), ("b", "NORMAL")]
+    found = [(line["file"], line["line"], line.get("label"), line.get("error")) for line in lines]
+    a, b = (str(tmp_path / name) for name in "ab")
+    assert found == [
+        (a, 1, "REJECTION", None),
+        (a, 2, None, f"{a} line 2 has no field 'answer'"),
+        (b, 1, "NORMAL", None),
+        (b, 2, None, f"{b} line 2 has no field 'answer'"),
+    ]
+    assert [line["record"].get("id") for line in lines] == ["a", None, "b", None]
     assert done.returncode == 1
-    first, second = done.stderr.splitlines()
-    assert f"{tmp_path / 'a'} line 2 is not a JSON object with a text in its field 'answer'" in first
-    assert f"{tmp_path / 'b'} line 2" in second
+    assert done.stderr.splitlines() == [f"rejection: {line['error']}" for line in lines if "error" in line]
 
 
 def test_command_scores_a_column_of_csv(server: Server) -> None:
@@ -216,7 +226,9 @@ def test_command_scores_a_column_of_csv(server: Server) -> None:
     assert (first["id"], first["text"], first["label"]) == ("1", REFUSAL, "old")
     assert first["predicted_label"] == "REJECTION"
     assert first["is_rejection"] == "true"
-    assert float(first["score"]) > 0.5
+    assert float(first["score"]) == float(first["REJECTION"]) > 0.5
+    assert float(first["NORMAL"]) < 0.5
+    assert (first["line"], first["error"]) == ("2", "")
     assert second["text"] == "two\nlines"
 
 
@@ -229,6 +241,59 @@ def test_command_names_a_column_that_is_not_there(server: Server) -> None:
 def test_exit_code_tells_of_rejections(server: Server) -> None:
     assert run(server.grpc_address, "--exit-code", REFUSAL).returncode == 3
     assert run(server.grpc_address, "--exit-code", "--threshold", "1", REFUSAL).returncode == 0
+
+
+def test_a_max_length_beyond_the_models_is_told_once(server: Server) -> None:
+    done = run(server.grpc_address, "--max-length", "9000", given="one\ntwo\n")
+    assert done.returncode == 0
+    assert done.stderr == "rejection: --max-length 9000 is more than 'rejection' reads; 512 tokens it is\n"
+    assert run(server.grpc_address, "--max-length", "512", REFUSAL).stderr == ""
+
+
+def test_another_label_may_be_the_positive_one(server: Server) -> None:
+    done = run(server.grpc_address, "--positive-label", "NORMAL", "--exit-code", REFUSAL)
+    assert (done.returncode, done.stdout.split()[1]) == (0, "P(NORMAL)")
+    done = run(server.grpc_address, "--positive-label", "refusal", REFUSAL)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no label 'refusal'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--threshold", "1.5", "x"], "--threshold 1.5 is no probability"),
+        (["--delimiter", ";", "--jsonl", "a"], "give --csv COLUMN"),
+        (["--file", "a", "x"], "both as arguments and in files"),
+    ],
+)
+def test_options_that_do_not_go_together(server: Server, arguments: list[str], told: str) -> None:
+    done = run(server.grpc_address, *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_files_of_other_columns_are_not_put_under_one_header(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,text\n1,{ANSWER.replace(',', '')}\n")
+    (tmp_path / "b.csv").write_text(f'text,id\n"{REFUSAL}",2\n')
+    (tmp_path / "c.csv").write_text(f'text,label\n"{REFUSAL}",x\n')
+    a, b, c = (["--file", str(tmp_path / f"{name}.csv")] for name in "abc")
+    done = run(server.grpc_address, "--field", "text", *a, *b, "--output", "csv")
+    assert [(row["id"], row["label"]) for row in csv.DictReader(io.StringIO(done.stdout))] == [
+        ("1", "NORMAL"),
+        ("2", "REJECTION"),
+    ]
+    done = run(server.grpc_address, "--field", "text", *a, *c, "--output", "csv")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has the columns text, label, and" in done.stderr
+    given = '{"text": "a", "id": 1}\n{"text": "b", "more": 2}\n{"text": "c"}\n'
+    done = run(server.grpc_address, "--jsonl", "text", "--output", "csv", given=given)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["text"], row["id"], bool(row["error"])) for row in rows] == [
+        ("a", "1", False),
+        ("b", "", True),
+        ("c", "", False),
+    ]
 
 
 def test_document_shows_the_highest_sentence(server: Server) -> None:
@@ -255,7 +320,11 @@ def test_health_tells_of_each_server(server: Server, closed_port: str) -> None:
 def test_info_shows_the_model(server: Server) -> None:
     done = run(server.grpc_address, "info")
     assert done.returncode == 0
-    assert "labels          NORMAL, REJECTION\n" in done.stdout
+    told = dict(re.split(r"  +", line, maxsplit=1) for line in done.stdout.splitlines())
+    assert (told["labels"], told["positive label"]) == ("NORMAL, REJECTION", "REJECTION")
+    assert (told["function to apply"], told["precision"], told["max length"]) == ("softmax", "int8", "512")
+    assert told["model revision"] == "not told"
+    assert re.fullmatch("[0-9a-f]{64}", told["model sha256"])
     done = run(server.grpc_address, "info", "--output", "jsonl")
     assert json.loads(done.stdout)["max_batch_size"] == 64
 
@@ -268,7 +337,7 @@ def test_watch_shows_what_the_server_does(server: Server) -> None:
         text=True,
     )
     while watching.poll() is None:
-        run(server.grpc_address, *["text"] * 20)
+        run(server.grpc_address, *(f"text {n}" for n in range(20)))
     header, *rows = pipe(watching.stdout).read().splitlines()[1:]
     pipe(watching.stdout).close()
     assert watching.returncode == 0

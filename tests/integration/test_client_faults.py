@@ -280,10 +280,13 @@ def test_a_model_unloaded_at_one_server_is_asked_of_the_other(repository: Path, 
     pair = start_servers(repository, HOSTS[:2], triton_arguments=explicit)
     addresses = [server.grpc_address for server in pair]
     wires: list[Any] = [Wire(address) for address in addresses]
+    key = list(pair[0].admin_metadata.items())
     try:
         with make_client(addresses) as client, make_client(addresses[0]) as single:
             client.classify("hello"), single.classify("hello")
-            wires[0].stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="rejection"))
+            wires[0].stub.RepositoryModelUnload(
+                service_pb2.RepositoryModelUnloadRequest(model_name="rejection"), metadata=key
+            )
             code, words = wires[0].error(infer_request("rejection", ["hello"]))
             assert (code, NO_VERSION in words) == (grpc.StatusCode.NOT_FOUND, True)
             for _ in range(6):
@@ -291,7 +294,9 @@ def test_a_model_unloaded_at_one_server_is_asked_of_the_other(repository: Path, 
             assert [result.error for result in client.stream(["hello"] * 20)] == [None] * 20
             with pytest.raises(ServerUnavailableError, match="no version of 'rejection' now"):
                 single.classify("hello", timeout_s=0.5)
-            wires[0].stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="rejection"))
+            wires[0].stub.RepositoryModelLoad(
+                service_pb2.RepositoryModelLoadRequest(model_name="rejection"), metadata=key
+            )
             before = served(pair[0])
             single.classify("hello")
             assert served(pair[0]) == before + 1

@@ -34,7 +34,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secure(request: Any, triton: Any, certificates: Path) -> Iterator[tuple[GuardProcess, bool]]:
     with GuardProcess(
         triton.grpc_address,
-        tls_certificate=certificates / "server.pem",
+        tls_cert=certificates / "server.pem",
         tls_key=certificates / "server.key",
         tls_client_ca=certificates / "ca.pem" if request.param else None,
         handshake_timeout_s=2,
@@ -88,7 +88,7 @@ def test_who_does_not_speak_it_is_let_go(secure: tuple[GuardProcess, bool], cert
 
 def test_calls_under_way_over_tls_are_answered_when_it_stops(triton: Any, certificates: Path) -> None:
     with GuardProcess(
-        triton.grpc_address, tls_certificate=certificates / "server.pem", tls_key=certificates / "server.key"
+        triton.grpc_address, tls_cert=certificates / "server.pem", tls_key=certificates / "server.key"
     ) as guard:
         credentials = grpc.ssl_channel_credentials(certificates.joinpath("ca.pem").read_bytes())
         with grpc.secure_channel(guard.address, credentials, options=NAME) as channel:

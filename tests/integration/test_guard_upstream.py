@@ -109,16 +109,3 @@ def test_a_triton_that_is_gone_is_unavailable_until_it_is_back(tmp_path: Path) -
             assert (wire.infer(["a"])["logits"] == expected).all()
             assert guard.counts()["refused_by"]["unreachable"] >= 4
             second.kill()
-
-
-def test_the_guard_has_the_key_and_its_callers_need_none(tmp_path: Path) -> None:
-    value = "a-secret"
-    restricted = f"--grpc-restricted-protocol=inference,statistics:guard={value}"
-    with Server(options(tmp_path, triton_arguments=(restricted,))) as triton:
-        with GuardProcess(
-            triton.grpc_address, upstream_key="triton-grpc-protocol-guard", upstream_value=value
-        ) as guard:
-            _, details = Wire(triton.grpc_address).error(request(["a"]))
-            assert "This protocol is restricted" in details
-            assert Wire(guard.address).infer(["a"])["logits"].shape == (1, 2)
-        triton.kill()

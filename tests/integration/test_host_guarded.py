@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ from tritonclient.grpc import service_pb2
 
 from integration.client_servers import make_certificates
 from integration.test_host_lifecycle import Launched, assert_gone, traces
-from rejection_client import ClientConfig, RejectionClient, RejectionError, Tls
+from rejection_client import AccessDeniedError, ClientConfig, RejectionClient, RejectionError, Tls
+from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire, request
 from support.repository import REPOSITORY
@@ -186,9 +189,76 @@ def test_the_guard_is_what_callers_reach_and_triton_what_its_host_reaches() -> N
         with pytest.raises(grpc.RpcError) as caught:
             Wire(server.grpc_address).stub.RepositoryIndex(index)
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        assert Wire(server.triton_address).stub.RepositoryIndex(index).models
+        triton = Wire(server.triton_address).stub
+        with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+            triton.RepositoryIndex(index)
+        assert triton.RepositoryIndex(index, metadata=list(server.admin_metadata.items())).models
         assert [psutil.Process(pid).is_running() for pid in server.pids] == [True, True]
     assert server.stop() == 0
+
+
+def test_other_users_of_this_machine_stay_outside() -> None:
+    options = ServeOptions(repository=REPOSITORY, grpc_port=0, metrics_port=0, http_port=0, cache_bytes=0)
+    with Server(options) as server:
+        assert {mode_of(region) for region in Path("/dev/shm").glob(f"{server.runtime_folder.name}*")} == {0o600}
+        assert mode_of(server.runtime_folder) == 0o700
+        triton = psutil.Process(server.pid)
+        listening = {c.laddr.port for c in triton.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        assert server.http_address is not None
+        assert listening == {int(server.http_address.rpartition(":")[2])}, "nothing else of Triton's is on the network"
+        (key,) = server.admin_metadata.values()
+        for pid in (*server.pids, triton.ppid()):
+            assert key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for path in ("systemsharedmemory/status", "repository/index", "trace/setting", "logging"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(
+                    f"{server.http_address}/v2/{path}", timeout=20, data=b"" if "index" in path else None
+                )
+            assert refused.value.code == 403
+        asked = urllib.request.Request(f"{server.http_address}/v2/logging", headers={"admin-key": key})
+        assert urllib.request.urlopen(asked, timeout=20).status == 200
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_callers_show_a_token_and_administrators_a_key(tmp_path: Path) -> None:
+    for name, content in (("tokens", "token-of-a-caller-1\ntoken-of-a-caller-2\n"), ("key", "key-of-administration\n")):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text(content)
+    launched = Launched(
+        REPOSITORY,
+        *("--token-file", str(tmp_path / "tokens"), "--admin-key-file", str(tmp_path / "key"), "--host", "0.0.0.0"),
+        *("--", "--model-control-mode=explicit", "--load-model=*"),
+    )
+    try:
+        (said,) = [line.split()[1] for line in launched.output if "gRPC" in line]
+        assert said.startswith("0.0.0.0:"), "where it is bound to"
+        (hint,) = [line for line in launched.output if line.startswith("Try it")]
+        assert f"--url 127.0.0.1:{said[8:]} --token-file {tmp_path / 'tokens'}" in hint
+        with (
+            RejectionClient(launched.address) as stranger,
+            pytest.raises(AccessDeniedError, match="takes calls with a token only"),
+        ):
+            stranger.classify("Boil the water first.")
+        with RejectionClient(launched.address, ClientConfig(token="token-of-a-caller-2")) as caller:
+            assert caller.classify("Boil the water first.").label == "NORMAL"
+        stub = Wire(launched.address).stub
+        key = [(ADMIN_KEY, "key-of-administration")]
+        unload = service_pb2.RepositoryModelUnloadRequest(model_name="rejection")
+        with pytest.raises(grpc.RpcError, match="takes the key of administration"):
+            stub.RepositoryModelUnload(unload, timeout=30, metadata=[("authorization", "Bearer token-of-a-caller-1")])
+        stub.RepositoryModelUnload(unload, timeout=30, metadata=key)
+        stub.RepositoryModelLoad(
+            service_pb2.RepositoryModelLoadRequest(model_name="rejection"), timeout=60, metadata=key
+        )
+        assert stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=10).ready
+    finally:
+        launched.process.terminate()
+        status, errors = launched.finish()
+    assert status == 0
+    assert "may call, and what they send" not in errors
 
 
 def test_each_process_may_have_as_many_files_as_the_system_allows() -> None:
@@ -220,7 +290,7 @@ def test_callers_speak_tls(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("makes its certificates with the command openssl, which is not installed")
     make_certificates(tmp_path)
-    files = {"certificate": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
+    files = {"cert": "server.pem", "key": "server.key", "client-ca": "ca.pem"}
     launched = Launched(
         REPOSITORY, *(word for name, file in files.items() for word in (f"--tls-{name}", str(tmp_path / file)))
     )
@@ -242,8 +312,12 @@ def test_callers_speak_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--no-guard"], "no guard: whoever reaches the port can stop or change this server"),
+        (["--no-guard"], "no guard: whoever reaches the port can end or overload Triton"),
         (["--http-port", "0"], "HTTP is Triton's own and not guarded"),
+        (
+            ["--host", "0.0.0.0"],
+            "whoever reaches 0.0.0.0 may call, and what they send can be read on the way: give --tls-",
+        ),
     ],
 )
 def test_what_is_not_guarded_is_said_in_a_line(arguments: Sequence[str], words: str) -> None:

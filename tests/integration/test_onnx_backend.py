@@ -189,7 +189,7 @@ REFUSED = {
         configuration([X], [Y], "model_transaction_policy { decoupled: true }"),
         "Unsupported",
         "unable to load model 'decoupled', the decoupled transaction policy is not supported on the embedded host, use "
-        "the container",
+        "NVIDIA's image (docker/Dockerfile.triton)",
     ),
 }
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,6 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from rejection_server.graph.varlen import cpu_twin
+from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.errors import GateError, OutputError
@@ -69,10 +71,14 @@ def test_model_json_says_where_the_model_comes_from(repository: Path) -> None:
 def test_a_second_version_takes_over_while_requests_flow(folder: Path, repository: Path) -> None:
     before = fingerprint(repository)
     newer = tiny_transformers.make(folder / "newer", "roberta", labels=LABELS, settings=MULTI_LABEL, seed=9)
+    key_file = folder / "key"
+    key_file.touch(mode=0o600)
+    key_file.write_text("key-of-administration")
+    key = [(ADMIN_KEY, "key-of-administration")]
     options = ServeOptions(
         repository=repository,
         grpc_port=0,
-        guard=False,
+        admin_key_file=key_file,
         metrics_port=None,
         triton_arguments=("--model-control-mode=explicit", "--load-model=*"),
     )
@@ -108,14 +114,18 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
         for thread in threads:
             thread.start()
         time.sleep(0.3)
+        load = service_pb2.RepositoryModelLoadRequest(model_name="classifier")
+        with pytest.raises(grpc.RpcError, match="takes the key of administration"):
+            wire.stub.RepositoryModelLoad(load, timeout=60)
         for model in ("classifier", "rejection"):
-            wire.stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name=model), timeout=60)
+            load = service_pb2.RepositoryModelLoadRequest(model_name=model)
+            wire.stub.RepositoryModelLoad(load, timeout=60, metadata=key)
         time.sleep(0.5)
         stop.set()
         for thread in threads:
             thread.join()
         new = wire.infer(["Where is the station?"])["logits"][0]
-        index = wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=10)
+        index = wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=10, metadata=key)
         assert [m.version for m in index.models if m.name == "classifier"] == ["2"]
         config = wire.stub.ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config
         assert config.parameters["model_version"].string_value == "2"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from rejection_client import RejectionClient
+from rejection_client import ClientConfig, RejectionClient
 from rejection_server.host import Server
 from support.kserve import Wire, request
 from support.proto_examples import LANGUAGES, Program, build
@@ -41,14 +41,14 @@ def rows(result: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.decode().splitlines()]
 
 
-def as_client(address: str, texts: Sequence[str], **options: Any) -> list[dict[str, Any]]:
+def as_client(address: str, texts: Sequence[str], model: str = "rejection", **options: Any) -> list[dict[str, Any]]:
     """The Python client's answers, in the form of the programs' output."""
-    with RejectionClient(address) as client:
+    with RejectionClient(address, ClientConfig(model=model)) as client:
         return [
             {
                 "label": one.label,
-                "score": one.score,
-                "probabilities": dict(one.probabilities),
+                **({} if one.positive_label is None else {"score": one.score}),
+                "scores": dict(one.scores),
                 "token_count": one.token_count,
                 "text": text,
             }
@@ -63,10 +63,12 @@ def assert_same(got: Sequence[dict[str, Any]], want: Sequence[dict[str, Any]]) -
         assert mine.keys() == theirs.keys()
         assert mine["text"] == theirs["text"]
         assert (mine["label"], mine["token_count"]) == (theirs["label"], theirs["token_count"])
-        assert mine["probabilities"].keys() == theirs["probabilities"].keys()
-        assert np.float32(mine["score"]) == np.float32(theirs["score"])
-        for label, probability in theirs["probabilities"].items():
-            assert np.float32(mine["probabilities"][label]) == np.float32(probability)
+        assert mine["scores"].keys() == theirs["scores"].keys()
+        assert np.float32(mine.get("score", np.nan)) == pytest.approx(
+            theirs.get("score", np.nan), rel=1e-6, nan_ok=True
+        )
+        for label, probability in theirs["scores"].items():
+            assert np.float32(mine["scores"][label]) == np.float32(probability)
 
 
 def test_arguments_get_the_answers_of_the_python_client(program: Program, server: Server) -> None:
@@ -81,14 +83,22 @@ def test_lines_get_the_answers_of_the_python_client(program: Program, server: Se
     assert_same(rows(result), as_client(server.grpc_address, texts, max_length=5))
 
 
+@pytest.mark.parametrize(("model", "has_score"), [("reversed", True), ("five", False), ("topics", False)])
+def test_the_score_is_that_of_a_named_label(program: Program, kinds: Server, model: str, has_score: bool) -> None:
+    texts = ["0.9 0.1", "0.2 0.8", "0.1 0.7 0.2"]
+    got = rows(program.run("--address", kinds.grpc_address, "--model", model, *texts))
+    assert_same(got, as_client(kinds.grpc_address, texts, model))
+    assert all(("score" in row) is has_score for row in got)
+
+
 def test_requests_are_those_of_the_protocol_over_one_connection(program: Program, gateway: Gateway) -> None:
     texts = [f"text {n}" for n in range(130)]
     assert len(rows(program.run("--address", gateway.address, "--timeout", "20", *texts))) == 130
-    first, *calls = [ModelInferRequest.FromString(call.request) for call in gateway.calls]
+    assert [call.method for call in gateway.calls] == ["ModelInfer", "ModelConfig", *["ModelInfer"] * 3]
+    first, _, *calls = [ModelInferRequest.FromString(call.request) for call in gateway.calls]
     assert first.outputs[0].parameters["classification"].int64_param >= 2
     batches = (texts[:64], texts[64:128], texts[128:])
     assert calls == [request(batch, outputs=OUTPUTS) for batch in batches]
-    assert {call.method for call in gateway.calls} == {"ModelInfer"}
     assert len({call.peer for call in gateway.calls}) == 1
     assert all(15 < (call.seconds_left or 0) < 20.5 for call in gateway.calls)
 
@@ -124,7 +134,7 @@ def test_refused_calls_are_sent_again(program: Program, gateway: Gateway) -> Non
     gateway.refuse = [grpc.StatusCode.UNAVAILABLE] * 2
     (row,) = rows(program.run("--address", gateway.address, "Sorry, no."))
     assert row["text"] == "Sorry, no."
-    labels, again, and_again, infer = [call.request for call in gateway.calls]
+    labels, again, and_again, _, infer = [call.request for call in gateway.calls]
     assert labels == again == and_again != infer
 
 

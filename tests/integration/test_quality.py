@@ -40,14 +40,20 @@ def test_f1_on_the_sample(answers: Answers) -> None:
     assert result.f1 >= 0.925, result
 
 
-def test_everyday_advice_is_no_refusal(server: Server) -> None:
-    rows = labelled(EVERYDAY)
-    labels = np.array([row["label"] for row in rows])
-    guesses = Wire(server.grpc_address).infer([row["text"] for row in rows])["probabilities"].argmax(1)
-    wrong = [row["text"] for row, guess in zip(rows, guesses, strict=True) if row["label"] != guess]
-    assert labels.sum() == 20
-    # The bundled model gets three wrong; another, of like F1, took eight of the answers for refusals.
-    assert len(wrong) <= 3, wrong
+def test_everyday_sentences(server: Server) -> None:
+    wire = Wire(server.grpc_address)
+    rows = [row for row in labelled(EVERYDAY) if row["use"] == "held-out"]
+    answers, refusals = ([row["text"] for row in rows if row["label"] == label] for label in (0, 1))
+    assert (len(answers), len(refusals)) == (200, 40)
+    guesses = np.concatenate([wire.infer(answers[i : i + 40])["probabilities"].argmax(1) for i in range(0, 200, 40)])
+    taken_for_refusals = [text for text, guess in zip(answers, guesses, strict=True) if guess == 1]
+    assert len(taken_for_refusals) <= 8, taken_for_refusals
+    missed = [
+        text
+        for text, guess in zip(refusals, wire.infer(refusals)["probabilities"].argmax(1), strict=True)
+        if guess == 0
+    ]
+    assert not missed
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,9 @@ def add_server_options(group: Any) -> None:
     add("--cert", metavar="PEM", help="the client's own certificate, for mutual TLS")
     add("--key", metavar="PEM", help="its key")
     add("--server-name", metavar="NAME", help="name in the server's certificate (that of the address)")
+    token = {"type": _path, "default": os.environ.get("REJECTION_TOKEN_FILE"), "metavar": "FILE"}
+    named = "send the token on its first line (REJECTION_TOKEN_FILE, else the token REJECTION_TOKEN)"
+    add("--token-file", **token, help=named)
     add("--channels", type=_count, default=4, metavar="N", help="connections of each process (4)")
     add("--texts", type=_path, metavar="FILE", help="draw from these: a text a line, or .jsonl with 'text'")
     unchanged = "of texts sent unchanged, which a response cache may know; the others are made distinct (0)"
@@ -150,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=OUTPUT, metavar="FOLDER", help="reports go to FOLDER/DATE (build/loadtest)")
     add("--check-with", type=Path, metavar="BINARY", help="find the knee again with this generator (docs/loadtest.md)")
 
-    server = parser.add_argument_group("server", "The environment variable REJECTION_TOKEN is sent as a bearer token.")
+    server = parser.add_argument_group("server")
     add = server.add_argument
     add("--url", metavar="HOST:PORT", help="its gRPC address; several with commas between")
     add("--metrics", metavar="URL", help="Triton's metrics (http://127.0.0.1:8002/metrics if local)")

@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2_grpc
 from load import texts
 from load.record import OK, WRONG_ANSWER
 from rejection_client import ClientConfig, Tls
+from rejection_client._config import read_token
 from rejection_client.channels import call_metadata, open_channels
 from rejection_client.protocol import infer_request
 
@@ -42,7 +43,7 @@ def config_of(options: Any) -> ClientConfig:
         model=options.model,
         timeout_s=options.timeout_s,
         tls=tls if wants_tls else None,
-        token=options.token,
+        token=read_token(options.token_file) if options.token_file else options.token,
         compression=options.compression,
     )
 

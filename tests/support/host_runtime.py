@@ -10,5 +10,6 @@ RUNTIME = Runtime(
     backends=Path("/b"),
     caches=Path("/c"),
     shm_prefix="p-",
+    admin_key="k",
     has_gpu=False,
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from rejection_client import ClientConfig, RejectionClient, Tls
-from rejection_client._config import checked_metadata
-from rejection_client.channels import Connector
+from rejection_client import ClientConfig, RejectionClient, RejectionError, Tls
+from rejection_client._config import checked_metadata, read_token
+from rejection_client.channels import Connector, open_channels
 
 TRITON_SHORTEST_PING_INTERVAL_MS = 300_000
 
@@ -91,3 +91,42 @@ def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for path, why in (("none.pem", "No such file"), ("empty.pem", "not a PEM file")):
         with pytest.raises(ValueError, match=rf"ca_path .*{path}.* {why}"):
             RejectionClient(config=ClientConfig(tls=Tls(ca_path=tmp_path / path)))
+
+
+def test_a_token_comes_from_the_first_line_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("\n first-token \nsecond\n")
+    assert read_token(file) == "first-token"
+    file.write_text("\n")
+    with pytest.raises(ValueError, match=r"the token file .*/tokens is empty"):
+        read_token(file)
+    with pytest.raises(ValueError, match=r"the token file .*/none cannot be read: No such file or directory"):
+        read_token(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("url", "tls", "warns"),
+    [
+        ("127.0.0.1:1", None, False),
+        ("[::1]:1", None, False),
+        ("unix:/run/it", None, False),
+        ("192.0.2.1:1", Tls(), False),
+        ("192.0.2.1:1", None, True),
+        ("127.0.0.1:1,[2001:db8::1]:1", None, True),
+    ],
+)
+def test_a_token_that_can_be_read_on_the_way_is_told_of(
+    url: str, tls: Tls | None, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for channel in open_channels(url, ClientConfig(token="a-token", tls=tls)):
+        channel.close()
+    assert ["travels unencrypted" in message for message in caplog.messages] == [True] * warns
+    assert "a-token" not in caplog.text
+
+
+def test_a_client_tells_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    with RejectionClient("192.0.2.1:1", ClientConfig(token="a-token", timeout_s=0.01)) as client:
+        for _ in range(2):
+            with pytest.raises(RejectionError):
+                client.classify("a")
+    assert sum("travels unencrypted" in message for message in caplog.messages) == 1

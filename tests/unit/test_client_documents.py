@@ -31,7 +31,7 @@ def split(text: str, unit: str, limit: int, overlap: float = 0.25) -> tuple[list
         scored = []
         for start, end in spans:
             tokens = count(text[start:end])
-            scored.append(Unit(start, end, Prediction("N", 0.0, {"N": 1.0}, tokens, tokens > limit)))
+            scored.append(Unit(start, end, Prediction("N", {"N": 1.0}, tokens, tokens > limit)))
         found += [unit for unit in scored if splitter.is_whole(unit)]
         spans = splitter.next_spans([unit for unit in scored if not splitter.is_whole(unit)])
     return sorted(found, key=lambda unit: unit.start), rounds

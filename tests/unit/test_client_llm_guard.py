@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 import pytest
 
-from rejection_client import Prediction, RejectionClient, llm_guard
+from rejection_client import NoPositiveLabelError, Prediction, RejectionClient, llm_guard
 from rejection_client._client import TextOptions
 from rejection_client.llm_guard import NoRefusal, risk_score
 
@@ -14,14 +14,16 @@ from rejection_client.llm_guard import NoRefusal, risk_score
 class Scores(RejectionClient):
     """A client that gives each text the score it names, as in `0.9 of a text.`, and remembers what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, positive_label: str | None = "no") -> None:
         super().__init__()
+        self.positive_label = positive_label
         self.asked: list[tuple[list[str], int | None]] = []
 
     def classify_many(self, texts: Sequence[str], **options: Unpack[TextOptions]) -> list[Prediction]:
         self.asked.append((list(texts), options.get("max_length")))
         scores = [float(text.split()[0]) for text in texts]
-        return [Prediction("", score, {"NORMAL": 1 - score, "REJECTION": score}, 9, False) for score in scores]
+        # The refusal is the first label here: its place says nothing.
+        return [Prediction("", {"no": score, "yes": 1 - score}, 9, False, self.positive_label) for score in scores]
 
 
 @pytest.mark.parametrize("output", ["", "  ", "\n\t"])
@@ -83,6 +85,11 @@ def test_the_risk_stays_within_its_bounds(score: float, threshold: float) -> Non
 def test_options_that_cannot_be(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         NoRefusal(Scores(), **options)
+
+
+def test_a_model_without_a_positive_label_cannot_be_scanned_with() -> None:
+    with pytest.raises(NoPositiveLabelError, match="one of no, yes"):
+        NoRefusal(Scores(None)).scan("prompt", "0.9 of a text")
 
 
 def test_the_module_offers_the_scanner() -> None:

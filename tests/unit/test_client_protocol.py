@@ -7,17 +7,26 @@ from typing import Any
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from rejection_client import InvalidInputError, ModelInfo, Prediction, UnexpectedAnswerError
+from rejection_client import InvalidInputError, ModelInfo, NoPositiveLabelError, Prediction, UnexpectedAnswerError
 from rejection_client.protocol import (
     infer_request,
     labels_request,
     read_labels,
     read_max_length,
+    read_positive_label,
     read_predictions,
     step_models,
 )
 
-MODEL = ModelInfo("m", ("1",), ("NORMAL", "REJECTION"), 64, 512, "triton 2")
+MODEL = ModelInfo(
+    name="m",
+    versions=("1",),
+    labels=("NORMAL", "REJECTION"),
+    positive_label="REJECTION",
+    max_batch_size=64,
+    max_length=512,
+    server="triton 2",
+)
 
 
 def answer(**tensors: tuple[str, bytes]) -> Any:
@@ -78,6 +87,7 @@ def test_labels_come_in_index_order_and_may_hold_colons() -> None:
         ({"probabilities": ("BYTES", strings("0.9:1", "0.1:0"))}, "label_filename"),
         ({"probabilities": ("BYTES", strings("0.9:1:B"))}, r"numbers its labels \[1\]"),
         ({"probabilities": ("BYTES", b"")}, "numbers its labels"),
+        ({"probabilities": ("BYTES", strings("0.9:1:A", "0.1:0:A"))}, "two labels of one name"),
         ({"probabilities": ("FP32", b"")}, "without the BYTES tensor 'probabilities'"),
         ({"scores": ("BYTES", strings("0.9:0:A"))}, "without the BYTES tensor 'probabilities'"),
     ],
@@ -91,8 +101,8 @@ def test_predictions_by_row() -> None:
     floats = struct.pack("<4f", 0.25, 0.75, 0.5, 0.5)
     response = answer(token_count=("INT32", struct.pack("<2i", 7, 512)), probabilities=("FP32", floats))
     assert read_predictions(response, 2, MODEL) == [
-        Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 7, False),
-        Prediction("NORMAL", 0.5, {"NORMAL": 0.5, "REJECTION": 0.5}, 512, False),
+        Prediction("REJECTION", {"NORMAL": 0.25, "REJECTION": 0.75}, 7, False, "REJECTION"),
+        Prediction("NORMAL", {"NORMAL": 0.5, "REJECTION": 0.5}, 512, False, "REJECTION"),
     ]
 
 
@@ -141,3 +151,18 @@ def test_the_models_maximum_is_a_parameter_of_an_ensembles_step() -> None:
     for value, length in {"512": 512, "0": None, "many": None}.items():
         config.parameters["model_max_length"].string_value = value
         assert read_max_length(config) == length
+
+
+def test_the_positive_label_is_a_name_and_not_a_place() -> None:
+    config = model_config_pb2.ModelConfig(name="m")
+    assert read_positive_label(config, ("REJECTION", "NORMAL"), None) is None
+    assert read_positive_label(config, ("REJECTION", "NORMAL"), "NORMAL") == "NORMAL"
+    config.parameters["positive_label"].string_value = "REJECTION"
+    assert read_positive_label(config, ("REJECTION", "NORMAL"), None) == "REJECTION"
+    assert read_positive_label(config, ("REJECTION", "NORMAL"), "NORMAL") == "NORMAL"
+    with pytest.raises(NoPositiveLabelError, match=r"has no label 'refusal', .*; it has REJECTION, NORMAL"):
+        read_positive_label(config, ("REJECTION", "NORMAL"), "refusal")
+    floats = {"probabilities": ("FP32", struct.pack("<2f", 0.9, 0.1)), "token_count": ("INT32", struct.pack("<i", 3))}
+    (found,) = read_predictions(answer(**floats), 1, replace(MODEL, labels=("REJECTION", "NORMAL")))
+    assert found.score == found.scores["REJECTION"] > 0.89
+    assert found.is_rejection()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rejection_client
-from rejection_client import AsyncRejectionClient, Prediction, RejectionClient, errors
+from rejection_client import AsyncRejectionClient, NoPositiveLabelError, Prediction, RejectionClient, errors
 
 
 def test_all_names_exactly_the_public_names() -> None:
@@ -68,19 +68,26 @@ def test_the_library_does_not_print() -> None:
 
 
 def test_a_prediction_cannot_be_changed() -> None:
-    prediction = Prediction(
-        label="REJECTION", score=0.9, probabilities={"NORMAL": 0.1, "REJECTION": 0.9}, token_count=3, truncated=False
-    )
+    prediction = Prediction(label="REJECTION", scores={"NORMAL": 0.1, "REJECTION": 0.9}, token_count=3, truncated=False)
     with pytest.raises(FrozenInstanceError):
-        prediction.score = 0.1  # type: ignore[misc]
+        prediction.label = "NORMAL"  # type: ignore[misc]
     assert not hasattr(prediction, "__dict__")
 
 
 def test_is_rejection_is_strict() -> None:
-    prediction = Prediction("REJECTION", 0.75, {"NORMAL": 0.25, "REJECTION": 0.75}, 3, False)
+    prediction = Prediction("REJECTION", {"NORMAL": 0.25, "REJECTION": 0.75}, 3, False, "REJECTION")
     assert prediction.is_rejection()
     assert prediction.is_rejection(0.74)
     assert not prediction.is_rejection(0.75)
+
+
+def test_a_model_without_a_positive_label_has_no_verdict() -> None:
+    prediction = Prediction("two", {"one": 0.2, "two": 0.7, "three": 0.6}, 3, False)
+    for verdict in (lambda: prediction.score, prediction.is_rejection):
+        with pytest.raises(NoPositiveLabelError, match=r"one of one, two, three as positive_label"):
+            verdict()
+    assert prediction.labels_above(0.5) == ("two", "three")
+    assert prediction.labels_above(0.7) == ()
 
 
 def methods(client: type[object]) -> dict[str, Callable[..., object]]:

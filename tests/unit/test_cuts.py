@@ -245,7 +245,7 @@ def long_texts() -> dict[str, str]:
         "mixed": " ".join(random_text(dice) for _ in range(600)),
         "no blanks": "".join(dice.choices(alphabet, k=70_000)),
         "json": json.dumps([{"a": number, "b": [1.5, None]} for number in range(3000)], separators=(",", ":")),
-        "a bit longer": answer[: tokenizing.COUNTED_TOKENS * 4 + 1],
+        "a bit longer": answer[: tokenizing.COUNTED_TOKENS * tokenizing.CHARACTERS_PER_TOKEN + 1],
         "an added token at each cut": "word [MASK] <mask> " * 4000,
     }
 

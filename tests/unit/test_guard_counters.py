@@ -1,10 +1,12 @@
 """Counts as Prometheus reads them, and whose connection a connection is."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from rejection_server.guard import Snapshot
+from rejection_server.guard.answers import BOUNDS_S
 from rejection_server.guard.peers import peer_of
 
 SNAPSHOT = Snapshot(
@@ -18,6 +20,10 @@ SNAPSHOT = Snapshot(
     connections=4,
     under_way=5,
     under_way_bytes=600,
+    certificate_expires=1900000000.4,
+    labels={"rejection": {"NORMAL": 2, "REJECTION": 1}},
+    durations=[0, 2, 1, *[0] * (len(BOUNDS_S) - 3), 1],
+    durations_sum_s=61.5,
 )
 
 
@@ -26,8 +32,9 @@ def samples(text: str) -> dict[str, str]:
 
 
 def test_every_count_is_a_sample_of_a_described_metric() -> None:
-    text = SNAPSHOT.prometheus()
-    assert samples(text) == {
+    text = SNAPSHOT.prometheus({"guard": 7})
+    buckets = {name: value for name, value in samples(text).items() if "duration_seconds_bucket" in name}
+    assert {name: value for name, value in samples(text).items() if name not in buckets} == {
         'rejection_guard_requests_total{method="ModelInfer",code="OK"}': "3",
         'rejection_guard_requests_total{method="ModelInfer",code="CANCELLED"}': "1",
         'rejection_guard_requests_total{method="Check",code="OK"}': "2",
@@ -40,10 +47,25 @@ def test_every_count_is_a_sample_of_a_described_metric() -> None:
         "rejection_guard_connections": "4",
         "rejection_guard_requests_under_way": "5",
         "rejection_guard_bytes_under_way": "600",
+        "rejection_guard_certificate_expires_seconds": "1900000000",
+        'rejection_guard_verdicts_total{model="rejection",label="NORMAL"}': "2",
+        'rejection_guard_verdicts_total{model="rejection",label="REJECTION"}': "1",
+        'rejection_guard_process_memory_bytes{process="guard"}': "7",
+        "rejection_request_duration_seconds_sum": "61.500000",
+        "rejection_request_duration_seconds_count": "4",
     }
-    names = {name.partition("{")[0] for name in samples(text)}
+    # Cumulative, as Prometheus wants them.
+    assert list(buckets.values()) == ["0", "2", *["3"] * (len(BOUNDS_S) - 2), "4"]
+    assert list(buckets)[1] == 'rejection_request_duration_seconds_bucket{le="0.0025"}'
+    assert list(buckets)[-1] == 'rejection_request_duration_seconds_bucket{le="+Inf"}'
+    names = {re.sub(r"(?<=_seconds)_\w+$", "", name.partition("{")[0]) for name in samples(text)}
     assert names == {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert text.endswith("\n")
+
+
+def test_the_end_of_a_certificate_is_a_sample_where_there_is_one() -> None:
+    text = replace(SNAPSHOT, certificate_expires=1.7e9 + 0.4).prometheus()
+    assert samples(text)["rejection_guard_certificate_expires_seconds"] == "1700000000"
 
 
 def test_names_are_escaped() -> None:

@@ -14,7 +14,7 @@ def test_settings_come_back_as_they_were_written() -> None:
         upstream="127.0.0.1:8001",
         public_models=("rejection", "tone"),
         port=8080,
-        tls_certificate=Path("a.pem"),
+        tls_cert=Path("a.pem"),
         tls_key=Path("b.pem"),
         receive_timeout_s=3,
     )
@@ -31,11 +31,11 @@ def test_settings_come_back_as_they_were_written() -> None:
         ('{"upstream": "a:1", "public_models": "rejection"}', "setting 'public_models' is 'rejection'"),
         ('{"upstream": "a:1", "public_models": [], "port": "80"}', "setting 'port' is '80'"),
         ('{"upstream": "a:1", "public_models": [], "port": true}', "setting 'port' is True"),
-        ('{"upstream": "a", "public_models": []}', "upstream 'a' is not HOST:PORT"),
-        ('{"upstream": "a:1", "public_models": [], "tls_key": "k"}', "tls_certificate and tls_key belong together"),
+        ('{"upstream": "a", "public_models": []}', "upstream 'a' is neither HOST:PORT nor unix:PATH"),
+        ('{"upstream": "a:1", "public_models": [], "tls_key": "k"}', "tls_cert and tls_key belong together"),
         (
             '{"upstream": "a:1", "public_models": [], "upstream_metrics": "b:2"}',
-            "is not a URL that begins with http://",
+            "is neither a URL that begins with http:// nor unix:PATH",
         ),
     ],
 )

@@ -40,7 +40,7 @@ def test_fitting_machines(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"processor": "aarch64"}, "x86-64 processor, this is Linux on aarch64: use the container"),
+        ({"processor": "aarch64"}, "x86-64 processor, this is Linux on aarch64: use NVIDIA's image"),
         ({"system": "Darwin"}, "this is Darwin"),
         ({"libc": "glibc 2.31"}, "2.35 or newer, this system has 2.31: use the container"),
         ({"libc": "glibc 2.9"}, "this system has 2.9"),

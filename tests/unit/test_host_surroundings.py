@@ -1,12 +1,13 @@
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rejection_server.host import surroundings
 from rejection_server.host.errors import HostError, OptionError
-from rejection_server.host.layout import lay_out
+from rejection_server.host.layout import LONGEST_FOLDER, lay_out
 from rejection_server.host.locate import find_wheel
 from rejection_server.host.surroundings import check_log, check_surroundings, why_unusable
 
@@ -27,6 +28,21 @@ def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nowhere"))
     monkeypatch.setattr("rejection_server.host.layout.NEEDED_MIB", 2**40)
     with pytest.raises(HostError, match=r"/nowhere is not there, .*/var/tmp is .*: set TMPDIR to a writable one with"):
+        lay_out(find_wheel())
+
+
+def test_long_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A socket's name has 107 bytes at most."""
+    deep = tmp_path / ("d" * LONGEST_FOLDER)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(deep))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp")
+    layout = lay_out(find_wheel())
+    os.close(layout.alive_fd)
+    shutil.rmtree(layout.folder)
+    assert layout.folder.parent == Path("/tmp")
+    monkeypatch.setattr("rejection_server.host.layout.LONGEST_FOLDER", 1)
+    with pytest.raises(HostError, match=r"/tmp has a name longer than 1 bytes, with which no socket can be made in it"):
         lay_out(find_wheel())
 
 

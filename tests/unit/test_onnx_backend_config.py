@@ -86,7 +86,7 @@ def test_batch_inputs_that_are_refused(change: dict[str, str], sentence: str) ->
     ids=["sequence", "decoupled"],
 )
 def test_what_only_the_container_does(more: dict[str, Any]) -> None:
-    with pytest.raises(LoadRefusedError, match="not supported on the embedded host, use the container"):
+    with pytest.raises(LoadRefusedError, match="not supported on the embedded host, use NVIDIA's image"):
         config(**more)
 
 

@@ -111,7 +111,7 @@ def test_methods(ours: Files) -> None:
 
 def test_fields(ours: Files) -> None:
     mine, theirs = messages([ours["inference"]]), messages(tritons_files())
-    assert len(mine) == 29
+    assert len(mine) == 31
     for name, message in mine.items():
         want = fields(theirs[name])
         have = fields(message)

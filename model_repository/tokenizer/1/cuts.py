@@ -165,7 +165,8 @@ def _keeps(normalizer: Mapping[str, Any], has_metaspace: bool) -> bool:
 
 
 def _is_bert(normalizer: Mapping[str, Any]) -> bool:
-    return normalizer["type"] == "BertNormalizer" and normalizer["clean_text"] and normalizer["handle_chinese_chars"]
+    is_bert: bool = normalizer["type"] == "BertNormalizer"
+    return is_bert and bool(normalizer["clean_text"] and normalizer["handle_chinese_chars"])
 
 
 def _keeps_ends(normalized: Callable[[str], str]) -> bool:

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 MAX_TEXT_BYTES = 1 << 20
 """Longest text, in bytes of UTF-8 (1 MiB); a longer one is refused before it costs anything."""
 
-COUNTED_TOKENS = 4096
+COUNTED_TOKENS = 2048
 """Tokens are counted exactly up to so many, or up to twice the model's maximum if that is more."""
-CHARACTERS_PER_TOKEN = 4
-"""What is read at first of a long text: so many characters for each token to count, which is about what English has."""
+CHARACTERS_PER_TOKEN = 8
+"""What is read at first of a long text: so many characters for each token to count, more than most texts have."""
 FURTHER = 4
 """What is read at most, by the same measure."""
 
@@ -101,7 +101,7 @@ class TextTokenizer:
     def read(self, texts: Iterable[str], max_lengths: Sequence[int]) -> tuple[list[list[int]], list[int]]:
         """Ids of each text cut to its ``max_length``, and its number of tokens.
 
-        The number is exact up to 4096 (or twice the model's maximum) tokens that are found in the first
+        The number is exact up to 2048 (or twice the model's maximum) tokens that are found in the first
         ``most_characters`` characters; of a text with more it is at least that many, and never too large.
 
         Raises :class:`TextError` naming a row of which so many characters are too few: the ids would not be certain.

@@ -129,9 +129,10 @@ class Classifier {
     stub_ = inference::GRPCInferenceService::NewStub(
         grpc::CreateCustomChannel(options.address, credentials, settings));
     ReadLabels();
+    ReadPositiveLabel();
   }
 
-  // Writes one JSON object a line; `score` is the probability of the last label, the rejection.
+  // Writes one JSON object a line; `label` is the best one, and `score` that of the positive one, if the model has one.
   void Classify(const std::vector<std::string>& texts) const {
     const auto answer = Infer(InferRequest(options_.model, texts, options_.max_length));
     const std::string& probabilities = Output(answer, "probabilities");
@@ -146,8 +147,8 @@ class Classifier {
       const auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();
       nlohmann::ordered_json line;
       line["label"] = labels_[best];
-      line["score"] = scores.back();
-      line["probabilities"] = by_label;
+      if (by_label.contains(positive_)) line["score"] = by_label[positive_];
+      line["scores"] = by_label;
       line["token_count"] = static_cast<std::int32_t>(ReadUint32(counts, 4 * row));
       line["text"] = texts[row];
       std::cout << line.dump() << '\n';
@@ -156,10 +157,14 @@ class Classifier {
   }
 
  private:
+  std::chrono::system_clock::time_point Deadline() const {
+    return std::chrono::system_clock::now() +
+           std::chrono::microseconds(static_cast<std::int64_t>(options_.timeout_s * 1e6));
+  }
+
   inference::ModelInferResponse Infer(const inference::ModelInferRequest& request) const {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::microseconds(static_cast<std::int64_t>(options_.timeout_s * 1e6)));
+    context.set_deadline(Deadline());
     inference::ModelInferResponse answer;
     const grpc::Status status = stub_->ModelInfer(&context, request, &answer);
     if (!status.ok()) throw CallError{status};
@@ -184,9 +189,24 @@ class Classifier {
     for (const auto& [index, name] : names) labels_.push_back(name);
   }
 
+  // Name of the label that means a refusal; stays empty for a model that has none.
+  void ReadPositiveLabel() {
+    grpc::ClientContext context;
+    context.set_deadline(Deadline());
+    inference::ModelConfigRequest request;
+    request.set_name(options_.model);
+    inference::ModelConfigResponse answer;
+    const grpc::Status status = stub_->ModelConfig(&context, request, &answer);
+    if (!status.ok()) throw CallError{status};
+    const auto& parameters = answer.config().parameters();
+    const auto found = parameters.find("positive_label");
+    if (found != parameters.end()) positive_ = found->second.string_value();
+  }
+
   const Options& options_;
   std::unique_ptr<inference::GRPCInferenceService::Stub> stub_;
   std::vector<std::string> labels_;
+  std::string positive_;
 };
 
 const char* CodeName(grpc::StatusCode code) {

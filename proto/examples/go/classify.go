@@ -58,13 +58,13 @@ var (
 	tls     = flag.String("tls", "", "connect by TLS, trusting the PEM certificates in `FILE`")
 )
 
-// result is one line of output; Score is the probability of the last label, the rejection.
+// result is one line of output; Label is the best one, and Score that of the positive one, if the model has one.
 type result struct {
-	Label         string             `json:"label"`
-	Score         float32            `json:"score"`
-	Probabilities map[string]float32 `json:"probabilities"`
-	TokenCount    int32              `json:"token_count"`
-	Text          string             `json:"text"`
+	Label      string             `json:"label"`
+	Score      *float32           `json:"score,omitempty"`
+	Scores     map[string]float32 `json:"scores"`
+	TokenCount int32              `json:"token_count"`
+	Text       string             `json:"text"`
 }
 
 func main() {
@@ -101,6 +101,10 @@ func run(maxLength *int32) error {
 	if err != nil {
 		return err
 	}
+	positive, err := readPositiveLabel(client)
+	if err != nil {
+		return err
+	}
 	output := json.NewEncoder(os.Stdout)
 	output.SetEscapeHTML(false)
 	next := texts(flag.Args())
@@ -113,7 +117,7 @@ func run(maxLength *int32) error {
 		if err != nil {
 			return err
 		}
-		if err := write(output, rows, labels, outputs(answer)); err != nil {
+		if err := write(output, rows, labels, positive, outputs(answer)); err != nil {
 			return err
 		}
 	}
@@ -200,6 +204,14 @@ func readLabels(client pb.GRPCInferenceServiceClient) ([]string, error) {
 	return labels, nil
 }
 
+// readPositiveLabel gives the name of the label that means a refusal, empty for a model that has none.
+func readPositiveLabel(client pb.GRPCInferenceServiceClient) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
+	defer cancel()
+	answer, err := client.ModelConfig(ctx, &pb.ModelConfigRequest{Name: *model})
+	return answer.GetConfig().GetParameters()["positive_label"].GetStringValue(), err
+}
+
 // outputs gives the bytes of each output by name; their order is the server's own.
 func outputs(answer *pb.ModelInferResponse) map[string][]byte {
 	byName := map[string][]byte{}
@@ -209,16 +221,19 @@ func outputs(answer *pb.ModelInferResponse) map[string][]byte {
 	return byName
 }
 
-func write(output *json.Encoder, rows, labels []string, answer map[string][]byte) error {
+func write(output *json.Encoder, rows, labels []string, positive string, answer map[string][]byte) error {
 	for row, text := range rows {
-		one := result{Text: text, Probabilities: map[string]float32{}}
+		one := result{Text: text, Scores: map[string]float32{}}
 		best := float32(math.Inf(-1))
 		for column, label := range labels {
 			at := 4 * (row*len(labels) + column)
-			one.Score = math.Float32frombits(binary.LittleEndian.Uint32(answer["probabilities"][at:]))
-			one.Probabilities[label] = one.Score
-			if one.Score > best {
-				best, one.Label = one.Score, label
+			score := math.Float32frombits(binary.LittleEndian.Uint32(answer["probabilities"][at:]))
+			one.Scores[label] = score
+			if score > best {
+				best, one.Label = score, label
+			}
+			if label == positive {
+				one.Score = &score
 			}
 		}
 		one.TokenCount = int32(binary.LittleEndian.Uint32(answer["token_count"][4*row:]))

@@ -3,10 +3,13 @@ import com.google.gson.GsonBuilder;
 import com.google.protobuf.ByteString;
 import inference.GRPCInferenceServiceGrpc;
 import inference.InferParameter;
+import inference.ModelConfig;
+import inference.ModelConfigRequest;
 import inference.ModelInferRequest;
 import inference.ModelInferRequest.InferInputTensor;
 import inference.ModelInferRequest.InferRequestedOutputTensor;
 import inference.ModelInferResponse;
+import inference.ModelParameter;
 import io.grpc.ChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
@@ -68,8 +71,8 @@ public final class Classify {
   private final PrintStream output = new PrintStream(System.out, false, StandardCharsets.UTF_8);
   private GRPCInferenceServiceGrpc.GRPCInferenceServiceBlockingStub stub;
 
-  /** One line of output; score is the probability of the last label, the rejection. */
-  private record Row(String label, float score, Map<String, Float> probabilities, int token_count, String text) {}
+  /** One line of output; label is the best one, and score that of the positive one, null if the model has none. */
+  private record Row(String label, Float score, Map<String, Float> scores, int token_count, String text) {}
 
   public static void main(String[] arguments) throws Exception {
     Classify program = new Classify();
@@ -91,13 +94,14 @@ public final class Classify {
     try {
       stub = GRPCInferenceServiceGrpc.newBlockingStub(channel); // one connection for every call of the process
       List<String> labels = readLabels();
+      String positive = readPositiveLabel();
       Iterator<ByteString> texts = texts();
       while (texts.hasNext()) {
         List<ByteString> rows = new ArrayList<>();
         while (rows.size() < batch && texts.hasNext()) {
           rows.add(texts.next());
         }
-        print(rows, labels, infer(request(rows, maxLength).build()));
+        print(rows, labels, positive, infer(request(rows, maxLength).build()));
       }
       return 0;
     } catch (StatusRuntimeException error) {
@@ -110,10 +114,14 @@ public final class Classify {
     }
   }
 
+  /** The stub with a deadline from now on. */
+  private GRPCInferenceServiceGrpc.GRPCInferenceServiceBlockingStub timed() {
+    return stub.withDeadlineAfter((long) (timeoutSeconds * 1e6), TimeUnit.MICROSECONDS);
+  }
+
   /** Bytes of each output by name; their order is the server's own. */
   private Map<String, ByteBuffer> infer(ModelInferRequest request) {
-    long deadlineMicros = (long) (timeoutSeconds * 1e6);
-    ModelInferResponse answer = stub.withDeadlineAfter(deadlineMicros, TimeUnit.MICROSECONDS).modelInfer(request);
+    ModelInferResponse answer = timed().modelInfer(request);
     Map<String, ByteBuffer> outputs = new LinkedHashMap<>();
     for (int i = 0; i < answer.getOutputsCount(); i++) {
       ByteBuffer raw = answer.getRawOutputContents(i).asReadOnlyByteBuffer();
@@ -168,19 +176,27 @@ public final class Classify {
     return List.copyOf(names.values());
   }
 
-  private void print(List<ByteString> texts, List<String> labels, Map<String, ByteBuffer> outputs) {
-    ByteBuffer scores = outputs.get("probabilities");
+  /** Name of the label that means a refusal, empty for a model that has none. */
+  private String readPositiveLabel() {
+    ModelConfigRequest request = ModelConfigRequest.newBuilder().setName(model).build();
+    ModelParameter none = ModelParameter.getDefaultInstance();
+    ModelConfig config = timed().modelConfig(request).getConfig();
+    return config.getParametersOrDefault("positive_label", none).getStringValue();
+  }
+
+  private void print(List<ByteString> texts, List<String> labels, String positive, Map<String, ByteBuffer> outputs) {
+    ByteBuffer probabilities = outputs.get("probabilities");
     ByteBuffer counts = outputs.get("token_count");
     for (ByteString text : texts) {
-      Map<String, Float> probabilities = new LinkedHashMap<>();
+      Map<String, Float> scores = new LinkedHashMap<>();
       String best = null;
-      float score = 0;
       for (String label : labels) {
-        score = scores.getFloat();
-        probabilities.put(label, score);
-        best = best == null || score > probabilities.get(best) ? label : best;
+        float score = probabilities.getFloat();
+        scores.put(label, score);
+        best = best == null || score > scores.get(best) ? label : best;
       }
-      output.println(GSON.toJson(new Row(best, score, probabilities, counts.getInt(), text.toStringUtf8())));
+      Row row = new Row(best, scores.get(positive), scores, counts.getInt(), text.toStringUtf8());
+      output.println(GSON.toJson(row)); // which leaves null out
     }
     output.flush();
   }

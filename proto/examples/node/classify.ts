@@ -56,9 +56,10 @@ async function main(): Promise<number> {
   const client = connect(options); // one connection for every call of the process
   try {
     const labels = await readLabels(client, options);
+    const positive = await readPositiveLabel(client, options);
     for await (const texts of batches(readTexts(options.texts), options.batch)) {
       const answer = await infer(client, inferRequest(options.model, texts, options.maxLength), options.timeoutMs);
-      printRows(texts, labels, outputs(answer));
+      printRows(texts, labels, positive, outputs(answer));
     }
     return 0;
   } catch (error) {
@@ -138,21 +139,35 @@ async function readLabels(client: Client, options: Options): Promise<string[]> {
   return names;
 }
 
+/** Name of the label that means a refusal, undefined for a model that has none. */
+function readPositiveLabel(client: Client, options: Options): Promise<string | undefined> {
+  return new Promise((resolve, reject) => {
+    client.ModelConfig({ name: options.model }, { deadline: Date.now() + options.timeoutMs }, (error, answer) =>
+      error ? reject(error) : resolve(answer!.config!.parameters.positive_label?.string_value),
+    );
+  });
+}
+
 /** Bytes of each output by name; their order is the server's own. */
 function outputs(answer: Answer): Map<string, Buffer> {
   return new Map(answer.outputs.map(({ name }, i) => [name, answer.raw_output_contents[i]]));
 }
 
-/** One JSON object a line; `score` is the probability of the last label, the rejection. */
-function printRows(texts: Buffer[], labels: string[], answer: Map<string, Buffer>): void {
+/** One JSON object a line; `label` is the best one, and `score` that of the positive one, if the model has one. */
+function printRows(
+  texts: Buffer[],
+  labels: string[],
+  positive: string | undefined,
+  answer: Map<string, Buffer>,
+): void {
   const probabilities = answer.get("probabilities")!;
   const counts = answer.get("token_count")!;
   texts.forEach((text, row) => {
     const scores = labels.map((_, column) => probabilities.readFloatLE(4 * (row * labels.length + column)));
     const result = {
       label: labels[scores.indexOf(Math.max(...scores))],
-      score: scores.at(-1),
-      probabilities: Object.fromEntries(labels.map((label, column) => [label, scores[column]])),
+      score: positive === undefined ? undefined : scores[labels.indexOf(positive)],
+      scores: Object.fromEntries(labels.map((label, column) => [label, scores[column]])),
       token_count: counts.readInt32LE(4 * row),
       text: text.toString(),
     };

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import grpc
-from inference_pb2 import ModelInferRequest, ModelInferResponse
+from inference_pb2 import ModelConfigRequest, ModelInferRequest, ModelInferResponse
 from inference_pb2_grpc import GRPCInferenceServiceStub
 
 # gRPC retries on its own: only when the server refused the work (its queue is full) or could not be reached, three
@@ -52,10 +52,11 @@ def main() -> int:
         with connect(options.address, options.tls) as channel:
             stub = GRPCInferenceServiceStub(channel)  # one connection for every call of the process
             labels = read_labels(stub, options)
+            positive = read_positive_label(stub, options)
             for texts in batches(read_texts(options.texts), options.batch):
                 request = infer_request(options.model, texts, options.max_length)
                 answer = stub.ModelInfer(request, timeout=options.timeout)
-                print_rows(texts, labels, outputs(answer))
+                print_rows(texts, labels, positive, outputs(answer))
     except grpc.RpcError as error:
         code = error.code()
         print(f"classify: {code.name}: {error.details()}\n  {ADVICE.get(code, OTHERWISE)}", file=sys.stderr)
@@ -99,24 +100,31 @@ def read_labels(stub: GRPCInferenceServiceStub, options: argparse.Namespace) -> 
     return [names[index] for index in sorted(names)]
 
 
+def read_positive_label(stub: GRPCInferenceServiceStub, options: argparse.Namespace) -> str | None:
+    """Name of the label that means a refusal, None for a model that has none."""
+    answer = stub.ModelConfig(ModelConfigRequest(name=options.model), timeout=options.timeout)
+    return answer.config.parameters["positive_label"].string_value or None
+
+
 def outputs(answer: ModelInferResponse) -> dict[str, bytes]:
     """Bytes of each output by name; their order is the server's own."""
     return {output.name: raw for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)}
 
 
-def print_rows(texts: list[bytes], labels: list[str], answer: dict[str, bytes]) -> None:
-    """One JSON object a line; `score` is the probability of the last label, the rejection."""
+def print_rows(texts: list[bytes], labels: list[str], positive: str | None, answer: dict[str, bytes]) -> None:
+    """One JSON object a line; `label` is the best one, and `score` that of the positive one, if the model has one."""
     rows = struct.iter_unpack(f"<{len(labels)}f", answer["probabilities"])
     counts = struct.unpack(f"<{len(texts)}i", answer["token_count"])
-    for text, probabilities, count in zip(texts, rows, counts, strict=True):
-        row = {
-            "label": labels[probabilities.index(max(probabilities))],
-            "score": probabilities[-1],
-            "probabilities": dict(zip(labels, probabilities, strict=True)),
+    for text, row, count in zip(texts, rows, counts, strict=True):
+        scores = dict(zip(labels, row, strict=True))
+        line = {
+            "label": max(labels, key=scores.__getitem__),
+            **({} if positive is None else {"score": scores[positive]}),
+            "scores": scores,
             "token_count": count,
             "text": text.decode(),
         }
-        print(json.dumps(row, ensure_ascii=False))
+        print(json.dumps(line, ensure_ascii=False))
 
 
 def read_texts(arguments: list[str]) -> Iterator[bytes]:

@@ -41,21 +41,23 @@ class Classifier
     settings = { "grpc.service_config" => JSON.generate(SERVICE_CONFIG) }
     @stub = Inference::GRPCInferenceService::Stub.new(options.address, credentials, channel_args: settings)
     @labels = read_labels
+    @positive = read_positive_label
   end
 
-  # One hash a text; :score is the probability of the last label, the rejection.
+  # One hash a text; :label is the best one, and :score that of the positive one, if the model has one.
   def classify(texts)
     answer = infer(request(texts, max_length: @options.max_length))
     rows = answer["probabilities"].unpack("e*").each_slice(@labels.size) # FP32, little-endian
     counts = answer["token_count"].unpack("l<*")
-    texts.zip(rows, counts).map do |text, probabilities, count|
+    texts.zip(rows, counts).map do |text, row, count|
+      scores = @labels.zip(row).to_h
       {
-        label: @labels[probabilities.index(probabilities.max)],
-        score: probabilities.last,
-        probabilities: @labels.zip(probabilities).to_h,
+        label: @labels[row.index(row.max)],
+        score: scores[@positive],
+        scores: scores,
         token_count: count,
         text: text.dup.force_encoding("UTF-8")
-      }
+      }.compact
     end
   end
 
@@ -74,6 +76,13 @@ class Classifier
       raw = raw.byteslice(4 + size..)
     end
     names.sort.map(&:last)
+  end
+
+  # Name of the label that means a refusal, nil for a model that has none.
+  def read_positive_label
+    asking = Inference::ModelConfigRequest.new(name: @options.model)
+    parameters = @stub.model_config(asking, deadline: Time.now + @options.timeout).config.parameters
+    parameters["positive_label"]&.string_value
   end
 
   # Bytes of each output by name; their order is the server's own.

@@ -12,6 +12,9 @@ down       a caller's connection
 peers      whose connection it is
 stream     the calls that carry several messages: ModelStreamInfer, health Watch
 up         the connections to Triton
+access     who may call what, by files that may change meanwhile
+keys       tokens and keys in files
+tls        certificates in files
 methods    which methods there are, and who may call them
 inference  an inference request, from its arrival to Triton
 contract   what an inference request must be, byte by byte

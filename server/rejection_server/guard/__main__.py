@@ -4,8 +4,9 @@ Standard input: the settings as one line of JSON; then, for each further line, t
 the guard, as SIGTERM and SIGINT do. Standard output, a line of JSON each: `{"port": ..., "pid": ...}` once it listens
 (and `"metrics_port"`), or `{"error": ...}`; the counts; and `{"event": ...}` when Triton becomes `unresponsive` (it
 does not answer, although it is connected) or `lost` (it cannot be reached), with the `seconds` since its last answer,
-and `responsive` again; `unhealthy`, with Triton's `message`, when it gave up the process of a model. Calls under way
-are answered before it ends.
+and `responsive` again; `unhealthy`, with Triton's `message`, when it gave up the process of a model; `failed` for
+requests that end with another status than OK (see `reports`). An event that nobody reads for long is dropped. Calls
+under way are answered before it ends.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import resource
 import signal
 import sys
 
+from rejection_server.guard.keys import SecretError
 from rejection_server.guard.server import Guard
 from rejection_server.guard.settings import GuardSettings, SettingsError
+from rejection_server.guard.tls import TlsError
 from rejection_server.guard.turns import TurnLoop
 from rejection_server.host.errors import HostError
 
@@ -32,7 +35,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=TurnLoop) as runner:
             runner.run(_serve())
-    except (SettingsError, HostError, OSError) as exc:
+    except (SettingsError, SecretError, TlsError, HostError, OSError) as exc:
         _tell({"error": str(exc)})
         return 1
     return 0
@@ -40,6 +43,7 @@ def main() -> int:
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
+    os.set_blocking(sys.stdout.fileno(), False)
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     settings = GuardSettings.from_json((await commands.readline()).decode())
@@ -74,8 +78,9 @@ async def _follow(commands: asyncio.StreamReader, guard: Guard, stop: asyncio.Ev
 
 
 def _tell(message: dict[str, object]) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(message), flush=True)
+    # A launcher that was stopped (Ctrl-Z) must not stop the guard when the pipe is full.
+    with contextlib.suppress(BrokenPipeError, BlockingIOError):
+        os.write(sys.stdout.fileno(), f"{json.dumps(message)}\n".encode())
 
 
 if __name__ == "__main__":

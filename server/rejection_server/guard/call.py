@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rejection_server.guard.methods import UNKNOWN, method_of
 from rejection_server.guard.refusal import Refusal
 from rejection_server.guard.session import Stream
+from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.guard.up import Exchange
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["READ_BY_HEADER", "Call", "Conversation"]
 
 MAX_EXTRA_BYTES = 1024
 """Longest value of a header that is passed on."""
+_ODD = frozenset(b"%x" % digit for digit in range(1, 16, 2))
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -50,6 +52,7 @@ class Call(Stream):
     """One call of a caller."""
 
     __slots__ = (
+        "admin_key",
         "connection",
         "conversation",
         "deadline",
@@ -64,6 +67,7 @@ class Call(Stream):
         "method",
         "replied",
         "since",
+        "token",
     )
 
     def __init__(self, stream_id: int, connection: Caller) -> None:
@@ -78,6 +82,10 @@ class Call(Stream):
         """When the caller stops waiting, by the loop's clock."""
         self.method = UNKNOWN
         self.encoding = ""
+        self.token = b""
+        """What it shows as the token of its caller."""
+        self.admin_key = b""
+        """What it shows as the key of administration."""
         self.extra: tuple[tuple[bytes, bytes], ...] = ()
         self.header_bytes = 0
         self.held = 0
@@ -128,11 +136,29 @@ def _read_extra(call: Call, name: bytes, value: bytes) -> None:
         call.extra = (*call.extra, (name, value))
 
 
+def _read_trace(call: Call, name: bytes, value: bytes) -> None:
+    """Pass a trace on if its caller samples it: Triton would make spans of any."""
+    if value[52:53] == b"-" and value[54:55] in _ODD:
+        _read_extra(call, name, value)
+
+
+def _read_token(call: Call, _name: bytes, value: bytes) -> None:
+    scheme, _, token = value.partition(b" ")
+    if scheme.lower() == b"bearer":
+        call.token = token.strip()
+
+
+def _read_admin_key(call: Call, _name: bytes, value: bytes) -> None:
+    call.admin_key = value
+
+
 READ_BY_HEADER: dict[bytes, Callable[[Call, bytes, bytes], None]] = {
     b":path": _read_path,
     b"grpc-encoding": _read_encoding,
     b"grpc-timeout": _read_timeout,
+    b"authorization": _read_token,
+    ADMIN_KEY.encode(): _read_admin_key,
     b"triton_grpc_error": _read_extra,
-    b"traceparent": _read_extra,
+    b"traceparent": _read_trace,
     b"tracestate": _read_extra,
 }

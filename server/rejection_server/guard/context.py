@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rejection_server.guard.access import Access
 from rejection_server.guard.admission import Admission
 from rejection_server.guard.counters import Counters
 from rejection_server.guard.health import Health
 from rejection_server.guard.inference import Inferences
+from rejection_server.guard.reports import Reports
 from rejection_server.guard.settings import GuardSettings
 from rejection_server.guard.up import Upstream
 
@@ -19,7 +21,9 @@ class Context:
 
     def __init__(self, settings: GuardSettings) -> None:
         self.settings = settings
+        self.access = Access(settings)
         self.counters = Counters()
+        self.reports = Reports()
         self.admission = Admission(settings.max_requests, settings.max_bytes)
         self.upstream = Upstream(settings, self.admission)
         self.inferences = Inferences(settings, self.admission, self.upstream, self.counters)

@@ -132,7 +132,7 @@ def _check(request: Any, raw: Any, max_elements: int) -> None:
         _check_outputs(request.outputs)
         _check_inputs(request.inputs, raw, max_elements)
     except Refusal as refusal:
-        refusal.request_id = request.id
+        refusal.request_id, refusal.model = request.id, request.model_name
         raise
 
 

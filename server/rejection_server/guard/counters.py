@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from rejection_server.guard.answers import BOUNDS_S, Durations
 from rejection_server.guard.refusal import Code
 
 __all__ = ["Counters", "Snapshot"]
@@ -21,53 +24,95 @@ class Snapshot:
     refused: int
     """Requests that the guard itself refused, those of streams included."""
     refused_by: dict[str, int]
-    """The same by reason: invalid, too_large, full, stopping, forbidden, unknown_method, late, unreachable; and of
-    connections: connections, which were too many, and flood, ended for their frames that carry nothing."""
+    """The same by reason: invalid, too_large, full, stopping, forbidden, unauthenticated, unknown_method, late,
+    unreachable; and of connections: connections, which were too many, and flood, ended for their frames that carry
+    nothing."""
     cancelled: int
     """Calls that their callers gave up."""
     received_bytes: int
     """Bytes that came from callers, HTTP/2 frames and all."""
     sent_bytes: int
     """Bytes that went to callers."""
+    certificate_expires: float | None
+    """When the certificate that callers see ends, in seconds of the epoch; None without TLS."""
     connections: int
     """Open connections of callers."""
     under_way: int
     """Inference requests under way."""
     under_way_bytes: int
     """Bytes of requests under way."""
+    labels: dict[str, dict[str, int]]
+    """Texts by model and most probable label."""
+    durations: list[int]
+    """Answered inference requests by bucket of how long they took, `BOUNDS_S`."""
+    durations_sum_s: float
+    """How long they took together."""
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
 
-    def prometheus(self) -> str:
-        """In Prometheus' text format."""
-        calls = {
-            f'{{method="{method}",code="{code}"}}': count
-            for method, codes in self.calls.items()
-            for code, count in codes.items()
-        }
+    def prometheus(self, memory: Mapping[str, int] | None = None) -> str:
+        """In Prometheus' text format; `memory` is resident bytes by process."""
+        calls = _labelled(("method", "code"), _pairs(self.calls))
         metrics: list[tuple[str, str, str, dict[str, int]]] = [
             ("requests_total", "counter", "Ended calls by method and gRPC status.", calls),
-            ("inferences_total", "counter", "Inference requests passed on.", _labelled("model", self.models)),
-            ("refused_total", "counter", "Requests refused by the guard.", _labelled("reason", self.refused_by)),
+            ("inferences_total", "counter", "Inference requests passed on.", _labelled(("model",), self.models)),
+            ("refused_total", "counter", "Requests refused by the guard.", _labelled(("reason",), self.refused_by)),
+            (
+                "verdicts_total",
+                "counter",
+                "Answered texts by most probable label, those answered from the cache included.",
+                _labelled(("model", "label"), _pairs(self.labels)),
+            ),
             ("cancelled_total", "counter", "Calls that their callers gave up.", {"": self.cancelled}),
             ("received_bytes_total", "counter", "Bytes from callers.", {"": self.received_bytes}),
             ("sent_bytes_total", "counter", "Bytes to callers.", {"": self.sent_bytes}),
             ("connections", "gauge", "Open connections of callers.", {"": self.connections}),
             ("requests_under_way", "gauge", "Inference requests under way.", {"": self.under_way}),
             ("bytes_under_way", "gauge", "Bytes of requests under way.", {"": self.under_way_bytes}),
+            (
+                "process_memory_bytes",
+                "gauge",
+                "Resident memory of guard, tritonserver and each model instance.",
+                _labelled(("process",), memory or {}),
+            ),
         ]
+        if self.certificate_expires is not None:
+            told = "When the server's certificate ends, seconds of the epoch."
+            metrics.append(("certificate_expires_seconds", "gauge", told, {"": round(self.certificate_expires)}))
         lines = []
         for name, kind, told, samples in metrics:
-            lines += [f"# HELP rejection_guard_{name} {told}", f"# TYPE rejection_guard_{name} {kind}"]
-            lines += [f"rejection_guard_{name}{labels} {value}" for labels, value in samples.items()]
-        return "\n".join(lines) + "\n"
+            if samples or kind == "counter":
+                lines += [f"# HELP rejection_guard_{name} {told}", f"# TYPE rejection_guard_{name} {kind}"]
+                lines += [f"rejection_guard_{name}{labels} {value}" for labels, value in samples.items()]
+        return "\n".join([*lines, *self._histogram()]) + "\n"
+
+    def _histogram(self) -> list[str]:
+        name = "rejection_request_duration_seconds"
+        lines = [
+            f"# HELP {name} From a whole inference request to its answer; refused and failed ones are not in it.",
+            f"# TYPE {name} histogram",
+        ]
+        so_far = 0
+        for bound, count in zip((*BOUNDS_S, "+Inf"), self.durations, strict=True):
+            so_far += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
+        return [*lines, f"{name}_sum {self.durations_sum_s:.6f}", f"{name}_count {so_far}"]
 
 
-def _labelled(label: str, counts: dict[str, int]) -> dict[str, int]:
+def _pairs(nested: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, str], int]:
+    return {(outer, inner): count for outer, counts in nested.items() for inner, count in counts.items()}
+
+
+def _labelled(names: tuple[str, ...], counts: Mapping[Any, int]) -> dict[str, int]:
     escaped = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-    return {f'{{{label}="{key.translate(escaped)}"}}': count for key, count in counts.items()}
+    found = {}
+    for key, count in counts.items():
+        values = (key,) if isinstance(key, str) else key
+        pairs = ",".join(f'{name}="{value.translate(escaped)}"' for name, value in zip(names, values, strict=True))
+        found[f"{{{pairs}}}"] = count
+    return found
 
 
 @dataclass
@@ -78,6 +123,10 @@ class Counters:
     """Ended calls by method and status code."""
     models: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    labels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Texts by model and most probable label."""
+    durations: Durations = field(default_factory=Durations)
+    """Of inference requests that were answered."""
     cancelled: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0
@@ -89,3 +138,10 @@ class Counters:
         for (method, code), count in sorted(self.ended.items()):
             calls.setdefault(method, {})[names.get(code, str(code))] = count
         return calls
+
+    def by_label(self) -> dict[str, dict[str, int]]:
+        """Texts by model, then by most probable label."""
+        labels: dict[str, dict[str, int]] = {}
+        for (model, label), count in sorted(self.labels.items()):
+            labels.setdefault(model, {})[label] = count
+        return labels

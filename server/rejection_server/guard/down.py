@@ -13,6 +13,7 @@ from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.peers import peer_of
 from rejection_server.guard.refusal import Code, Refusal, percent_encoded, stopping
 from rejection_server.guard.session import Session
+from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.guard.up import Exchange
 
 __all__ = ["Caller"]
@@ -67,7 +68,8 @@ class Caller(Session):
         self.context = context
         self._begin_conversation = begin_conversation
         self._connections = connections
-        self._peer = ""
+        self.peer = ""
+        """Its address, IPv6 by its first 64 bits."""
         self._provider = byref(callbacks.provider())
         self._since = self._progress_since = context.now
         self._sent_bytes = self._taken_bytes = 0
@@ -87,7 +89,7 @@ class Caller(Session):
             transport.abort()  # type: ignore[attr-defined]
         else:
             self._connections.add(self)
-            self._peer = peer
+            self.peer = peer
             peers[peer] += 1
             super().connection_made(transport)  # type: ignore[arg-type]
 
@@ -96,9 +98,9 @@ class Caller(Session):
         if self in self._connections:
             self._connections.remove(self)
             peers = self.context.peers
-            peers[self._peer] -= 1
-            if not peers[self._peer]:
-                del peers[self._peer]
+            peers[self.peer] -= 1
+            if not peers[self.peer]:
+                del peers[self.peer]
         super().connection_lost(exc)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -236,6 +238,7 @@ class Caller(Session):
             )
         if method.kind is Kind.REFUSED:
             raise method.refusal()
+        self.context.access.check(method, call.token, call.admin_key)
         if call.is_new and method.stopping is None:
             raise stopping()
         if self.context.streams > settings.max_all_streams:
@@ -281,7 +284,8 @@ class Caller(Session):
             call.conversation.closed()
 
     def _limit(self, call: Call) -> int:
-        return self.context.settings.max_message_bytes if call.method.kind is Kind.INFER else MAX_PASSED_BYTES
+        is_large = call.method.kind in (Kind.INFER, Kind.ADMIN)
+        return self.context.settings.max_message_bytes if is_large else MAX_PASSED_BYTES
 
     def _dispatch(self, call: Call) -> None:
         """The call has arrived: it goes on to Triton; raises Refusal."""
@@ -297,8 +301,11 @@ class Caller(Session):
             return
         content = bytes(message.content)
         if message.is_compressed:
-            content = framing.inflated(content, call.encoding, MAX_PASSED_BYTES)
-        exchange = Exchange(method.path, framing.framed(content), call, call.extra)
+            content = framing.inflated(content, call.encoding, self._limit(call))
+        extra, key = call.extra, context.settings.upstream_admin_key
+        if method.kind is Kind.ADMIN and key is not None:
+            extra = (*extra, (ADMIN_KEY.encode(), key.encode()))
+        exchange = Exchange(method.path, framing.framed(content), call, extra)
         context.upstream.send(exchange)
         call.exchange = exchange
 
@@ -318,21 +325,25 @@ class Caller(Session):
         self.context.admission.bytes += call.held
         self.begin_reply(call)
 
-    def refuse(self, call: Call, refusal: Refusal) -> None:
+    def refuse(self, call: Call, refusal: Refusal, exchange: Exchange | None = None) -> None:
         """Answer with a status other than OK."""
         self.context.counters.refused[refusal.reason] += 1
+        self.context.reports.failed(call, refusal.code, refusal.sentence, exchange or call.exchange or refusal)
         self.end(call, b"%d" % refusal.code, percent_encoded(refusal.sentence))
 
     def pass_back(self, call: Call, exchange: Exchange) -> None:
         """Answer as Triton did."""
         call.exchange = None
         if exchange.refusal is not None:
-            self.refuse(call, exchange.refusal)
+            self.refuse(call, exchange.refusal, exchange)
         elif exchange.status != b"0":
+            self.context.reports.failed(call, *exchange.error(), exchange)
             self.end(call, exchange.status, exchange.message)
         elif exchange.inquiry:
-            self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models))
+            self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models), exchange)
         else:
+            if exchange.is_inference:
+                self.context.inferences.answered(exchange)
             self.reply(call, bytes(exchange.body))
 
     def end(self, call: Call, status: bytes, message: bytes = b"") -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Protocol
 
 from rejection_server.guard import contract, framing
 from rejection_server.guard.admission import Admission
+from rejection_server.guard.answers import count_labels
 from rejection_server.guard.counters import Counters
 from rejection_server.guard.framing import Message
 from rejection_server.guard.methods import METADATA_PATH, MODEL_INFER_PATH
@@ -94,6 +96,11 @@ class Inferences:
             self._inflating, framing.inflated, message.content, encoding, limit
         ).add_done_callback(done)
 
+    def answered(self, exchange: Exchange) -> None:
+        """Count an answer that goes to its caller."""
+        self._counters.durations.add(monotonic() - exchange.begun)
+        count_labels(exchange.body, exchange.model, self._settings.labels, self._counters.labels)
+
     def close(self) -> None:
         """Inflate nothing more."""
         self._inflating.shutdown(wait=False, cancel_futures=True)
@@ -124,7 +131,8 @@ class Inferences:
             exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), asker, extra)
             exchange.inquiry = name
         exchange.is_inference = True
-        exchange.request_id = request.id
+        exchange.begun = monotonic()
+        exchange.request_id, exchange.model = request.id, name
         exchange.held = held
         asker.exchange = exchange
         self._upstream.send(exchange)

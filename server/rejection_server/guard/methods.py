@@ -40,6 +40,8 @@ class Kind(Enum):
     """Each of its messages is checked, admitted and goes to Triton as a call of its own."""
     WATCH = auto()
     """The guard answers, again and again."""
+    ADMIN = auto()
+    """Its message goes to Triton if the caller has the key of administration."""
     REFUSED = auto()
     """Nobody outside may call this."""
 
@@ -56,14 +58,19 @@ class Method:
     stopping: bytes | None = None
     """The message that answers a call while the guard is stopping; None refuses it."""
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether it is for callers with a token, where there are any; everybody may ask whether the server is well."""
+        return self.name not in _HEALTH_METHODS
+
     def refusal(self) -> Refusal:
         """Why nobody outside may call it."""
         if self is UNKNOWN:
             return Refusal(Code.UNIMPLEMENTED, "the server does not have this method: see its protocol")
-        return Refusal(
-            Code.PERMISSION_DENIED,
-            f"{shown(self.name)} is not called from outside: it would let one caller change what all others get",
-        )
+        why = "it would let one caller change what all others get"
+        if self.kind is Kind.ADMIN:
+            why += ", so it takes the key of administration"
+        return Refusal(Code.PERMISSION_DENIED, f"{shown(self.name)} is not called from outside: {why}")
 
 
 _NOT_READY = b""  # `ready: false` is what an empty message says
@@ -79,6 +86,8 @@ _OPEN = {
     "ModelInfer": Kind.INFER,
     "ModelStreamInfer": Kind.STREAM,
 }
+_ADMIN = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
+_HEALTH_METHODS = ("Check", "Watch", "ServerLive", "ServerReady")
 _STOPPING = {"ServerLive": b"\x08\x01", "ServerReady": _NOT_READY, "ModelReady": _NOT_READY}
 
 UNKNOWN = Method("unknown", b"", Kind.REFUSED)
@@ -91,7 +100,7 @@ def _all() -> dict[bytes, Method]:
     ]
     for described in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
         name = described.name
-        kind = _OPEN.get(name, Kind.REFUSED)
+        kind = Kind.ADMIN if name in _ADMIN else _OPEN.get(name, Kind.REFUSED)
         methods.append(Method(name, f"{_SERVICE}{name}".encode(), kind, _STOPPING.get(name)))
     return {method.path: method for method in methods}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from rejection_server.guard.counters import Snapshot
-from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.memory import resident_bytes
+from rejection_server.guard.settings import UNIX, GuardSettings
 
 __all__ = ["MetricsServer"]
 
@@ -76,16 +78,22 @@ class MetricsServer:
             return "405 Method Not Allowed", b"only GET is known here\n"
         if rest.partition(b" ")[0].partition(b"?")[0] != b"/metrics":
             return "404 Not Found", b"only /metrics is here\n"
-        return "200 OK", await self._upstream() + self._snapshot().prometheus().encode()
+        memory = await asyncio.to_thread(resident_bytes, os.getppid()) if self._settings.measures_parent else {}
+        return "200 OK", await self._upstream() + self._snapshot().prometheus(memory).encode()
 
     async def _upstream(self) -> bytes:
         """Triton's own metrics, nothing if it does not answer."""
-        if self._settings.upstream_metrics is None:
+        address = self._settings.upstream_metrics
+        if address is None:
             return b""
-        url = urlsplit(self._settings.upstream_metrics)
         try:
             async with asyncio.timeout(TIMEOUT_S / 2):
-                reader, writer = await asyncio.open_connection(url.hostname, url.port or 80)
+                if address.startswith(UNIX):
+                    reader, writer = await asyncio.open_unix_connection(address.removeprefix(UNIX))
+                    url = urlsplit("http://localhost/metrics")
+                else:
+                    url = urlsplit(address)
+                    reader, writer = await asyncio.open_connection(url.hostname, url.port or 80)
                 try:
                     # HTTP/1.0: the answer ends with the connection and comes in one piece.
                     writer.write(f"GET {url.path or '/'} HTTP/1.0\r\nhost: {url.netloc}\r\n\r\n".encode())
@@ -95,7 +103,7 @@ class MetricsServer:
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as exc:
-            _log.warning("no metrics of Triton from %s: %s", self._settings.upstream_metrics, exc)
+            _log.warning("no metrics of Triton from %s: %s", address, exc)
             return b""
         head, _, body = bytes(answer).partition(b"\r\n\r\n")
         if b" 200 " not in head.partition(b"\r\n")[0]:

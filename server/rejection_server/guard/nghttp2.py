@@ -25,7 +25,7 @@ from ctypes import (
 from typing import Any, NamedTuple
 
 from rejection_server.host.errors import TritonNotInstalledError
-from rejection_server.host.locate import find_wheel
+from rejection_server.host.locate import find_triton
 
 __all__ = [
     "DATA",
@@ -59,6 +59,8 @@ ERR_DEFERRED = -508
 ERR_TEMPORAL_CALLBACK_FAILURE = -521
 ERR_CALLBACK_FAILURE = -902
 ERR_BAD_CLIENT_MAGIC = -903
+SYSTEMS = "libnghttp2.so.14"
+"""The system's library, by the name that the loader knows."""
 NO_ERROR, CANCEL = 0, 8
 SETTINGS_ENABLE_PUSH, SETTINGS_MAX_CONCURRENT_STREAMS = 2, 3
 SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_HEADER_LIST_SIZE = 4, 6
@@ -185,14 +187,23 @@ class Library:
 
 @functools.cache
 def library() -> Library:
-    """Load the wheel's library; raises TritonNotInstalledError if it is not there or too old."""
-    folder = find_wheel().libraries
-    for path in sorted(folder.glob("libnghttp2-*.so*")):
+    """Load the wheel's library, or the system's beside an installed Triton.
+
+    Raises TritonNotInstalledError if it is not there or too old.
+    """
+    triton = find_triton()
+    is_wheel = triton.backends is None
+    found = [str(path) for path in sorted(triton.libraries.glob("libnghttp2-*.so*"))] if is_wheel else [SYSTEMS]
+    package = "nvidia-pytriton" if is_wheel else "libnghttp2-14 of Debian or Ubuntu"
+    for path in found:
         try:
-            return Library(str(path))
+            return Library(path)
         except (OSError, AttributeError) as exc:
-            raise TritonNotInstalledError(f"{path} cannot be used: {exc}") from exc
-    raise TritonNotInstalledError(f"{folder} has no libnghttp2: install the package nvidia-pytriton again")
+            raise TritonNotInstalledError(
+                f"{path}, with which the guard speaks HTTP/2, cannot be used ({exc}): install the package {package}, "
+                "up to date"
+            ) from exc
+    raise TritonNotInstalledError(f"{triton.libraries} has no libnghttp2: install the package {package} again")
 
 
 def new_callbacks(callbacks: Callbacks) -> tuple[c_void_p, tuple[Any, ...]]:

@@ -41,6 +41,7 @@ REASONS = {
     Code.RESOURCE_EXHAUSTED: "too_large",
     Code.UNIMPLEMENTED: "unknown_method",
     Code.UNAVAILABLE: "full",
+    Code.UNAUTHENTICATED: "unauthenticated",
 }
 """What refusals are counted as, where they do not say it themselves."""
 
@@ -53,6 +54,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         sentence: what was wrong, where, and what to do.
         reason: a word for counts; by default that of the code.
         request_id: the id that the caller gave the request, as far as it is known.
+        model: the model that the request names, likewise.
     """
 
     def __init__(self, code: Code, sentence: str, reason: str = "") -> None:
@@ -61,6 +63,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
         self.sentence = sentence
         self.reason = reason or REASONS[code]
         self.request_id = ""
+        self.model = ""
 
 
 def stopping() -> Refusal:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
+import math
 import socket
-import ssl
 from collections.abc import Callable
 
 from rejection_server.guard import nghttp2
@@ -19,6 +20,8 @@ from rejection_server.guard.settings import GuardSettings
 from rejection_server.guard.stream import begin_conversation
 
 __all__ = ["Guard"]
+
+_log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 TICKS_OF_A_SWEEP = 10
@@ -42,11 +45,13 @@ class Guard:
         self._context = Context(settings)
         if on_event is not None:
             self._context.health.on_event = on_event
+            self._context.reports.on_event = on_event
             self._context.upstream.on_given_up = lambda message: on_event(
                 {"event": "unhealthy", "message": percent_decoded(message)}
             )
         self._connections: set[Caller] = set()
         self._listener: asyncio.Server | None = None
+        self._new_connection: Callable[[], Caller]
         self._metrics: MetricsServer | None = None
         self._ticker: asyncio.Task[None] | None = None
         self.port = 0
@@ -64,7 +69,7 @@ class Guard:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen, and begin to connect to Triton. Raises OSError if the address cannot be had, ssl.SSLError."""
+        """Listen, and begin to connect to Triton. Raises OSError if the address cannot be had."""
         loop = asyncio.get_running_loop()
         settings, context = self.settings, self._context
         context.now = loop.time()
@@ -74,20 +79,45 @@ class Guard:
         def connection() -> Caller:
             return Caller(context, options, lambda call: begin_conversation(call, context), self._connections)
 
-        tls = _tls(settings)
+        self._new_connection = connection
         listening = await self._listening_socket()
-        self._listener = await loop.create_server(
-            connection,
-            sock=listening,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=settings.handshake_timeout_s if tls else None,
-        )
+        await self._listen(listening)
         self.port = int(listening.getsockname()[1])
         if settings.metrics_port is not None:
             self._metrics = MetricsServer(settings, self.snapshot)
             self.metrics_port = await self._metrics.start()
         self._ticker = loop.create_task(self._tick())
+
+    async def _listen(self, listening: socket.socket) -> None:
+        """Take connections from this socket; raises OSError."""
+        tls = self._context.access.tls
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._new_connection,
+            sock=listening,
+            backlog=BACKLOG,
+            ssl=tls.context if tls else None,
+            ssl_handshake_timeout=self.settings.handshake_timeout_s if tls else None,
+        )
+
+    async def _renew(self) -> None:
+        """Look at the files of tokens, keys and certificates; new connections get what they say now.
+
+        The socket stays the same: whoever waits in its queue is taken by the listener that follows. Connections
+        that are there go on with what they began with.
+        """
+        before = self._listener
+        if not self._context.access.refresh() or before is None:
+            return
+        (listening,) = before.sockets
+        try:
+            await self._listen(listening.dup())
+        except OSError as exc:  # no descriptor is left, for example
+            _log.warning("new connections do not get the new certificate: %s", exc)
+            return
+        # A connection that was taken a moment ago needs its listener for one turn more.
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+        await asyncio.sleep(TICK_S)
+        before.close()
 
     async def drain(self) -> None:
         """Refuse new calls and those that wait for Triton, answer those that it has, and say goodbye to all callers.
@@ -114,6 +144,7 @@ class Guard:
     async def stop(self) -> None:
         """Drain, and close everything."""
         await self.drain()
+        self._context.reports.look(math.inf)
         for connection in list(self._connections):
             connection.transport.abort()
         self._context.upstream.close()
@@ -136,13 +167,18 @@ class Guard:
             cancelled=counters.cancelled,
             received_bytes=counters.received_bytes,
             sent_bytes=counters.sent_bytes,
+            certificate_expires=None if self._context.access.tls is None else self._context.access.tls.expires,
             connections=len(self._connections),
             under_way=admission.requests,
             under_way_bytes=admission.bytes,
+            labels=counters.by_label(),
+            durations=list(counters.durations.counts),
+            durations_sum_s=counters.durations.sum_s,
         )
 
     async def _tick(self) -> None:
         context, loop = self._context, asyncio.get_running_loop()
+        renew_at = loop.time() + self.settings.reread_s
         for number in itertools.count():
             context.now = now = loop.time()
             if context.streams:
@@ -152,6 +188,10 @@ class Guard:
                 for connection in list(self._connections):
                     connection.sweep()
                 context.health.look(now)
+                context.reports.look(now)
+            if now >= renew_at and not context.is_stopping:
+                renew_at = now + self.settings.reread_s
+                await self._renew()
             await asyncio.sleep(TICK_S)
 
     async def _listening_socket(self) -> socket.socket:
@@ -173,17 +213,3 @@ class Guard:
             listening.close()
             raise
         return listening
-
-
-def _tls(settings: GuardSettings) -> ssl.SSLContext | None:
-    """What callers have to speak, None for plain HTTP/2."""
-    if settings.tls_certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    context.set_alpn_protocols(["h2"])
-    if settings.tls_client_ca is not None:
-        context.load_verify_locations(settings.tls_client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

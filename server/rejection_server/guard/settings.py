@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GuardSettings", "SettingsError"]
+__all__ = ["ADMIN_KEY", "UNIX", "GuardSettings", "SettingsError"]
 
+UNIX = "unix:"
+"""What the address of a socket in the file system begins with."""
+ADMIN_KEY = "triton-grpc-protocol-admin-key"
+"""The header that carries the key of administration, here as in Triton's restricted protocols."""
 _MEBIBYTE = 1 << 20
 
 
@@ -30,7 +34,7 @@ class GuardSettings:
     """Where a guard listens, what it stands in front of, and its bounds; times are in seconds."""
 
     upstream: str
-    """HOST:PORT of Triton's gRPC service."""
+    """Triton's gRPC service: HOST:PORT, or unix:PATH of a socket."""
     public_models: tuple[str, ...]
     """The models that may be asked for inference."""
     host: str = "127.0.0.1"
@@ -42,12 +46,15 @@ class GuardSettings:
     reuse_port: bool = False
     """Whether several guards share the port, each taking its part of the connections."""
 
+    labels: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Labels of public models, of whose answers each text's most probable one is counted."""
+    measures_parent: bool = False
+    """Whether the memory of all that the guard's parent started is published."""
+
     upstream_connections: int = 2
     """Connections to Triton; its gRPC service handles each by one of its threads."""
-    upstream_key: str | None = None
-    """Name of a header that opens Triton's restricted protocols, such as `triton-grpc-protocol-KEY`."""
-    upstream_value: str | None = None
-    """Value of that header."""
+    upstream_admin_key: str | None = None
+    """What opens Triton's own administration (`ADMIN_KEY`); it goes with calls of administration alone."""
 
     max_requests: int = 512
     """Inference requests under way, those that wait in the guard and those that Triton has."""
@@ -94,36 +101,37 @@ class GuardSettings:
     drain_timeout_s: float = 30.0
     """How long the calls under way may take when the guard stops."""
 
-    tls_certificate: Path | None = None
+    tls_cert: Path | None = None
     """PEM file with the certificate and its chain; with it, callers have to speak TLS."""
     tls_key: Path | None = None
     """PEM file with the certificate's private key."""
     tls_client_ca: Path | None = None
     """PEM file with the authorities whose client certificates are let in; None asks for none."""
+    token_file: Path | None = None
+    """File of tokens, one a line, of which callers have to show one, save for health; None asks for none."""
+    admin_key_file: Path | None = None
+    """File with the key (`ADMIN_KEY`) that opens administration; None opens it to nobody."""
+    reread_s: float = 2.0
+    """How often all of these files are looked at, to be read again when they changed."""
 
     metrics_port: int | None = None
     """Port for metrics in Prometheus' text format, GET /metrics; 0 takes a free one, None leaves them out."""
     metrics_host: str = "127.0.0.1"
     """Name or address to listen on for it."""
     upstream_metrics: str | None = None
-    """URL of Triton's own metrics, such as http://127.0.0.1:8002/metrics, to publish together with the guard's."""
+    """Triton's own metrics, to publish together with the guard's: a URL such as http://127.0.0.1:8002/metrics, or
+    unix:PATH of a socket."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise SettingsError("tls_certificate and tls_key belong together: give both or neither")
-        if (self.upstream_key is None) != (self.upstream_value is None):
-            raise SettingsError("upstream_key and upstream_value belong together: give both or neither")
-        if self.upstream_metrics is not None and not self.upstream_metrics.startswith("http://"):
-            raise SettingsError(f"upstream_metrics '{self.upstream_metrics}' is not a URL that begins with http://")
-        if not self.upstream.rpartition(":")[2].isdigit():
-            raise SettingsError(f"upstream '{self.upstream}' is not HOST:PORT")
-
-    @property
-    def upstream_address(self) -> tuple[str, int]:
-        """Host and port of Triton."""
-        host, _, port = self.upstream.rpartition(":")
-        return host.strip("[]"), int(port)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("tls_cert and tls_key belong together: give both or neither")
+        if self.upstream_metrics is not None and not self.upstream_metrics.startswith(("http://", UNIX)):
+            raise SettingsError(
+                f"upstream_metrics '{self.upstream_metrics}' is neither a URL that begins with http:// nor unix:PATH"
+            )
+        if not (self.upstream.startswith(UNIX) or self.upstream.rpartition(":")[2].isdigit()):
+            raise SettingsError(f"upstream '{self.upstream}' is neither HOST:PORT nor unix:PATH")
 
     @property
     def memory_bytes(self) -> int:
@@ -162,6 +170,9 @@ def _read(name: str, value: object, hint: object) -> object:
         return Path(value)
     if typing.get_origin(hint) is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        inner = typing.get_args(hint)[1]
+        return {key: _read(name, part, inner) for key, part in value.items()}
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in kinds:

@@ -50,7 +50,7 @@ class _Open(Conversation):
         self.begin()
         if not call.out:
             call.since = self.context.now
-        call.out, call.sent = call.out[call.sent :] + data, 0
+        call.out, call.sent = bytes(call.out[call.sent :]) + data, 0
         self.count_unread()
         call.connection.lib.session_resume_data(call.connection.session, call.id)
         call.connection.flush_soon()
@@ -86,7 +86,7 @@ class _Open(Conversation):
 class _Slot:
     """The place of one request's answer."""
 
-    __slots__ = ("answer", "code", "error", "exchange", "request_id", "stream")
+    __slots__ = ("answer", "code", "error", "exchange", "model", "request_id", "stream")
 
     def __init__(self, stream: _Inferences) -> None:
         self.stream = stream
@@ -94,7 +94,7 @@ class _Slot:
         self.answer: bytes | None = None
         """The message of the answer without its prefix."""
         self.error: str | None = None
-        self.request_id = ""
+        self.model = self.request_id = ""
         self.code = 0
 
     @property
@@ -106,15 +106,18 @@ class _Slot:
         """Triton's answer, or what stands for it."""
         self.exchange = None
         self.request_id = exchange.request_id
+        self.model = exchange.model
         if exchange.refusal is not None:
             self.refused(exchange.refusal)
         elif exchange.status != b"0":
-            self.code = int(exchange.status) if exchange.status.isdigit() else int(Code.UNKNOWN)
+            self.code, told = exchange.error()
             self.error = percent_decoded(exchange.message)
+            self.stream.context.reports.failed(self.stream.call, self.code, told, self)
             self.stream.deliver()
         elif exchange.inquiry:
             self.refused(contract.part_of(exchange.inquiry, self.stream.context.settings.public_models))
         else:
+            self.stream.context.inferences.answered(exchange)
             self.answer = bytes(exchange.body[framing.PREFIX_BYTES :])
             self.stream.deliver()
 
@@ -123,6 +126,8 @@ class _Slot:
         self.stream.context.counters.refused[refusal.reason] += 1
         self.code, self.error = int(refusal.code), refusal.sentence
         self.request_id = self.request_id or refusal.request_id
+        self.model = self.model or refusal.model
+        self.stream.context.reports.failed(self.stream.call, self.code, refusal.sentence, self)
         self.stream.deliver()
 
 
@@ -206,8 +211,9 @@ class _Inferences(_Open):
             self._end_if_done()
 
     def _request(self, message: Message, size: int) -> None:
-        """One message: an answer, sooner or later, in its place."""
+        """One message: an answer, sooner or later, in its place; raises Refusal if the caller's token has gone."""
         context, call = self.context, self.call
+        context.access.check(call.method, call.token, call.admin_key)
         slot = _Slot(self)
         self._slots.append(slot)
         call.held -= size

@@ -18,7 +18,7 @@ from rejection_server.guard.admission import Admission
 from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.refusal import Code, Refusal, percent_decoded
 from rejection_server.guard.session import Session, Stream
-from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.settings import UNIX, GuardSettings
 
 __all__ = ["Exchange", "Owner", "Upstream"]
 
@@ -30,7 +30,6 @@ GIVEN_UP = (b"is not healthy", b"obtain the health mutex")
 """In Triton's INTERNAL errors: a model's process did not run for a second, so Triton waits for it no more. What that
 process still answers may then be taken for the answer to another request."""
 FAULTS = (b"%d" % Code.INTERNAL, b"%d" % Code.UNKNOWN)
-MAX_LOGGED_BYTES = 1000
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 
@@ -54,12 +53,15 @@ class Exchange(Stream):
 
     __slots__ = (
         "abandoned",
+        "begun",
         "extra",
+        "fault",
         "held",
         "inquiry",
         "is_inference",
         "is_long",
         "message",
+        "model",
         "owner",
         "path",
         "refusal",
@@ -89,7 +91,18 @@ class Exchange(Stream):
         """A model that is not public and of which this asks whether it exists."""
         self.request_id = ""
         """The id that the caller gave the request: Triton's errors do not repeat it."""
+        self.begun = 0.0
+        """When it was taken on, by the monotonic clock."""
+        self.model = ""
+        """The model that it names."""
+        self.fault = b""
+        """Triton's own words for what it failed on, which are not for callers."""
         self.abandoned = False
+
+    def error(self) -> tuple[int, str]:
+        """Code and sentence of Triton's error, in its own words."""
+        code = int(self.status) if self.status.isdigit() else int(Code.UNKNOWN)
+        return code, percent_decoded(self.fault or self.message)
 
 
 class Upstream:
@@ -111,15 +124,12 @@ class Upstream:
         """What waits for its turn: what is long, and what is not."""
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
-        self._logged = 0.0
-        extra = () if settings.upstream_key is None else ((settings.upstream_key, settings.upstream_value or ""),)
         self._fixed = (
             (b":method", b"POST"),
             (b":scheme", b"http"),
-            (b":authority", settings.upstream.encode()),
+            (b":authority", b"localhost" if settings.upstream.startswith(UNIX) else settings.upstream.encode()),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
-            *((name.lower().encode(), value.encode()) for name, value in extra),
         )
 
     @property
@@ -228,10 +238,7 @@ class Upstream:
         message = exchange.message
         if any(words in message for words in GIVEN_UP):
             self.on_given_up(message)
-        now = asyncio.get_running_loop().time()
-        if now - self._logged >= 1:
-            self._logged = now
-            _log.warning("Triton failed on a request: %s", percent_decoded(message[:MAX_LOGGED_BYTES]))
+        exchange.fault = message
         exchange.message = b"the server failed on this request: its log tells why"
 
     def _release(self, exchange: Exchange) -> None:
@@ -248,12 +255,10 @@ class Upstream:
         return headers
 
     async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        host, port = self._settings.upstream_address
         pause_s = BACKOFF_S
         while True:
             try:
-                _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
+                connection = await self._connect()
             except OSError as exc:
                 _log.debug("no connection to %s: %s", self._settings.upstream, exc)
                 await asyncio.sleep(pause_s)
@@ -264,6 +269,15 @@ class Upstream:
             _log.warning("the connection to %s broke", self._settings.upstream)
             await asyncio.sleep(pause_s)
             pause_s = min(MAX_BACKOFF_S, 2 * pause_s) if not connection.greeted else BACKOFF_S
+
+    async def _connect(self) -> _Connection:
+        loop, address = asyncio.get_running_loop(), self._settings.upstream
+        if address.startswith(UNIX):
+            _, connection = await loop.create_unix_connection(lambda: _Connection(self), address.removeprefix(UNIX))
+        else:
+            host, _, port = address.rpartition(":")
+            _, connection = await loop.create_connection(lambda: _Connection(self), host.strip("[]"), int(port))
+        return connection
 
 
 class _Connection(Session):

@@ -10,8 +10,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from rejection_server.commands import command
 from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
@@ -19,12 +26,15 @@ from rejection_server.prepare.configuration import FACTS
 from rejection_server.prepare.recorded import GATE, compare_again
 from rejection_server.wording import one_line
 
-__all__ = ["Device", "check_device", "cuda_session"]
+__all__ = ["Device", "check_device", "check_served", "cuda_session"]
 
 Device = Literal["cpu", "gpu"]
 
 PROVIDER = "CUDAExecutionProvider"
 CHECK_TIMEOUT_S = 300.0
+CLASSIFIER = "classifier"
+AT_ONCE = 32
+"""Texts that a Triton is asked at a time, so that it makes batches of them."""
 TRY = f"import {__name__} as gpu; gpu.tell()"
 """The program of the process that tries the GPU; not `-m`, for the package imports this module."""
 
@@ -39,8 +49,10 @@ class GpuError(Exception):
     """The GPU cannot be used; the message is one sentence."""
 
 
-def check_device(repository: Path, device: Device) -> None:
-    """Check that the repository is for that device, and, for a GPU, that it answers there as it should.
+def check_device(repository: Path, device: Device, *, tries: bool = True) -> None:
+    """Check that the repository is for that device, and, for a GPU if it `tries`, that it answers there as it should.
+
+    It does not where Triton has an onnxruntime of its own: then that is asked, by `check_served`, once it serves.
 
     Raises OptionError for a repository that is for the other device, UnsupportedMachineError where the GPU cannot be
     used, and HostError where its answers are not those of the original.
@@ -55,8 +67,40 @@ def check_device(repository: Path, device: Device) -> None:
             else f"leave out --device gpu, or make one with {command('prepare')} MODEL --device gpu"
         )
         raise OptionError(f"the model repository {repository} was prepared for {other}: {way}")
-    if device == "gpu":
+    if device == "gpu" and tries:
         _check_gpu(version)
+
+
+def check_served(repository: Path, address: str) -> None:
+    """Have the Triton at HOST:PORT answer the recorded texts; raises HostError if it does not as the original did."""
+    version = _newest_version(repository)
+    if not (version / GATE).is_file():  # made by hand
+        return
+    client = triton.InferenceServerClient(address)
+
+    def probabilities(row: NDArray[Any]) -> NDArray[Any]:
+        ids = triton.InferInput("input_ids", [1, len(row)], "INT64")
+        ids.set_data_from_numpy(row[None])
+        result = client.infer(CLASSIFIER, [ids], client_timeout=CHECK_TIMEOUT_S)
+        answer: NDArray[Any] | None = result.as_numpy("probabilities")
+        if answer is None:
+            raise HostError(f"the model {CLASSIFIER} has no output 'probabilities': prepare the repository again")
+        return answer
+
+    def run(feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        rows = np.split(feed["input_ids"], np.cumsum(feed["sequence_lengths"])[:-1])
+        return np.concatenate(list(pool.map(probabilities, rows)))
+
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            _, missed = compare_again(version, run)
+    except (InferenceServerException, ValueError) as exc:
+        raise HostError(
+            f"the model did not answer on this GPU ({one_line(exc, 200)}): look at it with nvidia-smi"
+        ) from exc
+    finally:
+        client.close()
+    _raise_if_missed(missed)
 
 
 def _check_gpu(version: Path) -> None:
@@ -75,10 +119,14 @@ def _check_gpu(version: Path) -> None:
         ) from exc
     if said.get("unusable"):
         raise UnsupportedMachineError(said["unusable"])
-    if said.get("missed"):
+    _raise_if_missed(said.get("missed", []))
+
+
+def _raise_if_missed(missed: Sequence[str]) -> None:
+    if missed:
         raise HostError(
-            f"on this GPU the model does not answer like the original ({'; '.join(said['missed'])}): prepare it again "
-            f"with {command('prepare')} MODEL --device gpu --precision fp32"
+            f"on this GPU the model does not answer like the original ({'; '.join(missed)}): prepare it again with "
+            f"{command('prepare')} MODEL --device gpu --precision fp32"
         )
 
 

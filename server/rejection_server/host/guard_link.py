@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from rejection_server.guard.answers import PROBABILITIES
 from rejection_server.guard.settings import GuardSettings
 from rejection_server.host.errors import GuardError, PortTakenError
 from rejection_server.host.options import Endpoints, ServeOptions
@@ -23,6 +25,8 @@ __all__ = ["GuardLink", "guard_settings"]
 
 MAX_PENDING = "max_pending_requests"
 """Parameter of a model: how many requests may wait, 0 for any number."""
+PROBLEM_TYPE, ONE_LABEL = "problem_type", "single_label_classification"
+"""Parameter of the public model, and its value where each text has one label."""
 UNBOUNDED = 1 << 30
 LEAST_UPSTREAM = 16
 """Requests that Triton has at a time, at least."""
@@ -32,8 +36,8 @@ IN_USE = "in use"
 _log = logging.getLogger(__name__)
 
 
-def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path) -> GuardSettings:
-    """What the guard is to be told in front of a Triton that serves `repository`.
+def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path, admin_key: str) -> GuardSettings:
+    """What the guard is to be told in front of a Triton that serves `repository`, with this key of administration.
 
     Public are the models that are no step of another. Triton may have twice what all instances of a model together take
     at a time, so that the next batch is there while it runs one. What is more waits in the guard, where it is dropped
@@ -47,15 +51,20 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
     return GuardSettings(
         upstream=endpoints.triton,
         public_models=tuple(sorted(configs.keys() - steps)),
+        labels=_labels(repository, configs),
+        measures_parent=True,
         host=endpoints.address,
         port=endpoints.grpc_port,
         max_requests=most,
         max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
         max_upstream_long=_long(configs.values()) or most,
         drain_timeout_s=float(options.exit_timeout_s),
-        tls_certificate=options.tls_certificate,
+        tls_cert=options.tls_cert,
         tls_key=options.tls_key,
         tls_client_ca=options.tls_client_ca,
+        token_file=options.token_file,
+        admin_key_file=options.admin_key_file,
+        upstream_admin_key=None if options.admin_key_file is None else admin_key,
         metrics_port=endpoints.metrics_port if endpoints.publishes_metrics else None,
         metrics_host=endpoints.address,
         upstream_metrics=endpoints.models_metrics,
@@ -76,6 +85,19 @@ def _read_configs(repository: Path, config_name: str | None) -> dict[str, Any]:
             config = model_config_pb2.ModelConfig()
         configs[folder.name] = config
     return configs
+
+
+def _labels(repository: Path, configs: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Names of the labels of the models that give each text one of them."""
+    labels = {}
+    for name, config in configs.items():
+        kind = config.parameters[PROBLEM_TYPE].string_value if PROBLEM_TYPE in config.parameters else ONE_LABEL
+        for output in config.output:
+            if output.name == PROBABILITIES and output.label_filename and kind == ONE_LABEL:
+                with contextlib.suppress(OSError, ValueError):  # Triton tells what is wrong with it
+                    lines = (repository / name / output.label_filename).read_text(encoding="utf-8").splitlines()
+                    labels[name] = tuple(line for line in lines if line)
+    return labels
 
 
 def _long(configs: Iterable[Any]) -> int:
@@ -174,5 +196,8 @@ class GuardLink:
                 if "port" in message or "error" in message:
                     self._begun.put(message)
                 elif "event" in message:
-                    self._on_event(message)
+                    try:
+                        self._on_event(message)
+                    except Exception:  # not a reason to listen no more, by which the guard would seem dead
+                        _log.exception("an event of the guard was not taken")
         self._begun.put({})

@@ -2,14 +2,15 @@
 
 Run as a script, with the standard library only, in a session of its own:
 
-    python -I -S guardian.py SHM_PREFIX RUNTIME_FOLDER STOP_GRACE_S GUARD COMMAND...
+    python -I -S guardian.py SHM_PREFIX RUNTIME_FOLDER STOP_GRACE_S GUARD
 
     launcher ── commands ──> guardian ──> tritonserver ──> Python backend stubs
              <── status ────          ──> guard
 
-The guardian starts COMMAND as its child, in a process group of its own, and sits between two pipes. Standard input
-carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes are to be
-watched, `t` asks Triton to finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death,
+The guardian starts tritonserver as its child, in a process group of its own, and sits between two pipes. Standard
+input begins with Triton's command line (`send_command`), which is no argument of the guardian's because it holds keys.
+Then it carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes are to
+be watched, `t` asks Triton to finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death,
 counts as the launcher's last command: stop now. Standard output tells the launcher `started PID`, `watching` in answer
 to `w` after `stub PID INSTANCE` for each of them, `lost INSTANCE STATUS` when a model's process died, which ends Triton
 too, and, once everything is gone, `exited STATUS`. A negative status is a signal. Standard error is handed to Triton.
@@ -45,19 +46,29 @@ EMPTY_GRACE_S = 3.0
 """How long Triton may take to stop after the guard answered all that was in flight. It unloads an
 instance a second, for which nobody has to wait."""
 KILL_WAIT_S = 5.0
+CLOSE_UP_S = 1.0
+"""How often regions of models that came meanwhile are closed to other users."""
 MOST_FILES = 1 << 16
 """Open files that a process may have, where the system leaves it at less and lets it be raised."""
 GUARD_MODULE = "rejection_server.guard"
 STUB = "triton_python_backend_stub"
 STUB_INSTANCE = 8
 """Which of a stub's arguments is the name of the model instance."""
+KEY_ARGUMENTS = ("--grpc-restricted-protocol=", "--http-restricted-api=")
+"""Of Triton's arguments those with a key, at their end after the second `=`."""
+ARGUMENTS_START = 45
+"""Which field of /proc/PID/stat, after the name, tells where the arguments are in memory; the next tells their end."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(arguments: list[str]) -> int:
     """Start the command, watch it and the launcher, clear up; returns 0 once everything is gone."""
-    shm_prefix, runtime_folder, stop_grace_s, guard_fds, *command = arguments
+    shm_prefix, runtime_folder, stop_grace_s, guard_fds = arguments
+    command = _receive_command()
+    if not command:  # the launcher ended first
+        remove_leftovers(shm_prefix, Path(runtime_folder))
+        return 1
     _raise_file_limit()
     prctl = _prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -78,7 +89,9 @@ def main(arguments: list[str]) -> int:
     if guard is not None:
         _tell(f"guard {guard}")
     unloads = any(argument.startswith("--model-control-mode=") and "none" not in argument for argument in command)
-    status = _Watch((triton, guard), launcher, wake, float(stop_grace_s), unloads=unloads).until_exit()
+    watch = _Watch((triton, guard), (launcher, wake), float(stop_grace_s), shm_prefix, unloads=unloads)
+    watch.keys = [argument.split("=", 2)[2].encode() for argument in command if argument.startswith(KEY_ARGUMENTS)]
+    status = watch.until_exit()
     kill_group(triton)
     _kill_adopted()
     remove_leftovers(shm_prefix, Path(runtime_folder))
@@ -100,24 +113,68 @@ def remove_leftovers(shm_prefix: str, runtime_folder: Path) -> None:
     shutil.rmtree(runtime_folder, ignore_errors=True)
 
 
+def send_command(pipe: int, command: list[str]) -> None:
+    """Tell a guardian, by its standard input, what to start."""
+    message = "\0".join(command).encode(errors="surrogateescape")
+    os.write(pipe, len(message).to_bytes(4, "big") + message)
+
+
+def _receive_command() -> list[str]:
+    with open(0, "rb", buffering=0, closefd=False) as pipe:
+        size = int.from_bytes(pipe.read(4), "big")
+        message = b""
+        while len(message) < size and (part := pipe.read(size - len(message))):
+            message += part
+    return os.fsdecode(message).split("\0") if message else []
+
+
+def _hide(keys: list[bytes], triton: int) -> None:
+    """Overwrite the keys among Triton's arguments, which it has read, with stars: anybody may list arguments."""
+    # Where the kernel forbids it, they stay.
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{triton}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
+        fields = Path(f"/proc/{triton}/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[ARGUMENTS_START]), int(fields[ARGUMENTS_START + 1])
+        memory.seek(start)
+        arguments = memory.read(end - start)
+        for key in keys:
+            arguments = arguments.replace(key, b"*" * len(key))
+        memory.seek(start)
+        memory.write(arguments)
+
+
+def _close_regions(shm_prefix: str) -> None:
+    """Close the shared memory of Triton and its models, which has texts in it, to other users."""
+    for region in SHARED_MEMORY.glob(f"{shm_prefix}*"):
+        with contextlib.suppress(OSError):  # it may have gone
+            region.chmod(0o600)
+
+
 class _Watch:
     """Relays the launcher's commands until Triton has ended.
 
     Args:
         children: Triton's process and that of the guard before it, None if there is none.
-        launcher: a descriptor that tells the launcher's end; None leaves that to the pipe of commands.
-        wake: a descriptor that tells of signals.
+        tell: descriptors that tell the launcher's end (None leaves that to the pipe of commands) and of signals.
         stop_grace_s: how long Triton may take to stop when it is asked to.
+        shm_prefix: of the names of Triton's shared memory regions, which other users are kept out of.
         unloads: whether Triton may end a model's process while it serves, because it was told to unload the model.
     """
 
     def __init__(
-        self, children: tuple[int, int | None], launcher: int | None, wake: int, stop_grace_s: float, *, unloads: bool
+        self,
+        children: tuple[int, int | None],
+        tell: tuple[int | None, int],
+        stop_grace_s: float,
+        shm_prefix: str,
+        *,
+        unloads: bool,
     ) -> None:
         self._triton, self._guard = children
-        self._launcher = launcher
-        self._wake = wake
+        self._launcher, self._wake = launcher, wake = tell
         self._stop_grace_s = stop_grace_s
+        self._shm_prefix = shm_prefix
+        self.keys: list[bytes] = []
+        """What is among Triton's arguments and not for everybody to see."""
         self._unloads = unloads
         self._commands = sys.stdin.fileno()
         self._sources = {self._commands, wake} | ({launcher} if launcher is not None else set())
@@ -130,6 +187,9 @@ class _Watch:
         """Returns Triton's status, negative for a signal."""
         while True:
             timeout_s = None if self._kill_at == float("inf") else max(0.0, self._kill_at - time.monotonic())
+            if self._unloads:
+                _close_regions(self._shm_prefix)
+                timeout_s = min(CLOSE_UP_S, CLOSE_UP_S if timeout_s is None else timeout_s)
             ready = set(select.select([*self._sources, *self._stubs], [], [], timeout_s)[0])
             if self._wake in ready:
                 received = set(os.read(self._wake, 4096))
@@ -166,6 +226,8 @@ class _Watch:
 
     def _obey(self, command: bytes | None, is_orphaned: bool) -> None:
         if command == b"w":
+            _close_regions(self._shm_prefix)
+            _hide(self.keys, self._triton)
             self._stubs = _open_stubs(self._triton)
             for pid, instance in self._stubs.values():
                 _tell(f"stub {pid} {instance}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -17,27 +17,29 @@ class HealthProbe:
     """Asks one server again and again; close it when done.
 
     Args:
-        address: HOST:PORT of its gRPC service.
-        listeners: address and port of all its services. Triton opens its ports one after the other, gRPC first.
+        address: of its gRPC service, HOST:PORT or unix:PATH.
+        listeners: where all its services listen, address and port or the path of a socket. Triton opens one after the
+            other, gRPC first.
         speaks_grpc: False where TLS is on, for which the probe has no certificates: it then takes the open port for the
             answer, which Triton opens only after it has loaded the models.
         every_model: whether every model has to be ready, or only the server alive.
-        lists_models: whether the server tells the state of each model, which a guard does not.
+        metadata: what opens administration, and with it the state of each model; None where nothing does, as with a
+            guard, whose word then counts.
     """
 
     def __init__(
         self,
         address: str,
-        listeners: Sequence[tuple[str, int]] = (),
+        listeners: Sequence[tuple[str, int] | str] = (),
         *,
         speaks_grpc: bool = True,
         every_model: bool = True,
-        lists_models: bool = True,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._listeners = listeners
         self._speaks_grpc = speaks_grpc
         self._every_model = every_model
-        self._lists_models = lists_models
+        self._metadata = metadata
         self._client = triton.InferenceServerClient(address)
 
     def is_ready(self) -> bool:
@@ -52,9 +54,9 @@ class HealthProbe:
                 return bool(self._client.is_server_live(client_timeout=RPC_TIMEOUT_S))
             if not self._client.is_server_ready(client_timeout=RPC_TIMEOUT_S):
                 return False
-            if not self._lists_models:
+            if self._metadata is None:
                 return True
-            index = self._client.get_model_repository_index(client_timeout=RPC_TIMEOUT_S)
+            index = self._client.get_model_repository_index(headers=self._metadata, client_timeout=RPC_TIMEOUT_S)
         except InferenceServerException:
             return False
         # A model that is in the repository but was not asked for (explicit model control) has no state.
@@ -65,9 +67,13 @@ class HealthProbe:
         self._client.close()
 
 
-def _is_open(listener: tuple[str, int]) -> bool:
+def _is_open(listener: tuple[str, int] | str) -> bool:
     try:
-        with socket.create_connection(listener, timeout=RPC_TIMEOUT_S):
-            return True
+        if isinstance(listener, tuple):
+            socket.create_connection(listener, timeout=RPC_TIMEOUT_S).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(listener)
     except OSError:
         return False
+    return True

@@ -9,11 +9,11 @@
     ├── lib/libpython3.X.so.1.0   this interpreter's own, under the name the stub asks for
     └── tmp/                      TMPDIR of Triton and its models
 
-Triton refuses a backend library that is a link out of the backend's folder, and a stub that is a copy finds no
-libraries by its built-in search path: so files are copied and everything is found through LD_LIBRARY_PATH. The stub
-ignores PYTHONPATH (its interpreter is isolated) and takes the virtual environment of the first `python3` on PATH for
-its own: so it is given one. The folder's name is the prefix of every shared memory region of this Triton, which is how
-both are recognised after an unclean end.
+An installed Triton's backends are run where they lie, and there is no `backends` here. Triton refuses a backend library
+that is a link out of the backend's folder, and a stub that is a copy finds no libraries by its built-in search path: so
+files are copied and everything is found through LD_LIBRARY_PATH. The stub ignores PYTHONPATH (its interpreter is
+isolated) and takes the virtual environment of the first `python3` on PATH for its own: so it is given one. The folder's
+name is the prefix of every shared memory region of this Triton, which is how both are recognised after an unclean end.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from pathlib import Path
 import rejection_server
 from rejection_server.host.errors import HostError, UnsupportedMachineError
 from rejection_server.host.guardian import remove_leftovers
-from rejection_server.host.locate import TritonWheel, loader_complaints, needed_libpython
+from rejection_server.host.locate import Triton, loader_complaints, needed_libpython
 from rejection_server.host.machine import CONTAINER_HINT, find_libpython, lacks_libpython
+from rejection_server.host.options import METRICS_SOCKET
 from rejection_server.host.surroundings import check_surroundings, why_unusable
 
 __all__ = ["Layout", "lay_out", "remove_stale"]
@@ -42,6 +43,8 @@ PREFIX = "rejection-server-"
 STALE_AFTER_S = 60.0
 NEEDED_MIB = 8
 """Free space for the runtime folder: its files take 3 MiB, the rest is for what libraries keep in TMPDIR."""
+LONGEST_FOLDER = 107 - len(f"/{PREFIX}12345678/{METRICS_SOCKET}")
+"""Bytes that the name of a socket leaves for the folder above the runtime folder."""
 ONNX_BACKEND = Path(rejection_server.__file__).with_name("onnx_backend") / "model.py"
 
 _log = logging.getLogger(__name__)
@@ -55,13 +58,10 @@ class Layout:
     """The runtime folder."""
     environment: Mapping[str, str]
     """Environment variables for Triton."""
+    backends: Path
+    """What `--backend-directory` names."""
     alive_fd: int
     """Descriptor of the locked file `alive`; the lock lasts until every holder closed it."""
-
-    @property
-    def backends(self) -> Path:
-        """What `--backend-directory` names."""
-        return self.folder / "backends"
 
     @property
     def shm_prefix(self) -> str:
@@ -69,7 +69,7 @@ class Layout:
         return f"{self.folder.name}-"
 
 
-def lay_out(wheel: TritonWheel) -> Layout:
+def lay_out(triton: Triton) -> Layout:
     """Make a fresh runtime folder and check that the system can load Triton from it.
 
     Raises UnsupportedMachineError if a shared library is missing, HostError if no folder can be used or the system
@@ -83,19 +83,20 @@ def lay_out(wheel: TritonWheel) -> Layout:
     try:
         fcntl.flock(alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            stub = _fill(folder, wheel)
+            stub = _fill(folder, triton)
         except OSError as exc:
             raise HostError(
                 f"the folder {folder}, which Triton runs from, cannot be filled ({exc.strerror}): set TMPDIR to a "
                 f"folder with {NEEDED_MIB} MiB free"
             ) from exc
-        environment = _environment(folder, wheel)
-        _check_libraries(wheel, stub, environment)
+        environment = _environment(folder, triton)
+        _check_libraries(triton, stub, environment)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(alive_fd)
         raise
-    return Layout(folder=folder, environment=environment, alive_fd=alive_fd)
+    backends = triton.backends or folder / "backends"
+    return Layout(folder=folder, environment=environment, backends=backends, alive_fd=alive_fd)
 
 
 def remove_stale(parent: Path) -> None:
@@ -116,30 +117,35 @@ def remove_stale(parent: Path) -> None:
             continue
 
 
-def _fill(folder: Path, wheel: TritonWheel) -> Path:
+def _fill(folder: Path, triton: Triton) -> Path:
     """Copy and link the files in; returns the stub."""
-    python = folder / "backends" / "python"
-    python.mkdir(parents=True)
-    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        shutil.copyfile(wheel.python_backend / name, python / name)
-    stub = python / wheel.stub.name
-    shutil.copyfile(wheel.stub, stub)
-    stub.chmod(0o700)
-
-    (folder / "backends" / "onnxruntime").mkdir()
-    shutil.copyfile(ONNX_BACKEND, folder / "backends" / "onnxruntime" / "model.py")
-
+    stub = triton.stub if triton.backends is not None else _copy_backends(folder / "backends", triton)
     (folder / "tmp").mkdir()
     (folder / "lib").mkdir()
     libpython = find_libpython()
     if libpython is not None:
-        (folder / "lib" / needed_libpython(wheel.stub)).symlink_to(libpython)
+        (folder / "lib" / needed_libpython(triton.stub)).symlink_to(libpython)
 
-    _make_virtual_environment(folder, wheel)
+    _make_virtual_environment(folder)
     return stub
 
 
-def _make_virtual_environment(folder: Path, wheel: TritonWheel) -> None:
+def _copy_backends(backends: Path, triton: Triton) -> Path:
+    """Make the wheel's Python backend for this version of Python, and the stand-in; returns the stub."""
+    python = backends / "python"
+    python.mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copyfile(triton.python_backend / name, python / name)
+    stub = python / triton.stub.name
+    shutil.copyfile(triton.stub, stub)
+    stub.chmod(0o700)
+
+    (backends / "onnxruntime").mkdir()
+    shutil.copyfile(ONNX_BACKEND, backends / "onnxruntime" / "model.py")
+    return stub
+
+
+def _make_virtual_environment(folder: Path) -> None:
     base = Path(sys.executable).resolve()
     (folder / "bin").mkdir()
     (folder / "bin" / "python3").symlink_to(base)
@@ -148,14 +154,12 @@ def _make_virtual_environment(folder: Path, wheel: TritonWheel) -> None:
     site_packages.mkdir(parents=True)
     installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     # addsitedir also honours editable installs.
-    lines = [
-        f"import site; site.addsitedir({entry!r})" for entry in dict.fromkeys([str(wheel.site_packages), *installed])
-    ]
+    lines = [f"import site; site.addsitedir({entry!r})" for entry in dict.fromkeys(installed)]
     lines.append("import rejection_server.host.numpy2 as numpy2; numpy2.repair()")
     (site_packages / "rejection_server.pth").write_text("\n".join(lines) + "\n")
 
 
-def _environment(folder: Path, wheel: TritonWheel) -> dict[str, str]:
+def _environment(folder: Path, triton: Triton) -> dict[str, str]:
     """Triton's environment: ours, with the search paths for libraries and the interpreter set."""
     environment = dict(os.environ)
     # It would name the standard library of another interpreter.
@@ -165,13 +169,13 @@ def _environment(folder: Path, wheel: TritonWheel) -> dict[str, str]:
         rest = [entry for entry in environment.get(variable, "").split(os.pathsep) if entry]
         environment[variable] = os.pathsep.join(dict.fromkeys([*map(str, paths), *rest]))
 
-    prepend("LD_LIBRARY_PATH", folder / "lib", wheel.libraries)
+    prepend("LD_LIBRARY_PATH", folder / "lib", triton.libraries)
     prepend("PATH", folder / "bin")
     environment["TMPDIR"] = str(folder / "tmp")
     return environment
 
 
-def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, str]) -> None:
+def _check_libraries(triton: Triton, stub: Path, environment: Mapping[str, str]) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     missing = loader_complaints(stub, environment)
     if lacks_libpython() or any(name.startswith("libpython") for name in missing):
@@ -180,7 +184,7 @@ def _check_libraries(wheel: TritonWheel, stub: Path, environment: Mapping[str, s
             f"backend needs: install it (on Debian and Ubuntu: apt-get install libpython{version}), or set PYTHON to "
             "an interpreter built with --enable-shared"
         )
-    missing += loader_complaints(wheel.tritonserver, environment)
+    missing += loader_complaints(triton.tritonserver, environment)
     if missing:
         raise UnsupportedMachineError(
             f"Triton needs {', '.join(dict.fromkeys(missing))}, which this system lacks: install it with the "
@@ -198,6 +202,8 @@ def _usable_folder() -> Path:
     reasons = []
     for candidate in dict.fromkeys(filter(None, candidates)):
         reason = why_unusable(candidate, NEEDED_MIB * 2**20)
+        if reason is None and len(os.fsencode(candidate)) > LONGEST_FOLDER:
+            reason = f"has a name longer than {LONGEST_FOLDER} bytes, with which no socket can be made in it"
         if reason is None:
             return Path(candidate)
         reasons.append(f"{candidate} {reason}")

@@ -1,11 +1,13 @@
-"""Find the Triton of the nvidia-pytriton wheel and check that this machine can run it.
+"""Find the Triton to run, and check that this machine can: that of the nvidia-pytriton wheel, or an installed one.
 
-The wheel is never imported: its metadata says where its files are, and they are used as they lie.
+The wheel is never imported: its metadata says where its files are, and they are used as they lie. An installed Triton
+is that of NVIDIA's image, which brings an onnxruntime backend of its own, in C++.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -18,34 +20,38 @@ from rejection_server.host.errors import TritonNotInstalledError, UnsupportedMac
 from rejection_server.host.machine import Machine, machine_problem, python_problem
 
 __all__ = [
-    "TritonWheel",
+    "Triton",
     "check_machine",
+    "find_triton",
     "find_wheel",
     "loader_complaints",
     "needed_libpython",
 ]
 
 WHEEL = "nvidia-pytriton"
+TRITON = "REJECTION_TRITON"
+"""Environment variable that names the folder of an installed Triton."""
+INSTALLED = Path("/opt/tritonserver")
+"""Where NVIDIA's image has it."""
+STUB = "triton_python_backend_stub"
 
 
 @dataclass(frozen=True)
-class TritonWheel:
-    """Where the files of an installed wheel lie."""
+class Triton:
+    """Where the files of a Triton lie."""
 
-    version: str
-    """Version of the wheel, not of Triton."""
     tritonserver: Path
     """The server binary."""
     python_backend: Path
     """Folder with the shared library and the Python module of Triton's Python backend."""
     stub: Path
     """The Python backend's process for this interpreter's version."""
-    libraries: Path
-    """Shared libraries that the wheel brings along."""
     caches: Path
     """Folder of Triton's response caches."""
-    site_packages: Path
-    """Folder that the wheel is installed in."""
+    libraries: Path
+    """Shared libraries that it brings along."""
+    backends: Path | None = None
+    """Folder of an installed Triton's backends, an onnxruntime among them; None for the wheel, which has none."""
 
 
 def check_machine(machine: Machine) -> None:
@@ -58,7 +64,55 @@ def check_machine(machine: Machine) -> None:
         raise UnsupportedMachineError(f"{problem}: set PYTHON to the path of a fitting interpreter")
 
 
-def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
+def find_triton() -> Triton:
+    """The Triton that REJECTION_TRITON names the folder of, or the wheel's, or, without a wheel, NVIDIA's image's.
+
+    Raises TritonNotInstalledError if there is none or a part is missing, UnsupportedMachineError if it does not fit
+    this machine or interpreter.
+    """
+    if folder := os.environ.get(TRITON):
+        return _find_installed(Path(folder))
+    if (INSTALLED / "bin" / "tritonserver").exists() and not _has_wheel():
+        return _find_installed(INSTALLED)
+    check_machine(Machine.current())
+    return find_wheel()
+
+
+def _has_wheel() -> bool:
+    try:
+        importlib.metadata.distribution(WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _find_installed(folder: Path) -> Triton:
+    python_backend = folder / "backends" / "python"
+    triton = Triton(
+        tritonserver=folder / "bin" / "tritonserver",
+        python_backend=python_backend,
+        stub=python_backend / STUB,
+        caches=folder / "caches",
+        libraries=folder / "lib",
+        backends=folder / "backends",
+    )
+    for path in (triton.tritonserver, triton.stub, folder / "backends" / "onnxruntime"):
+        if not path.exists():
+            raise TritonNotInstalledError(
+                f"the Triton in {folder} has no {path.relative_to(folder)}: use an image of NVIDIA's with the Python "
+                "and the onnxruntime backend (its table of supported backends names them), or set REJECTION_TRITON to "
+                "the folder of such a Triton"
+            )
+    wanted, own = needed_libpython(triton.stub), f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so"
+    if not wanted.startswith(own):
+        raise UnsupportedMachineError(
+            f"the Python backend of the Triton in {folder} is made for {wanted}, and this is Python "
+            f"{sys.version.split()[0]}: install rejection-server for that version of Python"
+        )
+    return triton
+
+
+def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> Triton:
     """Locate the wheel's Triton and the Python backend's stub for this version of Python.
 
     Raises TritonNotInstalledError if the wheel or one of the files is missing.
@@ -73,22 +127,25 @@ def find_wheel(python: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
     site_packages = Path(str(distribution.locate_file("")))
     triton = site_packages / "pytriton" / "tritonserver"
     version = ".".join(map(str, python))
-    wheel = TritonWheel(
-        version=distribution.version,
+    wheel = Triton(
         tritonserver=triton / "bin" / "tritonserver",
         python_backend=triton / "backends" / "python",
-        stub=triton / "python_backend_stubs" / version / "triton_python_backend_stub",
-        libraries=site_packages / "nvidia_pytriton.libs",
+        stub=triton / "python_backend_stubs" / version / STUB,
         caches=triton / "caches",
-        site_packages=site_packages,
+        libraries=site_packages / "nvidia_pytriton.libs",
     )
     if not wheel.stub.exists() and wheel.tritonserver.exists():
-        raise UnsupportedMachineError(f"{WHEEL} {wheel.version} has no Python backend for Python {version}")
-    for path in (wheel.tritonserver, wheel.python_backend / "libtriton_python.so", wheel.libraries):
+        raise UnsupportedMachineError(f"{WHEEL} {distribution.version} has no Python backend for Python {version}")
+    for path in (
+        wheel.tritonserver,
+        wheel.python_backend / "libtriton_python.so",
+        site_packages / "nvidia_pytriton.libs",
+    ):
         if not path.exists():
             raise TritonNotInstalledError(
-                f"the installed package {WHEEL} {wheel.version} is incomplete, {path.relative_to(site_packages)} is "
-                f"missing: remove the environment {sys.prefix}, and run {installing('embedded')} for a new one"
+                f"the installed package {WHEEL} {distribution.version} is incomplete, "
+                f"{path.relative_to(site_packages)} is missing: remove the environment {sys.prefix}, and run "
+                f"{installing('embedded')} for a new one"
             )
     return wheel
 

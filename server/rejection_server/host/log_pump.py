@@ -19,6 +19,8 @@ MOST_LINES = 1000
 """Lines of all kinds that pass within a second."""
 LONGEST = 16384
 """Characters of a line that pass."""
+NOISE = b"NODELAY NOT SUPPORTED"
+"""What Triton's web server says of each connection to a socket in the file system, which has no use for that option."""
 _NUMBER = re.compile(r"[0-9]+")
 _SHOWN = 200
 
@@ -88,6 +90,8 @@ def log_lines(stream: IO[bytes]) -> Iterator[str]:
                 lines.append(buffer)
                 buffer = b""
             for line in lines:
+                if NOISE in line:
+                    continue
                 yield from repeats.take(line.decode(errors="replace").rstrip())
     if buffer:
         yield from repeats.take(buffer.decode(errors="replace").rstrip())

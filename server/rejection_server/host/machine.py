@@ -20,7 +20,8 @@ from pathlib import Path
 
 MINIMUM_GLIBC = (2, 35)
 PYTHON_VERSIONS = ((3, 11), (3, 12), (3, 13))
-CONTAINER_HINT = "use the container image in docker/ instead"
+CONTAINER_HINT = "use the container image of docker/Dockerfile instead"
+ARM_HINT = "use NVIDIA's image instead, which there is for ARM, too (docker/Dockerfile.triton)"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def machine_problem(machine: Machine) -> str | None:
         needs, has = f"the GNU C library {wanted} or newer", f"this system has {match[1]}.{match[2]}"
     else:
         return None
-    return f"the embedded Triton needs {needs}, {has}: {CONTAINER_HINT}"
+    hint = ARM_HINT if machine.processor in ("aarch64", "arm64") else CONTAINER_HINT
+    return f"the embedded Triton needs {needs}, {has}: {hint}"
 
 
 def python_problem(machine: Machine) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-import ssl
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
+from rejection_server.guard.settings import ADMIN_KEY, UNIX
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
 
 __all__ = [
@@ -20,14 +21,17 @@ __all__ = [
     "Runtime",
     "ServeOptions",
     "check_repository",
-    "check_tls",
     "choose_endpoints",
+    "is_loopback",
     "triton_command",
 ]
 
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 LOOPBACK = "127.0.0.1"
+GRPC_SOCKET = "grpc:1"
+"""Triton appends a port to the address that it is given, whatever that is."""
+METRICS_SOCKET = "metrics"
 SMALLEST_CACHE_BYTES = 2**16
 CACHE_BYTES = 64 * 2**20
 
@@ -51,9 +55,16 @@ _OURS = {
     "--allow-grpc": None,
     "--allow-metrics": "--metrics-port",
     "--cache-config": "--cache-size",
+    "--grpc-restricted-protocol": "--admin-key-file",
+    "--http-restricted-api": "--admin-key-file",
 }
-# What concerns Triton's own port, or lets callers change what is served.
-_UNGUARDED = ("--grpc-", "--reuse-grpc-port", "--model-control-mode", "--load-model", "--repository-poll-secs")
+# What concerns Triton's own port, and what lets callers change what is served.
+_OF_ITS_PORT = ("--grpc-", "--reuse-grpc-port")
+_OF_CONTROL = ("--model-control-mode", "--load-model", "--repository-poll-secs")
+_ADMINISTRATION = "shared-memory,model-repository,trace,logging"
+"""Protocols of Triton that let one caller change what all others get."""
+_KEY_NAME = ADMIN_KEY.removeprefix("triton-grpc-protocol-")
+"""Triton puts that in front of it over gRPC; over HTTP this is the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +78,27 @@ class ServeOptions:
     grpc_port: int = 8001
     """Port of the gRPC service; 0 takes a free one."""
     guard: bool = True
-    """Whether the guard listens on `grpc_port`, and Triton, for this machine only, on a free port behind it."""
-    tls_certificate: Path | None = None
+    """Whether the guard listens on `grpc_port`, and Triton behind it on a socket that is this user's alone."""
+    tls_cert: Path | None = None
     """PEM file with the guard's certificate and its chain; with it, and `tls_key`, callers have to speak TLS."""
     tls_key: Path | None = None
     """PEM file with the certificate's private key, not encrypted."""
     tls_client_ca: Path | None = None
     """PEM file with the authorities whose client certificates are let in; None asks callers for none."""
+    token_file: Path | None = None
+    """File of tokens, one a line, of which the guard asks callers for one, save for health; None asks for none."""
+    admin_key_file: Path | None = None
+    """File with the key that opens administration to callers who send it; None opens it to nobody."""
     http_port: int | None = None
     """Port of the HTTP service, Triton's own, which no guard stands before; 0 takes a free one, None leaves it off."""
     metrics_port: int | None = 8002
     """Port of the Prometheus metrics; 0 takes a free one, None keeps them to the models, on loopback."""
     log_level: LogLevel = "warning"
     """Least severe lines of Triton's log."""
+    trace_url: str | None = None
+    """Where spans go by OTLP over HTTP, such as http://127.0.0.1:4318; without a path they go to `/v1/traces` there."""
+    trace_rate: int = 1000
+    """Of so many requests without a trace of their caller one begins a trace; 0 is none. Those with one continue it."""
     log_path: Path | None = None
     """File that Triton's whole log is appended to, unfiltered."""
     model_config_name: str | None = None
@@ -111,7 +130,7 @@ class ServeOptions:
     @property
     def picks_ports(self) -> bool:
         """Whether any port is one that was free, not one that was named."""
-        return self.guard or self.metrics_port is None or 0 in (self.grpc_port, self.http_port, self.metrics_port)
+        return self.metrics_port is None or 0 in (self.grpc_port, self.http_port, self.metrics_port)
 
     @property
     def cache_size(self) -> int:
@@ -133,6 +152,8 @@ class Runtime:
     """Folder of Triton's response caches."""
     shm_prefix: str
     """Beginning of the name of every shared memory region."""
+    admin_key: str
+    """What opens Triton's own administration."""
     has_gpu: bool
 
 
@@ -147,8 +168,9 @@ class Endpoints:
     metrics_port: int
     publishes_metrics: bool
     """Whether the metrics are for others than this machine."""
-    guarded: tuple[int, int] | None = None
-    """Triton's own ports for gRPC and metrics, on loopback, if the guard listens on those above."""
+    sockets: Path | None = None
+    """Folder with Triton's own sockets for gRPC and metrics, if the guard listens on the ports above. It is open to
+    this user alone, so nobody else on this machine comes past the guard either."""
 
     @property
     def grpc(self) -> str:
@@ -157,8 +179,8 @@ class Endpoints:
 
     @property
     def triton(self) -> str:
-        """HOST:PORT of Triton's own gRPC service, for this machine."""
-        return self.grpc if self.guarded is None else f"{LOOPBACK}:{self.guarded[0]}"
+        """Triton's own gRPC service, for this machine: HOST:PORT or unix:PATH."""
+        return self.grpc if self.sockets is None else f"{UNIX}{self.sockets / GRPC_SOCKET}"
 
     @property
     def http(self) -> str | None:
@@ -172,20 +194,29 @@ class Endpoints:
 
     @property
     def models_metrics(self) -> str:
-        """URL of Triton's own metrics for the guard."""
-        port = self.metrics_port if self.guarded is None else self.guarded[1]
-        if self.publishes_metrics and self.guarded is None:
-            return f"http://{self._reachable(port)}/metrics"
-        return f"http://{LOOPBACK}:{port}/metrics"
+        """Triton's own metrics for the guard: the path of a socket (unix:PATH), or without a guard a URL."""
+        if self.sockets is not None:
+            return f"{UNIX}{self.sockets / METRICS_SOCKET}"
+        if self.publishes_metrics:
+            return f"http://{self._reachable(self.metrics_port)}/metrics"
+        return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
 
     @property
-    def listeners(self) -> tuple[tuple[str, int], ...]:
-        """Address, for a client on this machine, and port of every service of Triton that is on, gRPC first."""
+    def listeners(self) -> tuple[tuple[str, int] | str, ...]:
+        """Where every service of Triton that is on listens, gRPC first: address and port, or the path of a socket."""
         mine = self.reachable_address
         http = () if self.http_port is None else ((mine, self.http_port),)
-        if self.guarded is not None:
-            return ((LOOPBACK, self.guarded[0]), *http, (LOOPBACK, self.guarded[1]))
+        if self.sockets is not None:
+            return (str(self.sockets / GRPC_SOCKET), *http, str(self.sockets / METRICS_SOCKET))
         return ((mine, self.grpc_port), *http, (mine if self.publishes_metrics else LOOPBACK, self.metrics_port))
+
+    @property
+    def bound(self) -> dict[str, str]:
+        """Each service for callers that is on, with the address that it is bound to."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        http = {} if self.http_port is None else {"HTTP": f"http://{host}:{self.http_port}"}
+        metrics = {"metrics": f"http://{host}:{self.metrics_port}/metrics"} if self.publishes_metrics else {}
+        return {"gRPC": f"{host}:{self.grpc_port}", **http, **metrics}
 
     @property
     def reachable_address(self) -> str:
@@ -216,28 +247,6 @@ def check_repository(repository: Path) -> None:
         raise RepositoryError(f"the model repository {repository} holds no model: each model is a folder in it")
 
 
-def check_tls(options: ServeOptions) -> None:
-    """Raise OptionError unless the files for TLS are complete and fit each other."""
-    certificate, key, authorities = options.tls_certificate, options.tls_key, options.tls_client_ca
-    if certificate is None and key is None and authorities is None:
-        return
-    if not options.guard:
-        raise OptionError("TLS is spoken by the guard: leave out --no-guard, or have Triton itself speak it (after --)")
-    if certificate is None or key is None:
-        raise OptionError("TLS takes a certificate and its key: give --tls-certificate and --tls-key")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certificate, key, password=b"")  # not asked for on the terminal
-        if authorities is not None:
-            context.load_verify_locations(authorities)
-    except OSError as exc:
-        files = ", ".join(str(path) for path in (certificate, key, authorities) if path is not None)
-        raise OptionError(
-            f"the files for TLS ({files}) cannot be used: {exc.strerror or exc}; give PEM files that fit each other, "
-            "the key not encrypted"
-        ) from exc
-
-
 def choose_endpoints(options: ServeOptions) -> Endpoints:
     """Check that every port can be had, and pick free ones where 0 was asked for.
 
@@ -253,34 +262,38 @@ def choose_endpoints(options: ServeOptions) -> Endpoints:
             http_port=_probe_optional(held, "HTTP", "--http-port", address, options.http_port),
             metrics_port=_probe(held, "metrics", "--metrics-port", metrics_address, options.metrics_port or 0),
             publishes_metrics=publishes_metrics,
-            guarded=(_probe_free(held), _probe_free(held)) if options.guard else None,
         )
 
 
 def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime) -> list[str]:
     """The command line of tritonserver.
 
-    Raises OptionError if an extra argument repeats one of ours or needs a Triton without a guard, or the cache has an
-    impossible size.
+    Raises OptionError if an extra argument repeats one of ours, or needs a Triton without a guard or a key for
+    administration, or the cache has an impossible size.
     """
     for argument in options.triton_arguments:
         name = argument.partition("=")[0]
         if name in _OURS:
             instead = f"use {_OURS[name]} instead" if _OURS[name] else "the embedded host sets it"
             raise OptionError(f"{name} cannot follow `--`: {instead}")
-        if options.guard and name.startswith(_UNGUARDED):
+        if options.guard and name.startswith(_OF_ITS_PORT):
             raise OptionError(
                 f"{name} is for callers of Triton itself, and here the guard alone calls it: add --no-guard if you "
                 "trust all callers, or leave it out"
+            )
+        if options.guard and options.admin_key_file is None and name.startswith(_OF_CONTROL):
+            raise OptionError(
+                f"{name} is for whoever administers the server, and the guard lets nobody do that: name a key for them "
+                "with --admin-key-file, or leave it out"
             )
     is_ipv6 = ipaddress.ip_address(endpoints.address).version == 6
     grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
     web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
     metrics_address = web_address if endpoints.publishes_metrics else LOOPBACK
     grpc_port, metrics_port = endpoints.grpc_port, endpoints.metrics_port
-    if endpoints.guarded is not None:
-        grpc_address = metrics_address = LOOPBACK
-        grpc_port, metrics_port = endpoints.guarded
+    if endpoints.sockets is not None:
+        grpc_address, _, port = endpoints.triton.rpartition(":")
+        grpc_port, metrics_address = int(port), endpoints.models_metrics
     command = [
         str(runtime.tritonserver),
         f"--model-repository={runtime.repository.resolve()}",
@@ -294,7 +307,8 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
         f"--grpc-address={grpc_address}",
         f"--grpc-port={grpc_port}",
         f"--http-address={web_address}",
-        *(["--allow-http=false"] if endpoints.http_port is None else [f"--http-port={endpoints.http_port}"]),
+        *_http_arguments(endpoints.http_port, runtime.admin_key),
+        f"--grpc-restricted-protocol={_ADMINISTRATION}:{_KEY_NAME}={runtime.admin_key}",
         "--allow-metrics=true",
         f"--metrics-address={metrics_address}",
         f"--metrics-port={metrics_port}",
@@ -310,7 +324,41 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
         command.append(f"--cache-config=local,size={options.cache_size}")
     if options.model_config_name is not None:
         command.append(f"--model-config-name={options.model_config_name}")
-    return [*command, *options.triton_arguments]
+    return [*command, *_trace_flags(options), *options.triton_arguments]
+
+
+def _trace_flags(options: ServeOptions) -> list[str]:
+    if options.trace_url is None:
+        return []
+    url = urlsplit(options.trace_url)
+    if url.scheme != "http" or not url.hostname:
+        raise OptionError(
+            f"--trace {options.trace_url} is not a URL that begins with http://: name the OTLP/HTTP port of a collector"
+        )
+    if options.trace_rate < 0:
+        raise OptionError(f"--trace-rate {options.trace_rate} is below 0: give 1 for every request, or 0 for none")
+    where = options.trace_url if url.path.strip("/") else f"http://{url.netloc}/v1/traces"
+    return [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={where}",
+        "--trace-config=opentelemetry,resource=service.name=rejection",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={options.trace_rate}",
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a name or address of it; a wrong one, too, is reached by nobody else."""
+    try:
+        return ipaddress.ip_address(_resolve(host)).is_loopback
+    except OptionError:
+        return True
+
+
+def _http_arguments(port: int | None, admin_key: str) -> list[str]:
+    if port is None:
+        return ["--allow-http=false"]
+    return [f"--http-port={port}", f"--http-restricted-api={_ADMINISTRATION}:{_KEY_NAME}={admin_key}"]
 
 
 def _resolve(host: str) -> str:
@@ -320,10 +368,6 @@ def _resolve(host: str) -> str:
         raise OptionError(f"'{host}' is not a name or address of this machine: see --host") from exc
     # IPv4 first: that is where clients look for "localhost".
     return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
-
-
-def _probe_free(held: ExitStack) -> int:
-    return _probe(held, "Triton", "--grpc-port", LOOPBACK, 0)
 
 
 def _probe_optional(held: ExitStack, service: str, option: str, address: str, port: int | None) -> int | None:

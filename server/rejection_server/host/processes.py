@@ -37,12 +37,21 @@ class Processes:
     Args:
         layout: the folder that Triton runs from, which goes with them.
         on_line: called, from another thread, with each line of their log, those aside that come too often.
+        on_event: called, from another thread, with each event that the guard tells.
         log_path: file that these lines are appended to; None for none.
     """
 
-    def __init__(self, layout: Layout, *, on_line: Callable[[str], None], log_path: Path | None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        on_line: Callable[[str], None],
+        on_event: Callable[[Mapping[str, Any]], None],
+        log_path: Path | None,
+    ) -> None:
         self._layout = layout
         self._on_line = on_line
+        self._on_event = on_event
         self._log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._is_followed = False
@@ -75,7 +84,7 @@ class Processes:
         process = self._process = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", guardian.__file__),
-                *(layout.shm_prefix, folder, str(stop_grace_s), fds, *command),
+                *(layout.shm_prefix, folder, str(stop_grace_s), fds),
             ],
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -85,6 +94,9 @@ class Processes:
             pass_fds=[layout.alive_fd, *guard_fds],
             start_new_session=True,
         )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which is noticed below
+            guardian.send_command(process.stdin.fileno(), command)
         pump = threading.Thread(target=self._pump_log, args=(process,), name="triton-log", daemon=True)
         pump.start()
         threading.Thread(target=self._follow, args=(process, pump), name="triton-status", daemon=True).start()
@@ -153,6 +165,7 @@ class Processes:
             os.write(self._process.stdin.fileno(), command)
 
     def _guard_tells(self, event: Mapping[str, Any]) -> None:
+        self._on_event(event)
         if event["event"] == "unhealthy":
             named = re.search(r"Stub process '([^']+)'", str(event.get("message")))
             instance = f"model instance {named[1]}" if named else "a model instance"

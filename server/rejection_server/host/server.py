@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from rejection_server.guard.settings import ADMIN_KEY
+from rejection_server.host.access import check_access
 from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
-from rejection_server.host.gpu import check_device
+from rejection_server.host.gpu import check_device, check_served
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
-from rejection_server.host.locate import TritonWheel, check_machine, find_wheel
-from rejection_server.host.machine import Machine
+from rejection_server.host.locate import Triton, find_triton
+from rejection_server.host.onnx_library import too_old
 from rejection_server.host.options import (
     Endpoints,
     Runtime,
     ServeOptions,
     check_repository,
-    check_tls,
     choose_endpoints,
     triton_command,
 )
@@ -41,6 +43,7 @@ ATTEMPTS = 3
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 _log = logging.getLogger(__name__)
+_guard_log = logging.getLogger("rejection_server.guard")
 _triton_log = logging.getLogger("rejection_server.triton")
 
 T = TypeVar("T")
@@ -58,6 +61,8 @@ class Server:
         options: what to serve, and where.
         on_log: called, from another thread, with each line of Triton's log, save those that only say that there is no
             GPU; without it the lines go to the logger `rejection_server.triton`.
+        on_event: called, from another thread, with each event that the guard tells (`rejection_server.guard.__main__`
+            lists them); without it they go to the logger `rejection_server.guard`.
         on_wait: called about twenty times a second while the models load, with the seconds since the start.
     """
 
@@ -66,16 +71,20 @@ class Server:
         options: ServeOptions,
         *,
         on_log: Callable[[str], None] | None = None,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
         on_wait: Callable[[float], None] | None = None,
     ) -> None:
         self.options = options
         self._on_log = on_log or _triton_log.info
+        self._on_event = on_event or (lambda event: _guard_log.info("%s", event))
         self._on_wait = on_wait
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
         self._is_usage = False
+        self._admin_key: str | None = None
         self._endpoints: Endpoints | None = None
         self._sizing = Sizing(options.repository, {})
         self._folder: Path | None = None
+        self._own_backends: Path | None = None
         self._processes: Processes | None = None
         self._watchdog: Watchdog | None = None
 
@@ -84,15 +93,15 @@ class Server:
 
         Raises a HostError, and leaves nothing behind, if that does not happen within `startup_timeout_s`.
         """
-        check_machine(Machine.current())
-        wheel = find_wheel()
+        triton = find_triton()
+        self._own_backends = triton.backends
         check_repository(self.options.repository)
-        check_tls(self.options)
+        self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
-        check_device(self.options.repository, self.options.device)
+        check_device(self.options.repository, self.options.device, tries=triton.backends is None)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._start_once(wheel)
+                self._start_once(triton)
             except PortTakenError:
                 # Somebody was faster; a port that we picked ourselves can be picked again.
                 if attempt == ATTEMPTS or not self.options.picks_ports:
@@ -163,14 +172,24 @@ class Server:
 
     @property
     def triton_address(self) -> str:
-        """HOST:PORT of Triton's own gRPC service, which refuses nobody; the same as `grpc_address` without a guard."""
+        """Triton's own gRPC service: the socket behind the guard (unix:PATH), or without a guard `grpc_address`."""
         return _required(self._endpoints).triton
+
+    @property
+    def admin_metadata(self) -> dict[str, str]:
+        """Metadata that opens administration at `triton_address`."""
+        return {ADMIN_KEY: _required(self._admin_key)}
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Process numbers of tritonserver and, if there is one, of the guard: with their children all that serves."""
         guard = _required(self._processes).guard_pid
         return (self.pid,) if guard is None else (self.pid, guard)
+
+    @property
+    def bound(self) -> Mapping[str, str]:
+        """Each service for callers that is on (gRPC, HTTP, metrics), with the address that it is bound to."""
+        return _required(self._endpoints).bound
 
     @property
     def http_address(self) -> str | None:
@@ -201,11 +220,14 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _start_once(self, wheel: TritonWheel) -> None:
-        endpoints = self._endpoints = choose_endpoints(self.options)
-        layout = lay_out(wheel)
+    def _start_once(self, triton: Triton) -> None:
+        endpoints = choose_endpoints(self.options)
+        layout = lay_out(triton)
         self._folder = layout.folder
-        processes = Processes(layout, on_line=self._take_line, log_path=self.options.log_path)
+        if self.options.guard:
+            endpoints = replace(endpoints, sockets=layout.folder)
+        self._endpoints = endpoints
+        processes = Processes(layout, on_line=self._take_line, on_event=self._on_event, log_path=self.options.log_path)
         try:
             if self.options.cores is not None:
                 self._sizing = sized_repository(
@@ -213,10 +235,11 @@ class Server:
                 )
             runtime = Runtime(
                 repository=self._sizing.repository,
-                tritonserver=wheel.tritonserver,
+                tritonserver=triton.tritonserver,
                 backends=layout.backends,
-                caches=wheel.caches,
+                caches=triton.caches,
                 shm_prefix=layout.shm_prefix,
+                admin_key=_required(self._admin_key),
                 has_gpu=self._has_gpu,
             )
             command = triton_command(self.options, endpoints, runtime)
@@ -240,24 +263,33 @@ class Server:
         begin = time.monotonic()
         seen = 0
         is_closed = processes.guard is not None  # the guard does not listen before Triton is ready
-        probe = HealthProbe(endpoints.triton, endpoints.listeners, speaks_grpc=speaks_grpc, every_model=not tolerant)
+        probe = HealthProbe(
+            endpoints.triton,
+            endpoints.listeners,
+            speaks_grpc=speaks_grpc,
+            every_model=not tolerant,
+            metadata=self.admin_metadata,
+        )
         try:
             while not processes.wait(POLL_S):
                 elapsed_s = time.monotonic() - begin
                 if self._on_wait is not None:
                     self._on_wait(elapsed_s)
                 if probe.is_ready():
+                    if speaks_grpc and is_closed == self.options.guard:  # it is Triton itself, and not the guard
+                        self._check_answers(endpoints.triton)
                     if not is_closed:
                         break
                     is_closed = False
                     probe.close()
-                    _required(processes.guard).begin(guard_settings(self.options, endpoints, self._sizing.repository))
+                    _required(processes.guard).begin(
+                        guard_settings(self.options, endpoints, self._sizing.repository, _required(self._admin_key))
+                    )
                     probe = HealthProbe(
                         endpoints.grpc,
                         [(endpoints.reachable_address, endpoints.grpc_port)],
-                        speaks_grpc=self.options.tls_certificate is None,
+                        speaks_grpc=self.options.tls_cert is None,
                         every_model=not tolerant,
-                        lists_models=False,
                     )
                 if processes.line_count != seen and not tolerant:
                     seen = processes.line_count
@@ -268,11 +300,7 @@ class Server:
                         "--log-level verbose"
                     )
             else:
-                raise (
-                    explain_failure(self.log_tail())
-                    or processes.failure
-                    or TritonExitedError(_required(processes.returncode))
-                )
+                raise (self._explained() or processes.failure or TritonExitedError(_required(processes.returncode)))
         finally:
             probe.close()
         # Ready only once the death of a model's process would be noticed.
@@ -295,9 +323,17 @@ class Server:
 
     def _raise_if_hopeless(self) -> None:
         """Raise for a model whose process could not even begin: Triton waits for it for ever."""
-        tail = self.log_tail()
-        if any(STUB_FAILED in line for line in tail):
-            raise explain_failure(tail) or TritonExitedError(0)
+        if any(STUB_FAILED in line for line in self.log_tail()):
+            raise self._explained() or TritonExitedError(0)
+
+    def _check_answers(self, address: str) -> None:
+        """What `check_device` leaves to a Triton with an onnxruntime of its own."""
+        if self.options.device == "gpu" and self._own_backends is not None:
+            check_served(self.options.repository, address)
+
+    def _explained(self) -> HostError | None:
+        """Why Triton did not start, as far as its log tells."""
+        return too_old(explain_failure(self.log_tail()), self._own_backends)
 
     def _take_line(self, line: str) -> None:
         line = self._as_given(line)

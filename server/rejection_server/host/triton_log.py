@@ -5,6 +5,7 @@ Pure functions over lines; Triton offers no other way to learn why it would not 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -17,13 +18,14 @@ from rejection_server.host.errors import (
     RepositoryError,
 )
 
-__all__ = ["STUB_FAILED", "explain_failure", "is_harmless_without_gpu"]
+__all__ = ["STUB_FAILED", "explain_failure", "is_harmless_without_gpu", "read_line"]
 
 STUB_FAILED = "Failed to preinitialize Python stub"
 """Stands in the log when the process of a Python model cannot begin."""
 
 # Severity and time, process, source file; the message in quotes.
-_LINE = re.compile(r'^[IWEF]\d{4} [\d:.]+ +\d+ (?P<source>[\w./]+):\d+\] +"?(?P<message>.*?)"?$')
+_LINE = re.compile(r'^(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ (?P<source>[\w./]+:\d+)\] +"?(?P<message>.*?)"?$')
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 
 _NO_DRIVER = "CUDA driver version is insufficient for CUDA runtime version"
 _HARMLESS_WITHOUT_GPU = re.compile(
@@ -60,6 +62,18 @@ _LAST_WORDS = re.compile(r"^(error: |cannot start )(?P<what>.*)")
 def is_harmless_without_gpu(line: str) -> bool:
     """Whether the line only says, in one of the known ways, that there is no NVIDIA driver."""
     return _HARMLESS_WITHOUT_GPU.fullmatch(_message(line)) is not None
+
+
+def read_line(line: str) -> tuple[str, str, str] | None:
+    """Level, place in Triton's source and message of a line of its log; None for a line of another kind."""
+    match = _LINE.match(line)
+    if match is None:
+        return None
+    try:
+        message = str(json.loads(f'"{match["message"]}"', strict=False))
+    except ValueError:
+        message = match["message"]
+    return _LEVELS[match["level"]], match["source"], message
 
 
 def explain_failure(lines: Iterable[str]) -> HostError | None:

@@ -113,13 +113,13 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     if "sequence_batching" in raw:
         raise LoadRefusedError(
             f"unable to load model '{name}', sequence_batching is not supported on the embedded host, "
-            "use the container",
+            "use NVIDIA's image (docker/Dockerfile.triton)",
             UNSUPPORTED,
         )
     if raw.get("model_transaction_policy", {}).get("decoupled"):
         raise LoadRefusedError(
             f"unable to load model '{name}', the decoupled transaction policy is not supported on the embedded host, "
-            "use the container",
+            "use NVIDIA's image (docker/Dockerfile.triton)",
             UNSUPPORTED,
         )
     optimization = raw.get("optimization", {})

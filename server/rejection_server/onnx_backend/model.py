@@ -70,7 +70,8 @@ def _refuse_string_outputs(config: ModelConfig) -> None:
         if output.data_type == "TYPE_STRING" and np.lib.NumpyVersion(np.__version__) >= "2.0.0":
             raise LoadRefusedError(
                 f"unable to load model '{config.name}', output '{output.name}' of TYPE_STRING needs numpy 1 on the "
-                f"embedded host but numpy {np.__version__} is installed, use the container",
+                f"embedded host but numpy {np.__version__} is installed, "
+                "use NVIDIA's image (docker/Dockerfile.triton)",
                 UNSUPPORTED,
             )
 

@@ -171,7 +171,7 @@ def _cuda_options(config: ModelConfig, device_id: int) -> dict[str, str]:
         if accelerator.name == "tensorrt":
             raise LoadRefusedError(
                 f"unable to load model '{config.name}', Execution Accelerator 'tensorrt' is not available on the "
-                "embedded host, use the container"
+                "embedded host, use NVIDIA's image (docker/Dockerfile.triton)"
             )
         if accelerator.name != "cuda":
             raise LoadRefusedError(f"unknown Execution Accelerator '{accelerator.name}' is requested")

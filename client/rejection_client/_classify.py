@@ -1,0 +1,141 @@
+"""The subcommand `classify`: rows in, a result for each out, in order."""
+
+import argparse
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
+
+from rejection_client._commands import (
+    EXIT_FAILED,
+    EXIT_REJECTION,
+    check_options,
+    client,
+    fail,
+    set_output,
+    table_width,
+    write,
+)
+from rejection_client._lines import check_columns, file_rows, form_of
+from rejection_client._output import Csv, JsonLines, Output, Style
+from rejection_client._prediction import ModelInfo, Result
+from rejection_client._progress import Progress
+from rejection_client._rows import UNSENDABLE, Form, InputError, Row, argument_rows
+from rejection_client._sources import input_bytes
+from rejection_client._table import Table
+from rejection_client.errors import ROW, DeadlineExceededError, InvalidInputError, OverloadedError, ServerError
+
+OF_ONE_ROW = (InvalidInputError, OverloadedError, DeadlineExceededError, ServerError)
+"""Errors after which the other rows are still worth asking for."""
+
+
+def classify(options: argparse.Namespace) -> int:
+    """Classify each text of the input; a row that fails is a row with its error."""
+    set_output(options.output)
+    rows = _rows(options)
+    total = len(options.texts) or input_bytes(options.files)
+    failures = rejections = 0
+    with client(options) as asked, Progress(_progress_form(), total) as progress:
+        model = asked.model_info()
+        check_options(options, model)
+        output = _output(options, model)
+        waiting: deque[Row] = deque()
+        for result in asked.stream(_texts(rows, waiting), max_length=options.max_length):
+            row = waiting.popleft()
+            error = _error(row, result)
+            if error is not None:
+                progress.clear()
+                if row.problem is None and not isinstance(result.error, OF_ONE_ROW):
+                    done = f" ({progress.done:,} texts were classified before)" if progress.done else ""
+                    return fail(f"{result.error}{done}")
+                fail(error)
+                failures += 1
+                write(output.failed(row, error))
+            else:
+                prediction = result.unwrap()
+                rejections += model.positive_label is not None and prediction.is_rejection(options.threshold)
+                write(output.found(row, prediction))
+            progress.add(row.bytes_read)
+        write(output.end())
+    if failures:
+        return EXIT_FAILED
+    return EXIT_REJECTION if options.exit_code and rejections else 0
+
+
+def _error(row: Row, result: Result) -> str | None:
+    """What to say of a row that failed, with its place; None of one that did not."""
+    if row.problem is not None:
+        return f"{row.place} {row.problem}"
+    if isinstance(result.error, InvalidInputError):
+        return ROW.sub(row.place, str(result.error), count=1)
+    return None if result.error is None else f"{row.place}: {result.error}"
+
+
+def _rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of the input. Raises InputError for options, or files, that do not go together."""
+    if options.delimiter is not None and options.csv is None and options.field is None:
+        raise InputError("--delimiter says what divides the columns of CSV: give --csv COLUMN too")
+    if options.texts:
+        if options.files:
+            raise InputError("texts are given both as arguments and in files; give one or the other")
+        return argument_rows(options.texts)
+    paths = options.files or ["-"]
+    kind, field = next(
+        (
+            (kind, value)
+            for kind in ("jsonl", "csv", "parquet", "field")
+            if (value := getattr(options, kind)) is not None
+        ),
+        ("lines", None),
+    )
+    if field is None:
+        files = [(path, Form()) for path in paths]
+    else:
+        files = [(path, form_of(path, None if kind == "field" else kind, field, options.delimiter)) for path in paths]
+    if options.output == "csv":
+        check_columns(files)
+    if "-" in paths and sys.stdin is not None and sys.stdin.isatty():
+        sys.stderr.write("rejection: reading texts from the terminal, one a line; Ctrl-D ends\n")
+        sys.stderr.flush()
+    rows = file_rows(files)
+    return _of_one_header(rows) if options.output == "csv" else rows
+
+
+def _of_one_header(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; a record with a field that the first has not is a problem, for CSV has no place for it."""
+    header: set[str] | None = None
+    for row in rows:
+        further: set[str] = set()
+        if row.record is not None:
+            header = set(row.record) if header is None else header
+            further = set(row.record) - header
+        if further and row.problem is None:
+            named = ", ".join(f"'{name}'" for name in row.record or () if name in further)
+            problem = f"has {named}, which the first record has not; write --output jsonl, which keeps every field"
+            yield row._replace(text=UNSENDABLE, problem=problem)
+        else:
+            yield row
+
+
+def _texts(rows: Iterator[Row], waiting: deque[Row]) -> Iterator[str]:
+    """The texts of the rows, which wait for their results meanwhile."""
+    for row in rows:
+        waiting.append(row)
+        yield row.text
+
+
+def _output(options: argparse.Namespace, model: ModelInfo) -> Output:
+    style = Style(model, options.threshold, table_width())
+    if options.output == "table":
+        return Table(style)
+    if options.output == "jsonl":
+        return JsonLines(style)
+    has_files = any(path != "-" for path in options.files)
+    return Csv(style, [] if options.texts else ["file", "line"] if has_files else ["line"])
+
+
+def _progress_form() -> Literal["bar", "lines"] | None:
+    """A bar on a terminal, unless the results go there, too; lines elsewhere."""
+    if not sys.stderr.isatty():
+        return "lines"
+    return None if sys.stdout.isatty() else "bar"
