@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from support.tiny_transformers import torch, transformers
 TEXTS = read_texts(SAMPLE)[:40]
 
 
-def logits_of(model: Any, rows: list[tuple[int, ...]]) -> np.ndarray[Any, Any]:
+def logits_of(model: Any, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
     with torch.inference_mode():
         given = [torch.tensor([row]) for row in rows]
         return np.concatenate([model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for ids in given])
@@ -64,7 +65,7 @@ def ids_as_served_by(folder: Path, work: Path) -> tuple[tuple[int, ...], ...]:
     return rows
 
 
-def scores(graph: Path, rows: list[tuple[int, ...]]) -> np.ndarray[Any, Any]:
+def scores(graph: Path, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
     """Logits of all rows in one batch."""
     session = onnxruntime.InferenceSession(str(graph))
     lengths = np.array([[len(row)] for row in rows], np.int32)
