@@ -30,9 +30,9 @@ def isolated(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """
     # Threads that spin while they wait for each other are slow where the processor is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # A server that forks: importing PyTorch takes seconds and is done once.
+    # A server that forks: importing PyTorch and pipelines takes seconds and is done once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["onnxruntime", "torch", "transformers"])
+    context.set_forkserver_preload(["onnxruntime", "torch", "transformers", "transformers.pipelines"])
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sending, function, args, kwargs), name=function.__name__)
     process.start()
