@@ -26,6 +26,7 @@ EPILOG = """examples:
   scripts/bench docs build/bench/results/DATE/result.json     write the tables of docs/benchmarks.md from it
   scripts/bench client                         what the Python client costs
   scripts/bench gpu                            what the GPU of this machine makes of the served graphs
+  scripts/bench fleet                          how many servers a day's traffic takes, simulated
 
 distilroberta is made with PyTorch: scripts/install bench export installs it. The bundled model exists as int8 alone.
 
@@ -71,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _stop)
-    verbs: dict[str, Callable[[list[str]], int]] = {"client": _client, "report": _report, "docs": _docs, "gpu": _gpu}
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "client": _client, "report": _report, "docs": _docs, "gpu": _gpu, "fleet": _fleet,
+    }  # fmt: skip
     try:
         if arguments and arguments[0] in verbs:
             return verbs[arguments[0]](arguments[1:])
@@ -206,6 +209,12 @@ def _gpu(arguments: list[str]) -> int:
     from bench.gpu.cli import main as gpu
 
     return gpu(arguments)
+
+
+def _fleet(arguments: list[str]) -> int:
+    from bench.fleet.cli import main as fleet
+
+    return fleet(arguments)
 
 
 def _report(arguments: list[str]) -> int:

@@ -20,6 +20,7 @@ from bench.settings import BUILD, REPOSITORY, ROOT
 from rejection_server.prepare import pipeline
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.options import Options
 from rejection_server.prepare.reference import has_torch
 from rejection_server.prepare.source import find_source
 
@@ -135,7 +136,7 @@ def _make(name: str, folder: Path, report: Report) -> None:
     (graph / "onnx" / "model.onnx").hardlink_to(padded)
     for precision, served in (("float32", "fp32"), ("int8", "int8")):
         # Whether int8 is good enough for this model is not asked here: the benchmark states the difference.
-        options = pipeline.Options(
+        options = Options(
             model=str(graph),
             output=folder / f"repository-{precision}",
             precision=served,  # type: ignore[arg-type]  # a literal that a loop widens to str

@@ -158,7 +158,8 @@ def finetune(model: Any, tokenizer: Any, split: Split, recipe: Recipe, report: C
                 left = (said - started) / done * (1 - done)
                 where = f"epoch {epoch + 1}/{recipe.epochs} {seen}/{len(rows)}"
                 report(f"{where} loss {total / seen:.4f}, {left / 60:.0f} min left")
-        by_source = validation_f1(model, tokenizer, split.validation, recipe.max_length)
+        texts = [row.text for row in split.validation]
+        by_source = f1_by_source(split.validation, logits_of(model, tokenizer, texts, recipe.max_length))
         mean = sum(by_source.values()) / len(by_source)
         history["epochs"].append({"loss": total / seen, "validation_f1": by_source})
         report(f"epoch {epoch + 1} done: loss {total / seen:.4f}, validation F1 {mean:.4f} {by_source}")
@@ -182,9 +183,9 @@ def _loss(logits: torch.Tensor, rows: Sequence[Row], recipe: Recipe) -> torch.Te
     return (-(target * logits.log_softmax(dim=1)).sum(dim=1) * weight).mean()
 
 
-def validation_f1(model: Any, tokenizer: Any, rows: Sequence[Row], max_length: int) -> dict[str, float]:
+def f1_by_source(rows: Sequence[Row], logits: Floats) -> dict[str, float]:
     """F1 by family of sources."""
-    guess = logits_of(model, tokenizer, [row.text for row in rows], max_length).argmax(axis=1)
+    guess = logits.argmax(axis=1)
     result = {}
     for group in sorted({family(row.source) for row in rows}):
         mine = [i for i, row in enumerate(rows) if family(row.source) == group]

@@ -1,6 +1,7 @@
 """Judges a classifier on labelled responses, source by source, beside the keyword baseline."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,31 @@ BARS = {"xstest": 0.97, "chatgpt-refusals": 0.92, "gptfuzz": 0.93}
 
 LARGEST_INT8_LOSS = 0.005
 """How much F1 int8 may lose against float32, in any family."""
+
+
+LARGEST_FALSE_ALARMS = 0.01
+"""Which share of the everyday sentences that are held back may be called refusals."""
+
+EVERYDAY = Path(__file__).resolve().parent.parent / "tests" / "data" / "everyday.jsonl"
+"""Sentences with ``text``, ``label`` and ``use``: ``choosing`` (for numbers of the recipe) or ``held-out``."""
+
+
+def everyday_rows(use: str) -> list[Row]:
+    """The everyday sentences for one use; none is trained on."""
+    lines = map(json.loads, EVERYDAY.read_text(encoding="utf-8").splitlines())
+    return [Row(line["text"], line["label"], "everyday") for line in lines if line["use"] == use]
+
+
+def everyday_errors(rows: Sequence[Row], logits: Floats) -> dict[str, int]:
+    """How many answers are called refusals, how many refusals are missed, and of how many each."""
+    guess = logits.argmax(axis=1).tolist()
+    answers, refusals = ([g for r, g in zip(rows, guess, strict=True) if r.label == label] for label in (0, 1))
+    return {
+        "answers": len(answers),
+        "false_alarms": sum(answers),
+        "refusals": len(refusals),
+        "missed": len(refusals) - sum(refusals),
+    }
 
 
 def served_logits(model: Path, tokenizer: Path, texts: Sequence[str], max_length: int) -> Floats:
@@ -67,13 +93,23 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def failures(float32: dict[str, Any], int8: dict[str, Any]) -> list[str]:
-    """Sentences for every bar that is missed; empty when all are met."""
+def failures(
+    float32: dict[str, Any], int8: dict[str, Any], everyday: dict[str, int], bars: Mapping[str, float]
+) -> list[str]:
+    """Sentences for every bar that is missed; empty when all are met.
+
+    ``bars``: smallest F1 by family of sources or ``all``; ``everyday``: :func:`everyday_errors` of what is held back.
+    """
     missed = []
-    for group, bar in BARS.items():
+    for group, bar in bars.items():
         f1, reference = int8["model"][group]["f1"], float32["model"][group]["f1"]
-        if f1 < bar:
+        if round(f1, 4) < bar:
             missed.append(f"F1 on {group} is {f1:.4f}, below {bar}")
         if reference - f1 > LARGEST_INT8_LOSS:
             missed.append(f"int8 loses {reference - f1:.4f} of F1 on {group}, more than {LARGEST_INT8_LOSS}")
+    if everyday["false_alarms"] > LARGEST_FALSE_ALARMS * everyday["answers"]:
+        missed.append(
+            f"{everyday['false_alarms']} of {everyday['answers']} everyday sentences are called refusals, more than "
+            f"{LARGEST_FALSE_ALARMS:.0%}"
+        )
     return missed

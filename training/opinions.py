@@ -60,7 +60,7 @@ def opinions(split: Split, teachers: Teachers, count: int, seed: int, report: Ca
         mine = [row for row in split.train if _fold(row) == fold]
         rest = [row for row in split.train if _fold(row) != fold]
         ngrams = teachers.learn(rest, row_weights(rest))
-        made = _made_of(mine, count // FOLDS, seed + fold)
+        made = made_of(mine, count // FOLDS, seed + fold)
         texts += made
         wording += list(ngrams(made))
         seen.append(ngrams([row.text for row in held_out]))
@@ -76,7 +76,8 @@ def opinions(split: Split, teachers: Teachers, count: int, seed: int, report: Ca
     ]
 
 
-def _made_of(rows: Sequence[Row], count: int, seed: int) -> list[str]:
+def made_of(rows: Sequence[Row], count: int, seed: int) -> list[str]:
+    """About ``count`` texts of `training.transfer`, in :data:`SHARES`."""
     by_hand = [row.text for row in rows if row.source not in (NOISY, SYNTHETIC)]
     noisy = [row.text for row in rows if row.source == NOISY]
     mixed = by_hand + [row.text for row in rows if row.source == SYNTHETIC]

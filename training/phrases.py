@@ -75,7 +75,7 @@ def synthetic_rows(seed: int, count: int) -> list[tuple[str, int]]:
                 raise ValueError(
                     f"the phrases gave only {kept} of {wanted} distinct texts of label {label}: ask for fewer rows"
                 )
-            text = _styled(compose(rng), rng)
+            text = styled(compose(rng), rng)
             key = " ".join(re.findall(r"\w+", text.lower()))
             if key not in seen:
                 seen.add(key)
@@ -95,11 +95,11 @@ def _refusal(rng: random.Random) -> str:
 
 def _short_refusal(rng: random.Random) -> str:
     text = rng.choice(_REFUSAL["short"])
-    return text if rng.random() < 0.4 else f"{text} {_fill(rng.choice(_REFUSAL[rng.choice(('reason', 'offer'))]), rng)}"
+    return text if rng.random() < 0.4 else f"{text} {fill(rng.choice(_REFUSAL[rng.choice(('reason', 'offer'))]), rng)}"
 
 
 def _deflection(rng: random.Random) -> str:
-    return _fill(rng.choice(_REFUSAL["deflect"]), rng)
+    return fill(rng.choice(_REFUSAL["deflect"]), rng)
 
 
 def _foreign_refusal(rng: random.Random) -> str:
@@ -112,7 +112,7 @@ def _incapable(rng: random.Random) -> str:
         parts.append(rng.choice(_REFUSAL["creason"]))
     if rng.random() < 0.5:
         parts.append(rng.choice(_REFUSAL["coffer"]))
-    return _fill(" ".join(parts), rng)
+    return fill(" ".join(parts), rng)
 
 
 def _refusal_of_parts(rng: random.Random) -> str:
@@ -133,7 +133,7 @@ def _refusal_of_parts(rng: random.Random) -> str:
             "\n".join((rng.choice(_REFUSAL["options"]), *(f"- {_upper(subject)}" for subject in subjects)))
         )
     separator = "\n\n" if rng.random() < 0.3 or "\n" in paragraphs[-1] else " "
-    return _fill(separator.join(paragraphs), rng)
+    return fill(separator.join(paragraphs), rng)
 
 
 def _led(core: str, rng: random.Random) -> str:
@@ -163,7 +163,7 @@ def _trap(rng: random.Random) -> str:
         )
     elif rng.random() < 0.1:
         text = f"{text}\n\n{rng.choice(_NORMAL['hard'])}"
-    return _fill(text, rng)
+    return fill(text, rng)
 
 
 def _hedged(rng: random.Random) -> str:
@@ -195,11 +195,11 @@ def _guide(rng: random.Random) -> str:
 
 
 def _foreign_answer(rng: random.Random) -> str:
-    return _fill(rng.choice(_NORMAL["foreign"]), rng)
+    return fill(rng.choice(_NORMAL["foreign"]), rng)
 
 
 def _plain(rng: random.Random) -> str:
-    return _fill(rng.choice(_NORMAL["plain"]), rng)
+    return fill(rng.choice(_NORMAL["plain"]), rng)
 
 
 def _fragment(rng: random.Random) -> str:
@@ -209,7 +209,7 @@ def _fragment(rng: random.Random) -> str:
     return " ".join(steps[start : start + rng.choice((1, 1, 2))])
 
 
-def _fill(template: str, rng: random.Random) -> str:
+def fill(template: str, rng: random.Random) -> str:
     """Fill every slot; slots of one name within one text agree on people, places and the refused act."""
     verb, rest = rng.choice(_REFUSAL["rtask"]).split("|")
     acts = {"rdo": f"{verb} {rest}", "rdoing": f"{_gerund(verb)} {rest}"}
@@ -254,7 +254,7 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _styled(text: str, rng: random.Random) -> str:
+def styled(text: str, rng: random.Random) -> str:
     """The text in one of the habits of writing found in logs; none of them changes who refuses what."""
     if rng.random() < 0.06:
         text = text.lower()

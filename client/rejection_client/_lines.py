@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,10 @@ DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 """Of files with these names, where none is given."""
 KINDS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".parquet": "parquet", ".pq": "parquet"}
 """Of files with these names, where none is given; of all others it is jsonl."""
+CONVERT = "convert the input first, with iconv -t UTF-8"
+
+_BYTE = re.compile("[\udc80-\udcff]")
+"""A byte that is not UTF-8, as Python's error handler `surrogateescape` spells it."""
 
 
 def form_of(path: str, kind: str | None, field: str, delimiter: str | None) -> Form:
@@ -71,15 +76,18 @@ def _columns_of(path: str, form: Form) -> Sequence[str] | None:
 def read_rows(stream: BinaryIO, form: Form, file: str | None = None) -> Iterator[Row]:
     r"""Read rows, without holding one back for the next, so that results keep up with a slow writer.
 
-    Lines end in \n or \r\n; a byte order mark is skipped. Bytes that are not UTF-8 become lone surrogates, which the
-    client refuses by row. Blank lines between records are no rows.
+    Lines end in \n or \r\n; a byte order mark is skipped. Blank lines between records are no rows.
     """
     if form.kind == "csv":
         yield from _csv_rows(_lines(stream), form, file)
         return
     for number, (line, end) in enumerate(_lines(stream), 1):
-        text = line.removesuffix(b"\r").decode(errors="surrogateescape")
         row = _row(file, number, end)
+        try:
+            text = line.removesuffix(b"\r").decode()
+        except UnicodeDecodeError as error:
+            yield row._replace(problem=f"is not UTF-8: {error.reason} at byte {error.start + 1}; {CONVERT}")
+            continue
         if form.kind == "lines":
             yield row._replace(text=text)
         elif text.strip():
@@ -119,7 +127,9 @@ def _csv_rows(lines: Iterable[tuple[bytes, int]], form: Form, file: str | None) 
         row = _row(file, line, end)
         record = dict(zip(header, cells, strict=False))
         if len(cells) == len(header):
-            yield row._replace(text=record[form.field], record=record)
+            text = record[form.field]
+            problem = f"is not UTF-8 in its column '{form.field}'; {CONVERT}" if _BYTE.search(text) else None
+            yield row._replace(text=UNSENDABLE if problem else text, record=record, problem=problem)
         else:
             counted = f"has {len(cells)} columns where the first line has {len(header)}"
             yield row._replace(record=record, problem=counted)

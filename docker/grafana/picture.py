@@ -102,7 +102,7 @@ def _plot(ax: Axes, panel: Any, lines: dict[str, tuple[list[float], list[float]]
         ax.plot(times, [value / scale for value in values], label=name)
     ax.set_title(panel.title)
     ax.set_ylabel(UNITS[panel.unit])
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.1 * max((value / scale for _, values in lines.values() for value in values), default=1) or 1)
     if lines:
         ax.legend(loc="best", fontsize=7)
 

@@ -72,7 +72,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     from rejection_server.json_console import JsonConsole
 
     make_console = JsonConsole if arguments.log_format == "json" else Console
-    console = make_console(hold_log=arguments.log_level in ("error", "warning"))
+    console = make_console(arguments.log_level)
     options = ServeOptions(
         repository=arguments.repository,
         host=arguments.host,
@@ -101,8 +101,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         return 2
     for warning in _warnings(options):
         console.say(warning, "warning")
-    on_event = console.event if options.log_level != "error" else None
-    server = Server(options, on_log=console.log, on_event=on_event, on_wait=console.progress)
+    server = Server(options, on_log=console.log, on_event=console.event, on_wait=console.progress)
     interrupts = _Interrupts(server, console)
     begin = time.monotonic()
     try:

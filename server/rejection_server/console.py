@@ -20,6 +20,7 @@ __all__ = ["Console", "describe_event", "describe_model"]
 
 EXAMPLE_TEXT = "Sorry, but I can't assist with that."
 PROGRESS_AFTER_S = 2.0
+_FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
 
 
 class Console:
@@ -28,8 +29,9 @@ class Console:
     While the models load, the log of a quiet start is held back: if a model fails, one sentence says why.
     """
 
-    def __init__(self, *, hold_log: bool) -> None:
-        self._held: list[str] | None = [] if hold_log else None
+    def __init__(self, log_level: str) -> None:
+        self._least = "error" if log_level == "error" else "warning"
+        self._held: list[str] | None = [] if log_level in ("error", "warning") else None
         self._rewrites = sys.stderr.isatty() and not self._held
         self._shown_s = 0
 
@@ -56,7 +58,13 @@ class Console:
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Something that the guard tells."""
-        self.say(describe_event(event), "warning")
+        level = level_of(event)
+        if level == "error" or self._least != "error":
+            self.tell(event, level)
+
+    def tell(self, event: Mapping[str, Any], level: str) -> None:
+        """Write what the guard tells."""
+        self.say(describe_event(event), level)
 
     def stopping(self, sentence: str) -> None:
         """Say so within a signal handler: not by `print`, for the signal may have come in the middle of one."""
@@ -80,6 +88,12 @@ class Console:
     def ready(self, server: Server, options: ServeOptions, elapsed_s: float) -> None:
         """The server answers."""
         _print_summary(server, options, elapsed_s)
+
+
+def level_of(event: Mapping[str, Any]) -> str:
+    """`error` for what is the server's own fault, `warning` for what a caller or the load did."""
+    is_fault = event["event"] not in ("failed", "responsive") or event.get("code") in _FAULTS
+    return "error" if is_fault else "warning"
 
 
 def describe_event(event: Mapping[str, Any]) -> str:

@@ -22,15 +22,13 @@ __all__ = ["JsonConsole"]
 GUARD_PREFIX = "guard: "
 _REPEATED = re.compile(r"\.\.\. repeated (\d+) times: ")
 _TELEMETRY = re.compile(r"\[(Error|Warning)\] File: \S+ ")
-_FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
-"""Codes of what is the server's own fault."""
 
 
 class JsonConsole(Console):
     """Writes for a program: to standard error alone, a line of JSON each, with `time`, `level`, `logger`, `message`."""
 
-    def __init__(self, *, hold_log: bool) -> None:
-        super().__init__(hold_log=hold_log)
+    def __init__(self, log_level: str) -> None:
+        super().__init__(log_level)
         logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING)
 
     def show(self, line: str) -> None:
@@ -53,9 +51,8 @@ class JsonConsole(Console):
         """Something of the server's own for whoever runs it."""
         _write(level, "serve", sentence)
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Something that the guard tells."""
-        level = "error" if event.get("code") in _FAULTS else "warning"
+    def tell(self, event: Mapping[str, Any], level: str) -> None:
+        """Write what the guard tells."""
         fields = {name: value for name, value in event.items() if name != "message"}
         _write(level, "guard", event.get("message") or describe_event(event), **fields)
 

@@ -22,7 +22,7 @@ _NOT_IN_FILES = ("config", "print_config", "help", "version")
 _COMMAND_LINE, _ENVIRONMENT, _FILE, _DEFAULT = "command line", "environment_variables", "config_file", "default"
 
 
-class LayeredParser(configargparse.ArgumentParser):
+class LayeredParser(configargparse.ArgumentParser):  # type: ignore[misc]  # it has no types
     """An `argparse.ArgumentParser` whose options may also be set by `REJECTION_...` and in the file of its `--config`.
 
     An empty environment variable is as good as none. A flag is set by true and left alone by false.
@@ -40,7 +40,7 @@ class LayeredParser(configargparse.ArgumentParser):
     def parse(self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """The options; exits with status 2, after a sentence, for a wrong one wherever it is from."""
         config = self._option_string_actions["--config"]
-        config.is_config_file_arg, config.env_var = True, f"{PREFIX}CONFIG"  # type: ignore[attr-defined]
+        config.is_config_file_arg, config.env_var = True, f"{PREFIX}CONFIG"
         given = {name: value for name, value in environment.items() if value}
         options = self.parse_args(list(arguments), env_vars=given)
         assert isinstance(options, argparse.Namespace)
@@ -91,18 +91,18 @@ class LayeredParser(configargparse.ArgumentParser):
             for key, (other, _) in settings.items():
                 if other is action:
                     kind, _, path = source.partition("|")
-                    return {_ENVIRONMENT: key, _FILE: path}.get(kind, _DEFAULT)
+                    return str({_ENVIRONMENT: key, _FILE: path}.get(kind, _DEFAULT))
         is_default = options is not None and getattr(options, action.dest) == action.default
         return _DEFAULT if is_default else _COMMAND_LINE
 
     def _unknown(self, environment: Mapping[str, str]) -> list[str]:
         known = {action.env_var for action in self._actions}
         # Of the scripts, and of the models' processes.
-        known |= {f"{PREFIX}{name}" for name in ("METRICS_URL", "SCRIPTS", "VENV")}
+        known |= {f"{PREFIX}{name}" for name in ("SCRIPTS", "VENV")}
         return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
-class _Toml(configargparse.ConfigFileParser):
+class _Toml(configargparse.ConfigFileParser):  # type: ignore[misc]
     """Reads one flat TOML table; raises ConfigFileParserException for what is none."""
 
     path = ""

@@ -30,7 +30,7 @@ VALUES: tuple[Any, ...] = (
 
 def make_bases(folder: Path) -> list[Path]:
     """Whole models that are broken later: weights alone, weights and ONNX, ONNX alone, several files of weights."""
-    gentle = {"initializer_range": 0.1}
+    gentle = {"initializer_range": 0.1, "num_hidden_layers": 1}
     weights = tiny_transformers.make(folder / "weights", "bert", settings=gentle)
     both = tiny_transformers.make(folder / "both", "roberta", settings=gentle)
     _export(both)
@@ -163,7 +163,7 @@ def not_a_file(chance: random.Random, folder: Path) -> str:
     elif kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to({"nowhere": "/nowhere", "itself": path, "device": "/dev/null"}[kind])
+        path.symlink_to({"nowhere": "/nowhere", "itself": str(path), "device": "/dev/null"}[kind])
     return f"{name}: {kind}"
 
 

@@ -6,6 +6,7 @@ python -m faults.prepare_fuzz --folders 500 --seed 1
 import argparse
 import collections
 import contextlib
+import io
 import json
 import os
 import re
@@ -27,9 +28,9 @@ from rejection_server.commands import command
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare import cli, served
 from rejection_server.prepare.answers import Answers
-from support.repository import tokenizing
+from rejection_server.prepare.tokenizer import tokens_as_served
 
-LONGEST_S = 300
+LONGEST_S = 600
 LONGEST_SENTENCE = 900
 PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
 NOT_FOR_A_PERSON = {
@@ -62,16 +63,15 @@ def without_server(repository: Path, texts: Sequence[str]) -> Answers:
     session = onnxruntime.InferenceSession(str(next(repository.glob("classifier/*/model.onnx"))))
     accepted = TokenIds.of(session.get_modelmeta().custom_metadata_map)
     assert accepted is not None
-    tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", accepted.longest_row)
-    whole = tokenizer.token_ids(list(texts))
-    rows = [tokenizer.truncate(row, accepted.longest_row) for row in whole]
+    tokenizer_json = repository / "tokenizer" / "1" / "tokenizer.json"
+    rows, counts = tokens_as_served(tokenizer_json, texts, accepted.longest_row)
     answers = []
     for row in rows:
         feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
         answers.append(session.run(["logits", "probabilities"], feed))
     logits, scores = (np.concatenate(parts).astype(np.float64) for parts in zip(*answers, strict=True))
     labels = (repository / "rejection" / "labels.txt").read_text(encoding="utf-8").splitlines()
-    return Answers(tuple(labels), tuple(map(tuple, rows)), tuple(map(len, whole)), logits, scores)
+    return Answers(tuple(labels), tuple(rows), tuple(counts), logits, scores)
 
 
 def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:
@@ -79,7 +79,8 @@ def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:
     arguments = [str(folder), "--output", str(output), "--precision", "fp32"]
     arguments += ["--allow-pickle"] if broken.allow_pickle else []
     begin = time.monotonic()
-    with _streams() as (out, err):
+    told, said = io.StringIO(), io.StringIO()
+    with _streams(told, said):
         signal.signal(signal.SIGALRM, _hang)
         signal.alarm(LONGEST_S)
         try:
@@ -90,9 +91,8 @@ def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:
             status = int(exc.code or 0)
         finally:
             signal.alarm(0)
-    said = err.read_text(errors="replace")
-    lines = said.splitlines()
-    findings = tuple(_findings(status, said, out.read_text(), output, folder))
+    lines = said.getvalue().splitlines()
+    findings = tuple(_findings(status, said.getvalue(), told.getvalue(), output, folder))
     return Ended(broken, status, round(time.monotonic() - begin, 1), lines[-1] if lines else "", findings)
 
 
@@ -101,24 +101,25 @@ def _hang(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _streams() -> Iterator[tuple[Path, Path]]:
-    """Files to which everything goes that this process and its children write to standard output and error."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = Path(folder, "out"), Path(folder, "err")
+def _streams(*taken: io.StringIO) -> Iterator[None]:
+    """Takes what this process and its children write to standard output and standard error."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        files = (out, err)
         kept = sys.stdout, sys.stderr, os.dup(1), os.dup(2)
-        streams = [path.open("w", encoding="utf-8", buffering=1) for path in paths]
-        for number, stream in enumerate(streams, 1):
-            os.dup2(stream.fileno(), number)
-        sys.stdout, sys.stderr = streams
+        for number, file in enumerate(files, 1):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = files
         try:
-            yield paths
+            yield
         finally:
             sys.stdout, sys.stderr = kept[:2]
             for number, before in enumerate(kept[2:], 1):
                 os.dup2(before, number)
                 os.close(before)
-            for stream in streams:
-                stream.close()
+            for file, text in zip(files, taken, strict=True):
+                file.flush()
+                file.seek(0)
+                text.write(file.read())
 
 
 def _findings(status: int, said: str, told: str, output: Path, folder: Path) -> Iterator[str]:

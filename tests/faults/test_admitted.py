@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from faults.mutations import MUTATIONS
-from rejection_server.guard.contract import checked_request
+from rejection_server.guard import contract
 from rejection_server.guard.refusal import Code, Refusal
 
 EACH = 400
@@ -54,7 +54,7 @@ def assert_whole(request: Any) -> None:
 def checked(message: bytes) -> tuple[Refusal | None, Any]:
     """Why a message is refused, or the request that goes on."""
     try:
-        return None, checked_request(message, 4096)
+        return None, service_pb2.ModelInferRequest.FromString(b"".join(contract.checked(message, 4096).pieces))
     except Refusal as refusal:
         return refusal, None
 

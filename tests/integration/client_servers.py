@@ -62,7 +62,8 @@ class TritonPythonModel:
             if text.startswith("sleep "):
                 _, seconds, *paths = text.split()
                 for path in paths:
-                    Path(path).write_text("started")
+                    if path.startswith("/"):  # any other is a word of the text
+                        Path(path).write_text("started")
                 time.sleep(float(seconds))
             elif text.startswith("wait "):
                 self.wait(request, Path(text.split()[1]))

@@ -19,6 +19,7 @@ from typing import IO, AnyStr
 import pytest
 
 from integration.client_servers import Cable
+from rejection_client import RejectionClient
 from rejection_server.host import Server
 from support.repository import ROOT
 
@@ -336,8 +337,9 @@ def test_watch_shows_what_the_server_does(server: Server) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    while watching.poll() is None:
-        run(server.grpc_address, *(f"text {n}" for n in range(20)))
+    with RejectionClient(server.grpc_address) as client:
+        while watching.poll() is None:
+            client.classify_many([f"text {n}" for n in range(20)], timeout_s=60)
     header, *rows = pipe(watching.stdout).read().splitlines()[1:]
     pipe(watching.stdout).close()
     assert watching.returncode == 0

@@ -257,9 +257,23 @@ def test_requests_over_the_bound_are_refused_at_once_and_health_is_not(server: A
         assert 0 < len(errors) <= 8
         for error in errors:
             assert error.code() is Code.UNAVAILABLE
-            assert error.details().startswith("the queue is full: at most 4 requests wait")
+            assert error.details().startswith("the queue is full: at most 4 requests may be under way")
         assert wire.infer(["a"])["logits"].shape == (1, 2)
         assert settled(guard)["under_way_bytes"] == 0
+
+
+def test_a_short_request_waits_for_no_long_one(guard: GuardProcess) -> None:
+    wire = Wire(guard.address)
+    wire.infer(["warm"])
+    long = [wire.send(request(["word " * 600] * 17)) for _ in range(4)]
+    try:
+        long[0].result()
+        for number in range(3):
+            wire.infer([f"short {number}"])
+        assert not any(one.done() for one in long[1:]), "they go to Triton one by one, and so to one of two instances"
+    finally:
+        for one in long:
+            one.cancel()
 
 
 def test_a_cancelled_request_that_waits_in_the_guard_never_reaches_triton(server: Any, direct: Wire) -> None:

@@ -161,8 +161,9 @@ def test_triton_itself_is_locked(triton: Any, name: str) -> None:
         service_pb2,
         {"TraceSetting": "TraceSettingRequest", "LogSettings": "LogSettingsRequest"}.get(name, f"{name}Request"),
     )
-    with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
+    with pytest.raises(grpc.RpcError, match="This protocol is restricted") as caught:
         call(ask(), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_without_a_key_file_administration_is_for_nobody(triton: Any) -> None:
@@ -269,24 +270,24 @@ def test_a_certificate_is_renewed_and_no_call_is_lost(triton: Any, tmp_path: Pat
             write(target, source.read_text())
 
     def ends(year: int) -> bool:
-        return time.gmtime(guard.counts()["certificate_expires"]).tm_year == year
+        return time.gmtime(serving.counts()["certificate_expires"]).tm_year == year
 
     install(pairs[0])
     log = tmp_path / "log"
-    with GuardProcess(triton.grpc_address, log, tls_cert=live[0], tls_key=live[1], reread_s=0.1) as guard:
-        callers = Callers(guard.port, authority.certificate.read_bytes())
+    with GuardProcess(triton.grpc_address, log, tls_cert=live[0], tls_key=live[1], reread_s=0.1) as serving:
+        callers = Callers(serving.port, authority.certificate.read_bytes())
         try:
-            seen = {number_of(guard.port)}
+            seen = {number_of(serving.port)}
             for year, pair in ((2091, pairs[1]), (2092, pairs[2])):
                 install(pair)
                 assert eventually(lambda year=year: ends(year))  # type: ignore[misc]
-                assert number_of(guard.port) == pair[0].read_text().lstrip()
-                seen.add(number_of(guard.port))
+                assert number_of(serving.port) == pair[0].read_text().lstrip()
+                seen.add(number_of(serving.port))
             assert len(seen) == 3
             write(live[1], "no key")
             assert eventually(lambda: "no PEM file with a private key" in log.read_text())
             assert "what was read before goes on to count" in log.read_text()
-            assert number_of(guard.port) in seen
+            assert number_of(serving.port) in seen
             before = callers.answered
             assert eventually(lambda: callers.answered > before + 20)
         finally:
@@ -306,7 +307,7 @@ def test_the_authority_of_callers_is_exchanged(triton: Any, tmp_path: Path) -> N
             ours.certificate.read_bytes(), caller[1].read_bytes(), caller[0].read_bytes()
         )
         options = [("grpc.ssl_target_name_override", "triton.test"), ("grpc.use_local_subchannel_pool", 1)]
-        with grpc.secure_channel(guard.address, credentials, options=options) as channel:
+        with grpc.secure_channel(serving.address, credentials, options=options) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             error = stub.ModelInfer.future(request(["a"]), timeout=10).exception()
             assert error is None or error.code() is grpc.StatusCode.UNAVAILABLE
@@ -314,7 +315,7 @@ def test_the_authority_of_callers_is_exchanged(triton: Any, tmp_path: Path) -> N
 
     with GuardProcess(
         triton.grpc_address, tls_cert=pair[0], tls_key=pair[1], tls_client_ca=accepted, reread_s=0.1
-    ) as guard:
+    ) as serving:
         assert [lets(caller) for caller in callers] == [True, False]
         write(accepted, after.certificate.read_text())
         assert eventually(lambda: lets(callers[1]))

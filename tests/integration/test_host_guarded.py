@@ -194,8 +194,6 @@ def test_the_guard_is_what_callers_reach_and_triton_what_its_host_reaches() -> N
             triton.RepositoryIndex(index)
         assert triton.RepositoryIndex(index, metadata=list(server.admin_metadata.items())).models
         assert [psutil.Process(pid).is_running() for pid in server.pids] == [True, True]
-        (metrics,) = {psutil.Process(pid).environ()["REJECTION_METRICS_URL"] for pid in server.pids}
-        assert metrics == "", "the guard bounds the queue, so nobody reads metrics for that"
     assert server.stop() == 0
 
 

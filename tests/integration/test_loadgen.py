@@ -59,6 +59,13 @@ def run(loadgen: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[s
     return subprocess.run([loadgen, *arguments], capture_output=True, text=True, timeout=90)
 
 
+def test_a_socket_of_this_machine_takes_the_place_of_a_port(loadgen: Path, server: Server, texts_path: Path) -> None:
+    load = ("--texts", texts_path, "--concurrency", "1", "--seconds", "1")
+    done = run(loadgen, "--url", server.triton_address, *load)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["ok"] > 0
+
+
 def measure(loadgen: Path, server: Server, *arguments: str | Path) -> Any:
     result = run(loadgen, "--url", server.grpc_address, *arguments)
     assert result.returncode == 0, result.stderr

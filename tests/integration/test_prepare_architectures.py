@@ -11,10 +11,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.varlen import to_varlen
 from rejection_server.prepare import build, gate
-from rejection_server.prepare.pipeline import SAMPLE, Options, prepare, read_texts
+from rejection_server.prepare.options import SAMPLE, Options, read_texts
+from rejection_server.prepare.pipeline import prepare
 from support import tiny_transformers
 from support.repository import tokenizing
 from support.tiny_transformers import torch, transformers
@@ -58,7 +60,7 @@ def test_served_answers_are_those_of_the_original(
     assert expected.std(axis=0).min() > 0.05, "the texts' answers differ, or equal ones would prove nothing"
     np.testing.assert_allclose(written_logits(prepared.output), expected, atol=1e-4)
     facts = json.loads((prepared.output / "classifier" / "1" / "model.json").read_text())
-    assert facts["gate"]["reference"].startswith("PyTorch")
+    assert facts["gate"]["reference"].startswith("the pipeline of transformers")
     assert facts["form"] == ("packed" if architecture in PACKED else "loop")
     assert facts["packed"].startswith("used" if architecture in PACKED else "not used: ")
     assert facts["architecture"] == tiny_transformers.ARCHITECTURES[architecture].model
@@ -131,6 +133,7 @@ def test_exports_of_every_style_are_recognised(tmp_path: Path, architecture: str
     # They compare the answers themselves.
     to_packed(onnx.load(tmp_path / "model.onnx"), heads=4)
     to_varlen(onnx.load(tmp_path / "model.onnx"), heads=4)
+    onnxruntime.InferenceSession(to_float16(onnx.load(tmp_path / "model.onnx")).SerializeToString())
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,12 +12,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from rejection_server.prepare import case as steps
 from rejection_server.prepare import gate, pipeline
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError
 from rejection_server.prepare.export import check_weights, export
-from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.options import SAMPLE, Options, read_texts
 from rejection_server.prepare.proof import answers_in_float32
 from rejection_server.prepare.reference import Answer, Reference, answers_of_pipeline
 from rejection_server.prepare.tokenizer import write_served_tokenizer
@@ -47,7 +48,7 @@ class Case:
 
     def refusals(self, found: Answers) -> list[str]:
         """What the gate says of these answers in float32."""
-        mistakes = gate.mistakes(self.expected, found, self.texts)
+        mistakes = gate.mistakes(self.expected, found, self.texts, 4096)
         figures = gate.compare_all(self.expected, found, self.edge_cases, self.model.activation)
         return [
             *mistakes,
@@ -194,7 +195,7 @@ def test_every_kind_of_mistake_is_refused(bert: Case, tmp_path: Path, kind: str)
     wrong = MUTATIONS[kind](bert, tmp_path)
     found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, wrong.model, bert.texts)
     if kind == "not a number":
-        assert gate.mistakes(bert.expected, found, bert.texts) == ["an answer is not a number"]
+        assert gate.mistakes(bert.expected, found, bert.texts, 4096) == ["an answer is not a number"]
     else:
         assert bert.refusals(found)
 
@@ -229,15 +230,25 @@ def test_prepare_ends_there(bert: Case, tmp_path: Path, monkeypatch: pytest.Monk
         shutil.copyfile(wrong.tokenizer_json, path)
         return wrong.model.sample_rows
 
+    def write_padded(_folder: Path, _weights: str, _model: Description, path: Path) -> None:
+        onnx.save(onnx.load(bert.padded), path)
+
+    def check_nothing(*_: object) -> None:
+        pass
+
     made: dict[Any, Callable[..., Any]] = {
         describe: lambda *_: wrong.model,
-        check_weights: lambda *_: None,
+        check_weights: check_nothing,
         answers_of_pipeline: lambda *_: bert.answered,
         write_served_tokenizer: write_tokenizer,
-        export: lambda _folder, _weights, _model, path: onnx.save(onnx.load(bert.padded), path),
+        export: write_padded,
     }
-    monkeypatch.setattr(pipeline, "isolated", lambda step, *given: made.get(step, step)(*given))
+
+    def run(step: Callable[..., Any], *given: Any) -> Any:
+        return made.get(step, step)(*given)
+
+    monkeypatch.setattr(steps, "isolated", run)
     monkeypatch.setattr(pipeline, "read_texts", lambda _: bert.texts[:usual])
     with pytest.raises(GateError, match=says):
-        pipeline.prepare(pipeline.Options(model=str(bert.folder), output=tmp_path / "served"))
+        pipeline.prepare(Options(model=str(bert.folder), output=tmp_path / "served"))
     assert not (tmp_path / "served").exists()

@@ -16,8 +16,10 @@ import pytest
 
 from rejection_server.commands import command
 from rejection_server.prepare.errors import PrepareError
-from rejection_server.prepare.pipeline import Options, prepare
-from rejection_server.prepare.reference import answers_of_torch
+from rejection_server.prepare.export import export
+from rejection_server.prepare.options import Options
+from rejection_server.prepare.pipeline import prepare
+from rejection_server.prepare.reference import Answer, answers_of_pipeline
 from rejection_server.prepare.source import find_source
 from support import tiny_transformers
 from support.hub import COMMIT, Hub
@@ -38,8 +40,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "onnx").mkdir()
     padded = folder / "onnx" / "external.onnx"
-    described = description(rows=((0, 2),), model_max_length=128)
-    answers_of_torch(folder, "model.safetensors", described, export_to=padded)
+    export(folder, "model.safetensors", description(model_max_length=128), padded)
     onnx.save(onnx.load(padded), folder / "onnx" / "model.onnx")
     for path in (padded, padded.with_name("external.onnx.data")):
         path.unlink()
@@ -232,7 +233,7 @@ def test_damaged_weights(folder: Path) -> None:
 def test_a_tokenizer_in_python_only(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     transformers.CanineTokenizer().save_pretrained(folder)
-    (folder / "vocab.txt").touch()
+    (folder / "vocab.txt").write_text("a\n")
     assert "(CanineTokenizer) exists in Python only" in said_of(folder)
 
 
@@ -240,20 +241,22 @@ def test_code_from_the_model_is_not_run(folder: Path, tmp_path_factory: pytest.T
     ran = tmp_path_factory.mktemp("ran") / "yes"
     configure(folder, model_type="surprise", auto_map={"AutoConfig": "surprise.Config"})
     (folder / "surprise.py").write_text(f"open({str(ran)!r}, 'w')\n")
-    assert "not one that transformers knows" in said_of(folder)
+    assert "needs custom code, surprise.Config (auto_map: AutoConfig in config.json)" in said_of(folder)
     assert not ran.exists()
 
 
 def test_pickled_weights_only_by_name(folder: Path) -> None:
-    described = description(rows=((0, 5, 9, 2),))
-    expected = answers_of_torch(folder, "model.safetensors", described, export_to=None)
+    (expected,) = answers_of_pipeline(folder, ["Not today."], 128).answers
     model = transformers.RobertaForSequenceClassification.from_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert "allow it with --allow-pickle" in said_of(folder)
     source = find_source(str(folder), None, has_torch=True, allow_pickle=True)
     assert source.weights == "pytorch_model.bin"
-    np.testing.assert_array_equal(answers_of_torch(folder, source.weights, described, export_to=None), expected)
+    (found,) = answers_of_pipeline(folder, ["Not today."], 128).answers
+    assert isinstance(found, Answer)
+    assert isinstance(expected, Answer)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, published: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.errors import UnsupportedError
-from rejection_server.prepare.pipeline import Options, Prepared, prepare
+from rejection_server.prepare.export import check_weights
+from rejection_server.prepare.options import Options
+from rejection_server.prepare.pipeline import Prepared, prepare
 from support import tiny_transformers
 from support.kserve import Wire
 from support.tiny_transformers import transformers
@@ -110,6 +113,12 @@ def test_settings_that_are_refused(plain: Path, tmp_path: Path, file: str, chang
     edit_json(folder / file, **changes)
     with pytest.raises(UnsupportedError, match=says):
         describe(folder, None, None)
+
+
+def test_a_class_that_transformers_does_not_have(plain: Path) -> None:
+    model = replace(describe(plain, None, None), architecture="MeanForSequenceClassification")
+    with pytest.raises(UnsupportedError, match="transformers has no MeanForSequenceClassification"):
+        check_weights(plain, "model.safetensors", model)
 
 
 def test_code_for_another_task_is_of_no_concern(plain: Path, tmp_path: Path) -> None:

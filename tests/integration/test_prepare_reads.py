@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from rejection_server.prepare.build import Plan, write_graph
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.errors import CorruptedError, SourceError, UnsupportedError
 from rejection_server.prepare.export import check_weights, export
-from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.options import SAMPLE, read_texts
 from rejection_server.prepare.source import Source, find_source
-from rejection_server.prepare.tokenizer import ids_as_served, write_served_tokenizer
+from rejection_server.prepare.tokenizer import tokens_as_served, write_served_tokenizer
 from rejection_server.prepare.whole import check_whole, stored_as
 from support import tiny_transformers
 from support.repository import RESPONSES
@@ -28,7 +29,7 @@ from support.tiny_transformers import torch, transformers
 TEXTS = read_texts(SAMPLE)[:40]
 
 
-def logits_of(model: Any, rows: list[tuple[int, ...]]) -> np.ndarray[Any, Any]:
+def logits_of(model: Any, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
     with torch.inference_mode():
         given = [torch.tensor([row]) for row in rows]
         return np.concatenate([model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for ids in given])
@@ -54,16 +55,17 @@ def test_decoders_score_the_last_token(tmp_path: Path, architecture: str, pad: b
             write_graph(tmp_path / "padded.onnx", tmp_path / "batch.onnx", on_gpu)
 
 
-def ids_as_served_by(folder: Path, work: Path) -> list[tuple[int, ...]]:
+def ids_as_served_by(folder: Path, work: Path) -> tuple[tuple[int, ...], ...]:
     """Token ids of the texts as the server makes them, which must be those of the original."""
     write_served_tokenizer(folder, work / "tokenizer.json", 128)
-    rows = ids_as_served(work / "tokenizer.json", TEXTS, 128)
+    rows, _ = tokens_as_served(work / "tokenizer.json", TEXTS, 128)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert rows == [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
+    expected = [tuple(tokenizer(text, truncation=True, max_length=128)["input_ids"]) for text in TEXTS]
+    assert list(rows) == [ids or (0,) for ids in expected]
     return rows
 
 
-def scores(graph: Path, rows: list[tuple[int, ...]]) -> np.ndarray[Any, Any]:
+def scores(graph: Path, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
     """Logits of all rows in one batch."""
     session = onnxruntime.InferenceSession(str(graph))
     lengths = np.array([[len(row)] for row in rows], np.int32)

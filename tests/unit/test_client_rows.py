@@ -24,7 +24,8 @@ def write(path: Path, raw: bytes) -> str:
 
 def test_each_line_is_a_text() -> None:
     rows = read(b"\xef\xbb\xbfone\n\r\n\nfour \xc3\xa9\r\nfive\rhere\n\x80six")
-    assert [row.text for row in rows] == ["one", "", "", "four é", "five\rhere", "\udc80six"]
+    assert [row.text for row in rows] == ["one", "", "", "four é", "five\rhere", UNSENDABLE]
+    assert (rows[-1].problem or "").startswith("is not UTF-8: invalid start byte at byte 1; convert")
     assert [row.place for row in rows] == [f"line {number}" for number in range(1, 7)]
     assert [row.line for row in rows] == [*range(1, 7)]
     assert [row.bytes_read for row in rows] == [7, 9, 10, 19, 29, 33]
@@ -103,11 +104,14 @@ def test_a_field_may_be_a_path(field: str, text: str | None) -> None:
 def test_the_text_of_a_csv_line_is_a_column() -> None:
     raw = b'\xef\xbb\xbfid,t\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2\r\n3,\xff\r\n' + b"4," + b"x" * 300_000
     rows = read(raw, Form("csv", "t"))
-    assert [row.text for row in rows[:3]] == ['two\r\nlines, "quoted"', UNSENDABLE, "\udcff"]
+    assert [row.text for row in rows[:3]] == ['two\r\nlines, "quoted"', UNSENDABLE, UNSENDABLE]
     assert [row.place for row in rows] == ["line 2", "line 5", "line 6", "line 7"]
     assert [row.record["id"] for row in rows if row.record] == ["1", "2", "3", "4"]
     assert rows[-1].bytes_read == len(raw)
     assert rows[1].problem == "has 1 columns where the first line has 2"
+    assert (rows[2].problem or "").startswith("is not UTF-8 in its column 't'; convert")
+    (row,) = read(b"id,t\ncaf\xe9,fine\n", Form("csv", "t"))
+    assert (row.text, row.problem) == ("fine", None)
     assert read(b"", Form("csv", "t")) == []
 
 

@@ -15,11 +15,12 @@ from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.original import Found, to_original
 from rejection_server.graph.ragged import GraphError, to_ragged
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
-from rejection_server.prepare.onnx_file import check_usable, load_onnx, read_onnx
+from rejection_server.prepare.onnx_file import check_raw, check_usable, load_onnx, read_onnx
 from support.tiny_models import ACCEPTED, padded_classifier
 
 PLAIN = Found("fp32", None, ())
-ROWS = [np.array([[7, 8, 9, 300]]), np.array([[5]])]
+IDS = [[7, 8, 9, 300], [5]]
+ROWS = [np.array([ids]) for ids in IDS]
 
 
 def answers(model: ModelProto, rows: list[Any] = ROWS) -> np.ndarray[Any, Any]:
@@ -75,7 +76,7 @@ def softmax(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_what_is_found_and_what_is_left(tmp_path: Path, change: Any, found: Found, applied: Any, within: float) -> None:
     given = change(padded_classifier(3))
     onnx.save(given, tmp_path / "model.onnx")
-    assert read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx") == found
+    assert read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx", IDS) == found
     assert found.changed == (tmp_path / "original.onnx").exists() == (found != PLAIN)
     left = load_onnx(tmp_path / ("original.onnx" if found.changed else "model.onnx"))
     onnx.checker.check_model(left)
@@ -88,7 +89,7 @@ def test_what_is_found_and_what_is_left(tmp_path: Path, change: Any, found: Foun
 def test_int8_stays(tmp_path: Path) -> None:
     onnx.save(padded_classifier(), tmp_path / "model.onnx")
     quantize_dynamic(tmp_path / "model.onnx", tmp_path / "int8.onnx")
-    found = read_onnx(tmp_path / "int8.onnx", tmp_path / "original.onnx")
+    found = read_onnx(tmp_path / "int8.onnx", tmp_path / "original.onnx", IDS)
     assert (found.weights, found.changed) == ("int8", False)
     check_usable(found, "model.onnx", "softmax", "auto", "cpu")
     for precision, device in (("fp32", "cpu"), ("auto", "gpu")):
@@ -160,7 +161,29 @@ def test_a_rewritten_file_that_answers_otherwise_is_refused(tmp_path: Path, monk
     monkeypatch.setattr("rejection_server.graph.original._TRANSPARENT", ("Identity", "Cast", "Softmax"))
     monkeypatch.setattr("rejection_server.graph.original._FUNCTIONS", ("Sigmoid",))
     with pytest.raises(UnsupportedError, match="it answers otherwise"):
-        read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx")
+        read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx", IDS)
+
+
+def test_scores_for_each_token_are_no_text_classifiers(tmp_path: Path) -> None:
+    model = with_int32(padded_classifier())
+    model.graph.node[-1].output[0] = "scores"
+    nodes = onnx.parser.parse_graph("g (float x) => (float x) { logits = Gather<axis=0>(scores, input_ids) }").node
+    model.graph.node.extend([helper.make_node("Expand", ["scores", "many"], ["rows"]), *nodes])
+    model.graph.node[-1].input[0] = "rows"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1000, 2]), "many"))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedError, match=r"is no text classifier: its output 'logits' has the shape \[1, 4, 2\]"):
+        read_onnx(tmp_path / "model.onnx", tmp_path / "original.onnx", IDS)
+
+
+def test_a_softmax_in_another_form_is_noticed() -> None:
+    check_raw(np.array([[0.2, 0.9], [0.5, 0.5]]), "model.onnx")
+    check_raw(np.array([[1.0], [1.0]]), "model.onnx")
+    check_raw(np.array([[1.5, -0.5]]), "model.onnx")
+    with pytest.raises(UnsupportedError, match=r"model\.onnx gives add up to 1 for every text"):
+        check_raw(np.array([[0.2, 0.8], [0.5, 0.5]]), "model.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08", b"no graph at all", b"\x00" * 100])

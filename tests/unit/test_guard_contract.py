@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2
 
-from rejection_server.guard.contract import checked_request
+from rejection_server.guard.contract import checked
 from rejection_server.guard.refusal import Code, Refusal
 
 MAX_ELEMENTS = 4096
@@ -26,7 +26,11 @@ def request(raw: bytes = elements(b"No."), shape: tuple[int, ...] = (1, 1), data
 
 
 def check(message: Any) -> Any:
-    return checked_request(message.SerializeToString(), MAX_ELEMENTS)
+    return passed_on(message.SerializeToString())
+
+
+def passed_on(message: bytes) -> Any:
+    return service_pb2.ModelInferRequest.FromString(b"".join(checked(message, MAX_ELEMENTS).pieces))
 
 
 def refused(message: Any) -> str:
@@ -193,15 +197,62 @@ def test_typed_contents_go_on() -> None:
 
 def test_unknown_fields_stay_behind() -> None:
     plain = request().SerializeToString()
-    assert checked_request(plain + b"\xfa\x07\x03abc", MAX_ELEMENTS).SerializeToString() == plain
+    large = request(elements(bytes(100_000))).SerializeToString()
+    for message in (plain, large):
+        assert b"".join(checked(message + b"\xfa\x07\x03abc", MAX_ELEMENTS).pieces) == message
 
 
-def test_sixty_four_texts_of_a_mebibyte_go_on_raw_and_typed() -> None:
-    text = bytes(1 << 20)
-    assert check(request(elements(*[text] * 64), (64, 1)))
+def test_sixty_four_texts_of_a_mebibyte_go_on_without_a_copy() -> None:
+    message = request(elements(*[bytes(1 << 20)] * 64), (64, 1))
+    message.inputs.add(name="max_length", datatype="INT32", shape=[64, 1])
+    message.raw_input_contents.append(bytes(256))
+    arrived = memoryview(bytearray(message.SerializeToString()))
+    pieces = checked(arrived, MAX_ELEMENTS).pieces
+    assert sum(isinstance(piece, memoryview) and piece.obj is arrived.obj for piece in pieces) == 2
+    assert b"".join(pieces) == arrived
+
+
+def test_large_requests_are_checked_like_small_ones() -> None:
+    texts = [bytes(50_000), b"", bytes(50_000)]
+    message = request(elements(*texts), (3, 1))
+    assert check(message) == message
+    assert refused(request(elements(*texts)[:-1], (3, 1))).startswith(
+        "row 2 of inference input 'text' should have 50000"
+    )
+    assert refused(request(elements(*texts), (2, 1))).startswith("expected 2 string elements")
+    message.raw_input_contents.append(b"")
+    assert refused(message) == "the request has 2 raw contents for 1 inputs: send one for each"
+
+
+def test_typed_texts_may_be_large_but_not_as_large() -> None:
     message = service_pb2.ModelInferRequest(model_name="rejection")
-    message.inputs.add(name="text", datatype="BYTES", shape=[64, 1]).contents.bytes_contents.extend([text] * 64)
-    assert check(message)
+    contents = message.inputs.add(name="text", datatype="BYTES", shape=[3, 1]).contents
+    contents.bytes_contents.extend([bytes(1 << 20)] * 3)
+    assert check(message) == message
+    message.inputs[0].shape[0] = 4
+    contents.bytes_contents.append(bytes(1 << 20))
+    assert refused(message) == (
+        "the request has over 4194304 bytes that are not in raw_input_contents: send the texts there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_long"),
+    [
+        ([b"a" * 2048] * 16, False),
+        ([b"a" * 2048] * 17, True),
+        ([b"a" * 1_000_000] * 3, False),
+        ([b"a" * 1_000_000] * 5, True),
+        ([b"a" * 500] * 64, False),
+    ],
+)
+def test_requests_with_much_to_read_are_long(texts: list[bytes], is_long: bool) -> None:
+    message = request(elements(*texts), (len(texts), 1))
+    assert checked(message.SerializeToString(), MAX_ELEMENTS).is_long is is_long
+    message.inputs[0].contents.bytes_contents.extend(texts)
+    del message.raw_input_contents[:]
+    if message.ByteSize() < 1 << 22:
+        assert checked(message.SerializeToString(), MAX_ELEMENTS).is_long is is_long
 
 
 @pytest.mark.parametrize(
@@ -216,7 +267,7 @@ def test_sixty_four_texts_of_a_mebibyte_go_on_raw_and_typed() -> None:
 )
 def test_what_grows_when_it_is_parsed_is_refused_before(bomb: bytes) -> None:
     with pytest.raises(Refusal, match=r"too many tensors, elements or options|cannot be parsed"):
-        checked_request(bomb, MAX_ELEMENTS)
+        checked(bomb, MAX_ELEMENTS)
 
 
 def raw_is_exact(message: Any) -> bool:
@@ -265,8 +316,8 @@ def test_any_bytes_end_in_a_request_or_a_refusal(seed: int) -> None:
         for _ in range(draw.randrange(1, 4)):
             changed[draw.randrange(len(changed))] = draw.randrange(256)
         try:
-            request_back = checked_request(bytes(changed), MAX_ELEMENTS)
+            request_back = passed_on(bytes(changed))
         except Refusal as refusal:
             assert refusal.code is Code.INVALID_ARGUMENT  # noqa: PT017 - either outcome is right
         else:
-            assert checked_request(request_back.SerializeToString(), MAX_ELEMENTS) == request_back
+            assert passed_on(request_back.SerializeToString()) == request_back

@@ -20,6 +20,7 @@ SNAPSHOT = Snapshot(
     connections=4,
     under_way=5,
     under_way_bytes=600,
+    certificate_expires=1900000000.4,
     labels={"rejection": {"NORMAL": 2, "REJECTION": 1}},
     durations=[0, 2, 1, *[0] * (len(BOUNDS_S) - 3), 1],
     durations_sum_s=61.5,
@@ -46,6 +47,7 @@ def test_every_count_is_a_sample_of_a_described_metric() -> None:
         "rejection_guard_connections": "4",
         "rejection_guard_requests_under_way": "5",
         "rejection_guard_bytes_under_way": "600",
+        "rejection_guard_certificate_expires_seconds": "1900000000",
         'rejection_guard_verdicts_total{model="rejection",label="NORMAL"}': "2",
         'rejection_guard_verdicts_total{model="rejection",label="REJECTION"}': "1",
         'rejection_guard_process_memory_bytes{process="guard"}': "7",
@@ -59,6 +61,11 @@ def test_every_count_is_a_sample_of_a_described_metric() -> None:
     names = {re.sub(r"(?<=_seconds)_\w+$", "", name.partition("{")[0]) for name in samples(text)}
     assert names == {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert text.endswith("\n")
+
+
+def test_the_end_of_a_certificate_is_a_sample_where_there_is_one() -> None:
+    text = replace(SNAPSHOT, certificate_expires=1.7e9 + 0.4).prometheus()
+    assert samples(text)["rejection_guard_certificate_expires_seconds"] == "1700000000"
 
 
 def test_names_are_escaped() -> None:

@@ -23,14 +23,14 @@ def zipped(content: bytes) -> bytes:
 
 def inflated_only(body: bytes, encoding: str) -> bytes:
     message = only_message(bytearray(body), LIMIT)
-    return inflated(message.content, encoding, LIMIT) if message.is_compressed else message.content
+    return inflated(message.content, encoding, LIMIT) if message.is_compressed else bytes(message.content)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_messages_come_out_however_they_were_cut(seed: int) -> None:
     draw = random.Random(seed)
     messages = [Message(draw.randbytes(draw.choice([0, 1, 4, 5, 6, 900])), draw.random() < 0.5) for _ in range(50)]
-    wire = b"".join(compressed(one.content) if one.is_compressed else framed(one.content) for one in messages)
+    wire = b"".join((compressed if one.is_compressed else framed)(bytes(one.content)) for one in messages)
     buffer, found = bytearray(), []
     while wire:
         size = draw.choice([1, 2, 5, 100, 3000])

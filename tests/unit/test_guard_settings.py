@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rejection_server.guard.admission import Admission
+from rejection_server.guard.admission import STANDING_S, Admission
 from rejection_server.guard.refusal import Code, Refusal
 from rejection_server.guard.settings import GuardSettings, SettingsError
 
@@ -48,7 +48,7 @@ def test_requests_over_the_bound_are_refused_until_one_has_left() -> None:
     admission = Admission(max_requests=2, max_bytes=100)
     admission.enter()
     admission.enter()
-    with pytest.raises(Refusal, match="the queue is full: at most 2 requests wait") as caught:
+    with pytest.raises(Refusal, match="the queue is full: at most 2 requests may be under way") as caught:
         admission.enter()
     assert caught.value.code is Code.UNAVAILABLE
     admission.leave()
@@ -57,10 +57,36 @@ def test_requests_over_the_bound_are_refused_until_one_has_left() -> None:
 
 
 def test_bytes_over_the_bound_are_refused_and_counted_until_they_are_released() -> None:
-    admission = Admission(max_requests=2, max_bytes=100)
-    admission.hold(100)
-    with pytest.raises(Refusal, match="the queue is full: at most 100 bytes of requests wait"):
+    admission = Admission(max_requests=2, max_bytes=3 << 19)
+    admission.hold(3 << 19)
+    with pytest.raises(Refusal, match=r"the queue is full: at most 1\.5 MiB of requests may be under way"):
         admission.hold(1)
-    admission.release(101)
+    admission.release((3 << 19) + 1)
     admission.hold(100)
     assert admission.bytes == 100
+
+
+def test_in_an_overload_that_lasts_half_as_many_may_be_under_way() -> None:
+    now = 100.0
+    admission = Admission(max_requests=10, max_bytes=100, clock=lambda: now)
+
+    def refusal() -> str:
+        with pytest.raises(Refusal) as caught:
+            admission.enter()
+        return caught.value.sentence
+
+    for _ in range(10):
+        admission.enter()
+    for later in (0, STANDING_S / 2):
+        now += later
+        assert "at most 10 requests" in refusal()
+    now += STANDING_S / 2
+    assert "at most 5 requests" in refusal(), "after a second of refusals"
+    for _ in range(6):
+        admission.leave()
+    admission.enter()
+    assert "at most 5 requests" in refusal()
+    now += STANDING_S
+    for _ in range(5):
+        admission.enter()  # after a second without
+    assert "at most 10 requests" in refusal()

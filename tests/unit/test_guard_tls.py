@@ -2,7 +2,6 @@
 
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("certificate", ["server.pem", "chain.pem"])
 @pytest.mark.parametrize("authorities", [None, "ca.pem"])
 def test_files_that_fit(files: Path, certificate: str, authorities: str | None) -> None:
-    found = load(files / certificate, files / "server.key", authorities and files / authorities)
+    found = load(files / certificate, files / "server.key", files / authorities if authorities else None)
     assert found.expires == ssl.cert_time_to_seconds("Jan  1 00:00:00 2098 GMT")
     assert found.context.verify_mode is (ssl.CERT_REQUIRED if authorities else ssl.CERT_NONE)
 
@@ -57,15 +56,14 @@ def test_files_that_fit(files: Path, certificate: str, authorities: str | None) 
 )
 def test_files_that_do_not(files: Path, certificate: str, key: str, authorities: str | None, words: str) -> None:
     with pytest.raises(TlsError, match=words) as caught:
-        load(files / certificate, files / key, authorities and files / authorities)
+        load(files / certificate, files / key, files / authorities if authorities else None)
     assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
-def in_fifty_years(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_fifty_years(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time() + 50 * 365 * 86400
     monkeypatch.setattr(time, "time", lambda: now)
-    return
 
 
 @pytest.mark.usefixtures("in_fifty_years")

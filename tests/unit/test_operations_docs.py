@@ -25,6 +25,7 @@ METRICS = Snapshot(
     connections=0,
     under_way=0,
     under_way_bytes=0,
+    certificate_expires=1.0,
     labels={"rejection": {"NORMAL": 1}},
     durations=[0] * (len(BOUNDS_S) + 1),
     durations_sum_s=0,

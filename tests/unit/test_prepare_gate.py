@@ -1,11 +1,17 @@
-"""The gate's comparison, on made-up probabilities."""
+"""The gate's comparison, on made-up answers."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from rejection_server.prepare import gate
+from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.build import Precision
+from rejection_server.prepare.edges import edge_texts
+from rejection_server.prepare.errors import GateError
+from rejection_server.prepare.reference import Answer
 
 
 def pairs(*first: float) -> NDArray[np.float64]:
@@ -77,3 +83,82 @@ def test_table() -> None:
     assert lines[0] == "| tokens | texts | same label | largest difference | mean difference |"
     assert lines[-1] == "| all    |     1 |    100.00% |           1.00e-01 |        1.00e-01 |"
     assert len({len(line) for line in lines}) == 1
+
+
+TEXTS = ["one", "two"]
+SAID = Answers(("calm", "loud"), ((1, 7, 2), (1, 8, 2)), (3, 9), np.array([[4.0, 0], [0, 4]]), pairs(0.98, 0.02))
+
+
+@pytest.mark.parametrize(
+    ("served", "says"),
+    [
+        (SAID, []),
+        (replace(SAID, labels=("loud", "calm")), ["the labels are loud, calm, not calm, loud"]),
+        (
+            replace(SAID, ids=((1, 7, 2), tuple(range(20)))),
+            [
+                "1 of 2 texts have other tokens, such as 'two': 0 1 2 3 4 5 ... 15 16 17 18 19 instead of 1 8 2",
+            ],
+        ),
+        (replace(SAID, token_counts=(3, 8)), ["1 of 2 texts have another number of tokens, such as 'two': 8 instead"]),
+        (replace(SAID, scores=pairs(0.98, np.nan)), ["an answer is not a number"]),
+    ],
+    ids=["nothing", "labels", "ids", "counts", "nan"],
+)
+def test_what_may_differ_in_no_precision(served: Answers, says: list[str]) -> None:
+    found = gate.mistakes(SAID, served, TEXTS, 9)
+    assert len(found) == len(says)
+    assert all(sentence.startswith(start) for sentence, start in zip(found, says, strict=True))
+
+
+def test_long_texts_are_counted_as_far_as_they_are_read() -> None:
+    for count, passes in ((9, True), (8, True), (6, True), (5, False), (10, False)):
+        assert (not gate.mistakes(SAID, replace(SAID, token_counts=(3, count)), TEXTS, 6)) == passes
+
+
+def test_logits_differ_where_saturated_scores_do_not() -> None:
+    shifted = replace(SAID, logits=SAID.logits + np.array([[0.01, 0], [0, 0]]))
+    assert gate.logit_failures(SAID, SAID) == []
+    assert gate.logit_failures(SAID, shifted) == ["a logit differs by 0.01, at most 0.004 is allowed"]
+
+
+def test_raw_scores_are_compared_by_their_size() -> None:
+    reference = np.array([[200.0], [-50]])
+    figures = gate.compare(reference, reference + 0.01, [5, 5], "none")[-1]
+    assert (figures.agreement, round(figures.largest, 9)) == (1, 5e-5)
+    several = np.array([[3.0, 1, 2], [0, 5, 4.99]])
+    total = gate.compare(several, several[:, [0, 2, 1]], [5, 5], "none")[-1]
+    assert (total.agreement, total.agreement_clear) == (0.5, 1), "the second text's lead is next to nothing"
+
+
+def test_edge_cases_have_bounds_of_their_own() -> None:
+    scores = pairs(*[0.9] * 200, *[0.8] * 20)
+    expected = Answers(("a", "b"), ((1,),) * 220, (5,) * 220, scores, scores)
+    for wrong, precision, passes in (
+        (0.75, "int8", True),
+        (0.1, "int8", False),
+        (0.79995, "fp32", True),
+        (0.75, "fp32", False),
+    ):
+        changed = scores.copy()
+        changed[-2:] = [wrong, 1 - wrong]
+        found = replace(expected, scores=changed)
+        figures = gate.compare_all(expected, found, 20, "softmax")
+        assert [figure.tokens for figure in figures] == ["1-16", gate.EDGE_CASES, "all"]
+        assert (figures[-1].texts, figures[-1].largest) == (200, 0)
+        assert (not gate.failures(figures, gate.THRESHOLDS[precision])) == passes
+
+
+def test_the_original_names_its_scores() -> None:
+    answers = [Answer((1, 2), 2, (0.0, 1.0), {"loud": 0.7, "calm": 0.3})]
+    assert Answers.expected(answers, ("calm", "loud")).scores.tolist() == [[0.3, 0.7]]
+    with pytest.raises(GateError, match="answers with the labels calm, loud, but id2label names a, b"):
+        Answers.expected(answers, ("a", "b"))
+
+
+def test_edge_texts() -> None:
+    texts = edge_texts(["<s>", "</s>", "<s>"], filling_tokens=10, longest=128)
+    assert len(texts) == len(set(texts))
+    assert {"", " ", "\n", "\x00", "<s>", "one<s></s>two"} <= set(texts)
+    assert max(len(text.split()) for text in texts) >= 2 * 128
+    assert sum("<s>" in text for text in texts) >= 5

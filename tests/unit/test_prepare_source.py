@@ -1,6 +1,7 @@
 """Which files of a model are used, and what configuration and labels say about it."""
 
 import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from rejection_server.prepare.errors import (
 )
 from rejection_server.prepare.hub import check_download
 from rejection_server.prepare.labels import activation_of, labels_of, positive_label_of
-from rejection_server.prepare.pipeline import SAMPLE, read_texts
+from rejection_server.prepare.options import SAMPLE, read_texts
 from rejection_server.prepare.source import Choice, choose_files, find_source
 from support.repository import ROOT
 
@@ -190,3 +191,43 @@ def test_too_few_texts(tmp_path: Path) -> None:
     path.write_text("one\n\ntwo\n")
     with pytest.raises(Exception, match="holds 2 texts; at least 200"):
         read_texts(path)
+
+
+def model_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    (tmp_path / "secret").write_text("{}")
+    (folder / name).unlink()
+    (folder / name).symlink_to("../secret")
+    with pytest.raises(SourceError, match=rf"{name} is {tmp_path}/secret, outside the model's folder"):
+        find_source(str(folder), None, has_torch=True)
+    (folder / name).unlink()
+    (folder / "inside").write_text("{}")
+    (folder / name).symlink_to("inside")
+    assert name in find_source(str(folder), None, has_torch=True).files
+
+
+def test_an_index_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (tmp_path / "other.safetensors").write_text("{}")
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "../other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(PrepareError):
+        find_source(str(folder), None, has_torch=True)
+
+
+def test_a_folder_of_the_hubs_cache_has_its_files_beside_it(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "models--me--it" / "snapshots" / "0123")
+    blobs = tmp_path / "models--me--it" / "blobs"
+    blobs.mkdir()
+    (folder / "config.json").rename(blobs / "abc")
+    (folder / "config.json").symlink_to("../../blobs/abc")
+    assert "config.json" in find_source(str(folder), None, has_torch=True).files

@@ -50,6 +50,9 @@ def test_a_whole_one(tmp_path: Path) -> None:
         ("config.json", b"[" * 100_000, "is not valid JSON"),
         ("config.json", '{"a": "ä"}'.encode("utf-16"), "is not valid JSON"),
         ("tokenizer.json", b"{}", "holds no tokenizer (model)"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 1000000000}}}', "it numbers the token 'a' 1000000000"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": -1}}}', "it numbers the token 'a' -1"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": "x"}}}', "it numbers the token 'a' 'x'"),
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "run git lfs pull there"),
         ("model.safetensors", b"<html>not found</html>", "model.safetensors is damaged"),
         ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds no weights"),
@@ -96,11 +99,13 @@ def test_weights_that_are_quantised_already(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "says"),
     [
-        ({}, "its weight_map must name a file of this folder for each tensor"),
-        ({"weight": "../../etc/passwd"}, "its weight_map must name a file of this folder"),
-        ({"weight": "/etc/passwd"}, "its weight_map must name a file of this folder"),
-        ({"weight": ".."}, "its weight_map must name a file of this folder"),
-        ({"weight": 3}, "its weight_map must name a file of this folder"),
+        ({}, "its weight_map must name a .safetensors file of this folder for each tensor"),
+        ({"weight": "../../etc/passwd"}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": "/etc/passwd"}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": ".."}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": "pytorch_model.bin"}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": ["a.safetensors"]}, "its weight_map must name a .safetensors file of this folder"),
+        ({"weight": 3}, "its weight_map must name a .safetensors file of this folder"),
         ({"weight": "part.safetensors"}, "names part.safetensors, which is not in the folder"),
     ],
 )

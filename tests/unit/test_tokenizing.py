@@ -40,6 +40,25 @@ def test_truncation_is_that_of_the_tokenizers_library(tokenizer: Any, limit: int
         assert tokenizer.truncate(ids, limit) == reference.encode(text).ids
 
 
+@pytest.mark.parametrize("limit", [2, 3, 17, 512])
+def test_a_tokenizer_that_cuts_on_the_left_keeps_the_end(tmp_path: Path, limit: int) -> None:
+    reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    reference.no_padding()
+    reference.enable_truncation(limit, direction="left")
+    reference.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 512)
+    for text in ("", "Hi", "first of all, " + "word " * 600 + "and last"):
+        (ids,) = tokenizer.token_ids([text])
+        assert tokenizer.truncate(ids, limit) == reference.encode(text).ids
+
+
+def test_a_model_that_needs_its_end_token_gets_it() -> None:
+    tokenizer = tokenizing.TextTokenizer(FOLDER / "tokenizer.json", 512, 2)
+    (ids,) = tokenizer.token_ids(["some words here"])
+    assert [tokenizer.truncate(ids, limit) for limit in (1, 2)] == [[CLS, SEP], [CLS, SEP]]
+    assert tokenizer.truncate([CLS], 1) == [CLS], "what is shorter by itself stays"
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(1, [CLS]), (2, [CLS, SEP])])
 def test_limits_below_the_special_tokens(tokenizer: Any, limit: int, expected: list[int]) -> None:
     (ids,) = tokenizer.token_ids(["some words here"])
@@ -85,7 +104,7 @@ def test_lone_surrogates_are_not_utf8() -> None:
 
 
 def test_the_size_limit_is_one_mebibyte() -> None:
-    assert tokenizing.decode([b"a" * 1048576])
+    assert list(tokenizing.decode([b"a" * 1048576])) == ["a" * 1048576]
     with pytest.raises(tokenizing.TextError, match="text in row 1 has 1048577 bytes; at most 1048576"):
         tokenizing.decode([b"", b"a" * 1048577])
 
@@ -99,3 +118,17 @@ def test_lengths_below_one_are_refused() -> None:
 def test_filled_rows() -> None:
     np.testing.assert_array_equal(tokenizing.filled([[1, 2, 3], [4]]), [[1, 2, 3], [4, -1, -1]])
     assert tokenizing.filled([[7, 8]]).dtype == np.int64
+
+
+def test_a_tokenizer_that_cuts_on_the_left_reads_no_part_of_a_text(tmp_path: Path) -> None:
+    reference = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    reference.no_padding()
+    reference.enable_truncation(128, direction="left")
+    reference.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizing.TextTokenizer(tmp_path / "tokenizer.json", 128)
+    text = "word " * 6000 + "and last"
+    (ids,), (count,) = tokenizer.read([text], [128])
+    assert ids == reference.encode(text).ids
+    assert count == 6004, "all of them, since all are read"
+    with pytest.raises(tokenizing.TextError, match="at most 65536 are accepted"):
+        tokenizer.read(["word " * 20_000], [128])

@@ -1,9 +1,11 @@
-"""Triton adapter of ``tokenizing.py`` and ``admission.py``: tensors in, tensors out, errors mapped to gRPC codes."""
+"""Triton adapter of ``tokenizing.py``: tensors in, tensors out, errors mapped to gRPC codes."""
 
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import triton_python_backend_utils as pb_utils
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores belong to the classifier
 sys.path.insert(0, str(Path(__file__).parent))
 
-from admission import Admission, PendingRequests
 from tokenizing import TextError, TextTokenizer, check_lengths, decode, filled
 
-METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable: where Triton serves its metrics, if not on its usual port; empty: a guard bounds the queue."""
-BOUNDED = "classifier"
+SHORT_BYTES = 1 << 14
+"""A request of at most so many bytes is answered at once, in some milliseconds. A longer one is for another thread, so
+that no short one waits for it."""
+NICE = 5
+"""Of that thread, as of the classifier: what is short goes first."""
 _STRING_ID = "the parameter sequence_id is a string, but this model keeps no sequences; leave it out"
 """Refused here, since Triton reads such an id from a wrong address where an ensemble, `scoring`, has answered as a step
 of another one, and ends (EnsembleContext::ConsumeResponse). An error it passes on without reading the id."""
@@ -35,43 +38,54 @@ class TritonPythonModel:
             int(config["parameters"][name]["string_value"]) for name in ("model_max_length", "model_min_length")
         )
         self._tokenizer = TextTokenizer(folder / "tokenizer.json", longest, shortest)
-        limit = int(config["parameters"]["max_pending_requests"]["string_value"])
-        metrics = os.environ.get(METRICS_URL, "http://127.0.0.1:8002/metrics")
-        self._admission = Admission(
-            limit if metrics else 0,
-            PendingRequests(metrics, BOUNDED),
-            sharers=sum(group["count"] for group in config["instance_group"]),
-            warn=pb_utils.Logger.log_warn,
-        )
+        self._long = ThreadPoolExecutor(1, "long", initializer=_yield_to_others)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request by itself; Triton gives one at a time."""
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answer the one request that Triton gives at a time, or have it answered while the next ones are."""
+        (request,) = requests
+        texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel()
+        if sum(map(len, texts)) <= SHORT_BYTES:
+            return [self._answer(request, texts)]
+        self._long.submit(self._answer_later, request, texts)
+        return None
 
-    def _answer(self, request: Any) -> Any:
+    def finalize(self) -> None:
+        """Answer what is left."""
+        self._long.shutdown()
+
+    def _answer_later(self, request: Any, texts: Sequence[bytes]) -> None:
+        sender = request.get_response_sender()
+        try:
+            response = self._answer(request, texts)
+        except Exception as error:  # as Triton does with what `execute` raises
+            response = _error(f"unexpected {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _answer(self, request: Any, texts: Sequence[bytes]) -> Any:
         if isinstance(request.correlation_id(), str):
             return _error(_STRING_ID, pb_utils.TritonError.INVALID_ARG)
-        if not self._admission.admit(1):
-            return _error(self._admission.refusal, pb_utils.TritonError.UNAVAILABLE)
         try:
-            texts, limits = self._read(request)
+            ids, counts = self._tokenizer.read(decode(texts), self._max_lengths(request, len(texts)))
         except TextError as error:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
-        rows = self._tokenizer.token_ids(texts)
-        ids = [self._tokenizer.truncate(row, limit) for row, limit in zip(rows, limits, strict=True)]
-        counts = np.array([[len(row)] for row in rows], dtype=np.int32)
         return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("input_ids", filled(ids)), pb_utils.Tensor("token_count", counts)]
+            [
+                pb_utils.Tensor("input_ids", filled(ids)),
+                pb_utils.Tensor("token_count", np.array(counts, dtype=np.int32).reshape(-1, 1)),
+            ]
         )
 
-    def _read(self, request: Any) -> tuple[list[str], list[int]]:
-        texts = decode(pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel())
+    def _max_lengths(self, request: Any, rows: int) -> list[int]:
         asked = pb_utils.get_input_tensor_by_name(request, "max_length")
         if asked is None:
-            return texts, [self._tokenizer.model_max_length] * len(texts)
-        limits = asked.as_numpy().ravel().tolist()
+            return [self._tokenizer.model_max_length] * rows
+        limits: list[int] = asked.as_numpy().ravel().tolist()
         check_lengths(limits)
-        return texts, limits
+        return limits
+
+
+def _yield_to_others() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
 
 def _error(message: str, code: Any) -> Any:

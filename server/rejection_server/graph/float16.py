@@ -21,6 +21,8 @@ def to_float16(model: ModelProto) -> ModelProto:
     _join(converted, kept)
     OnnxModel(converted).topological_sort()  # casts between the two types were added at the end
     del converted.graph.value_info[:]
+    for node in converted.graph.node:
+        node.name = ""  # those of casts may occur twice, which onnxruntime does not take
     return converted
 
 

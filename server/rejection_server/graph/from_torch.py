@@ -24,6 +24,7 @@ def exported(model: Any, max_length: int, segment: int = 0) -> Any:
             segments = {"token_type_ids": torch.full_like(input_ids, segment)} if segment else {}
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
 
+    model.config.use_cache = False  # what a decoder keeps for the next token is of no use to a score
     has_padding = getattr(model.config, "pad_token_id", None) is not None
     ids = torch.ones((2 if has_padding else 1, 9), dtype=torch.int64)
     axes = {1: torch.export.Dim("tokens", min=2, max=max(max_length, 16))}

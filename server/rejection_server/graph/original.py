@@ -80,7 +80,9 @@ def _check_inputs(graph: GraphProto) -> None:
     inputs = [value for value in graph.input if value.name not in weights]
     names = [value.name for value in inputs]
     if set(names) - set(KNOWN_INPUTS) or INPUT_IDS not in names:
-        raise GraphError(f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names)}")
+        raise GraphError(
+            f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names) or 'nothing'}"
+        )
     del graph.input[:]
     graph.input.extend(inputs)  # before opset 9 weights were listed among them
     for value in inputs:

@@ -92,7 +92,7 @@ class _Kept(Generic[T]):
         return True
 
     def _look(self) -> list[tuple[int, ...]]:
-        stamps = []
+        stamps: list[tuple[int, ...]] = []
         for path in self._files:
             try:
                 found = path.stat()

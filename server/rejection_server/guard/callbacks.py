@@ -100,12 +100,12 @@ def _read(session: int, stream_id: int, buffer: int, room: int, flags: int, _sou
         size: int = len(out) - start
         if size > room:
             size = room
-            memmove(buffer, out[start : start + room], room)
+            memmove(buffer, bytes(out[start : start + room]), room)
             stream.sent += room
         else:
-            memmove(buffer, out[start:] if start else out, size)
-            stream.out, stream.sent = b"", 0
-            if stream.finished:
+            memmove(buffer, bytes(out[start:] if start else out), size)
+            stream.out, stream.sent = stream.rest.pop(0) if stream.rest else b"", 0
+            if stream.finished and not stream.out:
                 stream.is_sent = True
                 trailer = stream.trailer
                 if trailer is None:

@@ -7,15 +7,16 @@ on: Triton's words for it are the contract's.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from rejection_server.guard.refusal import Code, Refusal, shown
-from rejection_server.guard.wire import check_fields
+from rejection_server.guard.wire import joined, take_apart
 
-__all__ = ["checked_request", "metadata_request", "part_of"]
+__all__ = ["Checked", "checked", "metadata_request", "part_of"]
 
 MAX_NAME_BYTES = 256
 """Longest name of a model, version or tensor. Triton repeats names in headers, which have a bound of their own."""
@@ -25,6 +26,10 @@ MAX_TENSORS = 32
 MAX_DIMENSIONS = 16
 SMALL_BYTES = 1 << 16
 """What a message of this size may become when it is parsed needs no bound."""
+BULK_BYTES = 1 << 22
+"""Larger requests are long, whatever is in them: it takes time to carry them about."""
+LONG_BYTES, READ_BYTES = 1 << 15, 1 << 11
+"""Requests with more bytes in their texts are long; of a text no more is counted than gives some 512 tokens."""
 
 _SIZES = {
     "BOOL": 1,
@@ -59,29 +64,76 @@ _CONTENTS = {
 """Where the elements of a type are when they are not raw."""
 
 
-def checked_request(message: bytes, max_elements: int) -> Any:
-    """Parse a ModelInferRequest and check it; its unknown fields are gone then.
+class Checked(NamedTuple):
+    """A request that may go on."""
+
+    request: Any
+    """Without raw contents if it is large."""
+    pieces: list[bytes | memoryview]
+    """What goes on, none of it empty."""
+    is_long: bool
+    """Whether it takes the server's cores for so long that others must not have to wait for it."""
+
+
+def checked(message: bytes | memoryview, max_elements: int) -> Checked:
+    """Check a ModelInferRequest; what goes on has no unknown fields.
 
     `max_elements`: most elements of a BYTES tensor. Raises Refusal, naming tensor and row, with the request's id.
     """
-    if len(message) > SMALL_BYTES:
-        check_fields(message, max_elements)
+    raw: Sequence[bytes | memoryview]
+    if len(message) <= SMALL_BYTES:
+        request = _parsed(bytes(message))
+        raw = request.raw_input_contents
+        _check(request, raw, max_elements)
+        pieces: list[bytes | memoryview] = [request.SerializeToString()]
+    else:
+        rest, raw = take_apart(message, max_elements)
+        request = _parsed(rest)
+        _check(request, raw, max_elements)
+        pieces = joined(request.SerializeToString(), raw)
+    return Checked(request, pieces, len(message) > LONG_BYTES and _is_long(len(message), request.inputs, raw))
+
+
+def _is_long(size: int, inputs: Any, raw: Sequence[bytes | memoryview]) -> bool:
+    if size > BULK_BYTES:
+        return True
+    texts = (
+        [size for content in raw for size in _element_sizes(content)]
+        if len(raw)
+        else [len(text) for tensor in inputs for text in tensor.contents.bytes_contents]
+    )
+    return sum(min(size, READ_BYTES) for size in texts) > LONG_BYTES
+
+
+def _element_sizes(raw: bytes | memoryview) -> Iterator[int]:
+    """Sizes of the elements of a BYTES tensor; of another one whatever it looks like, which is little."""
+    position = 0
+    while position < len(raw):
+        size = int.from_bytes(raw[position : position + 4], "little")
+        yield size
+        position += 4 + size
+
+
+def _parsed(message: bytes) -> Any:
     try:
         request = service_pb2.ModelInferRequest.FromString(message)
     except DecodeError as exc:
         raise _invalid("the message is no ModelInferRequest: it cannot be parsed") from exc
     request.DiscardUnknownFields()
+    return request
+
+
+def _check(request: Any, raw: Any, max_elements: int) -> None:
     _check_names(request)
     try:
         if len(request.parameters):
             name = min(request.parameters)
             raise _invalid(f"the request has the parameter {shown(name)}: options are input tensors, so leave it out")
         _check_outputs(request.outputs)
-        _check_inputs(request.inputs, request.raw_input_contents, max_elements)
+        _check_inputs(request.inputs, raw, max_elements)
     except Refusal as refusal:
         refusal.request_id, refusal.model = request.id, request.model_name
         raise
-    return request
 
 
 def metadata_request(request: Any) -> bytes:
@@ -169,7 +221,7 @@ def _element_count(tensor: Any) -> int:
     return count
 
 
-def _check_raw(tensor: Any, raw: bytes, max_elements: int) -> None:
+def _check_raw(tensor: Any, raw: bytes | memoryview, max_elements: int) -> None:
     count = _element_count(tensor)
     datatype = tensor.datatype
     if datatype != "BYTES":
@@ -186,7 +238,7 @@ def _check_raw(tensor: Any, raw: bytes, max_elements: int) -> None:
     _check_elements(tensor, raw, count)
 
 
-def _check_elements(tensor: Any, raw: bytes, count: int) -> None:
+def _check_elements(tensor: Any, raw: bytes | memoryview, count: int) -> None:
     position, end, found = 0, len(raw), 0
     while position < end:
         if end - position < 4:

@@ -294,12 +294,12 @@ class Caller(Session):
             self.reply(call, framing.framed(method.stopping))
             return
         message = framing.only_message(call.body, self._limit(call))
-        call.body.clear()
+        call.body = bytearray()
         if method.kind is Kind.INFER:
             held, call.held = call.held, 0
             context.inferences.begin(message, call.encoding, call, held, call.extra)
             return
-        content = message.content
+        content = bytes(message.content)
         if message.is_compressed:
             content = framing.inflated(content, call.encoding, self._limit(call))
         extra, key = call.extra, context.settings.upstream_admin_key

@@ -7,9 +7,19 @@ from typing import NamedTuple
 
 from rejection_server.guard.refusal import Code, Refusal, shown
 
-__all__ = ["ACCEPTED_ENCODINGS", "PREFIX_BYTES", "Message", "framed", "inflated", "next_message", "only_message"]
+__all__ = [
+    "ACCEPTED_ENCODINGS",
+    "PREFIX_BYTES",
+    "Message",
+    "framed",
+    "inflated",
+    "next_message",
+    "only_message",
+    "prefix",
+]
 
 PREFIX_BYTES = 5
+COPIED_BYTES = 1 << 16
 ACCEPTED_ENCODINGS = "identity,deflate,gzip"
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
@@ -17,24 +27,31 @@ _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 class Message(NamedTuple):
     """A message as it came."""
 
-    content: bytes
+    content: bytes | memoryview
+    """A large one is not copied out of the buffer that it came in."""
     is_compressed: bool
 
 
 def framed(message: bytes) -> bytes:
     """A message, not compressed, with its prefix."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
+    return prefix(len(message)) + message
+
+
+def prefix(size: int) -> bytes:
+    """What precedes a message of that size that is not compressed."""
+    return b"\0" + size.to_bytes(4, "big")
 
 
 def only_message(body: bytearray, max_bytes: int) -> Message:
-    """The message of a call that has exactly one; raises Refusal."""
+    """The message of a call that has exactly one, which the buffer is left to; raises Refusal."""
     size = _message_size(body, max_bytes)
     wanted = PREFIX_BYTES + (size or 0)
     if size is None or wanted > len(body):
         raise _invalid(f"the call ended after {len(body)} of the {wanted} bytes of its message")
     if wanted < len(body):
         raise _invalid(f"{len(body) - wanted} bytes follow the message: send one message in a call")
-    return Message(bytes(memoryview(body)[PREFIX_BYTES:]), body[0] == 1)
+    content = memoryview(body)[PREFIX_BYTES:]
+    return Message(content if wanted > COPIED_BYTES else bytes(content), body[0] == 1)
 
 
 def next_message(buffer: bytearray, max_bytes: int) -> Message | None:
@@ -69,7 +86,7 @@ def too_large(max_bytes: int) -> Refusal:
     )
 
 
-def inflated(content: bytes, encoding: str, max_bytes: int) -> bytes:
+def inflated(content: bytes | memoryview, encoding: str, max_bytes: int) -> bytes:
     """The content of a compressed message, decompressed, for which no more memory is taken than `max_bytes`.
 
     `encoding`: the call's `grpc-encoding`, empty for none. Raises Refusal.

@@ -105,14 +105,16 @@ class Inferences:
         """Inflate nothing more."""
         self._inflating.shutdown(wait=False, cancel_futures=True)
 
-    def _send(self, message: bytes, asker: Asker, held: int, extra: tuple[tuple[bytes, bytes], ...]) -> None:
+    def _send(
+        self, message: bytes | memoryview, asker: Asker, held: int, extra: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
         settings, admission = self._settings, self._admission
         grown = max(0, len(message) - held)
         held += grown
         try:
             if grown:
                 admission.hold(grown)
-            request = contract.checked_request(message, settings.max_elements)
+            request, pieces, is_long = contract.checked(message, settings.max_elements)
         except Refusal as refusal:
             self._give_up(asker, held, refusal)
             return
@@ -122,7 +124,9 @@ class Inferences:
         name = request.model_name
         if name in settings.public_models:
             self._counters.models[name] += 1
-            exchange = Exchange(MODEL_INFER_PATH, framing.framed(request.SerializeToString()), asker, extra)
+            exchange = Exchange(MODEL_INFER_PATH, framing.prefix(sum(map(len, pieces))) + pieces[0], asker, extra)
+            exchange.rest = pieces[1:]
+            exchange.is_long = is_long
         else:
             exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), asker, extra)
             exchange.inquiry = name

@@ -95,7 +95,7 @@ class Guard:
             self._new_connection,
             sock=listening,
             backlog=BACKLOG,
-            ssl=tls and tls.context,
+            ssl=tls.context if tls else None,
             ssl_handshake_timeout=self.settings.handshake_timeout_s if tls else None,
         )
 

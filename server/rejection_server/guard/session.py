@@ -39,14 +39,16 @@ _pointer_reference = byref(_pointer)
 class Stream:
     """One call on one connection."""
 
-    __slots__ = ("body", "closed", "finished", "id", "is_sent", "out", "sent", "trailer", "unconsumed")
+    __slots__ = ("body", "closed", "finished", "id", "is_sent", "out", "rest", "sent", "trailer", "unconsumed")
 
     def __init__(self, stream_id: int = 0) -> None:
         self.id = stream_id
         self.body = bytearray()
         """What came and is not used yet."""
-        self.out = b""
+        self.out: bytes | memoryview = b""
         """What goes out, of which `sent` bytes have gone."""
+        self.rest: list[bytes | memoryview] = []
+        """What goes out after it, none of it empty."""
         self.sent = 0
         self.finished = False
         """Whether nothing follows `out` but the trailer."""

@@ -64,6 +64,9 @@ class GuardSettings:
     """Inference requests that Triton has at a time; the others wait here and are dropped if their caller leaves.
     To keep every instance busy with requests of one text it takes a batch for each instance of tokenizer and
     classifier, and as many that wait: 64 x 2 x 2."""
+    max_upstream_long: int = 1
+    """Of these, requests with much text: so many texts of full length that one takes all cores for a second or more, or
+    over 4 MiB. They go one after the other, so that one instance is left for the others' requests."""
     max_message_bytes: int = 65 * _MEBIBYTE
     """Bytes of one request, decompressed: 64 texts of 1 MiB and what is around them fit by default."""
     max_elements: int = 4096

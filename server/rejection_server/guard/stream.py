@@ -50,7 +50,7 @@ class _Open(Conversation):
         self.begin()
         if not call.out:
             call.since = self.context.now
-        call.out, call.sent = call.out[call.sent :] + data, 0
+        call.out, call.sent = bytes(call.out[call.sent :]) + data, 0
         self.count_unread()
         call.connection.lib.session_resume_data(call.connection.session, call.id)
         call.connection.flush_soon()

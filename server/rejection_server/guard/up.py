@@ -59,6 +59,7 @@ class Exchange(Stream):
         "held",
         "inquiry",
         "is_inference",
+        "is_long",
         "message",
         "model",
         "owner",
@@ -82,6 +83,8 @@ class Exchange(Stream):
         """Why Triton did not answer."""
         self.is_inference = False
         """Whether it was admitted as an inference request, which ends with it."""
+        self.is_long = False
+        """Whether Triton may have only so many such at a time."""
         self.held = 0
         """Bytes admitted for it."""
         self.inquiry = ""
@@ -111,13 +114,14 @@ class Upstream:
         self._connected: list[_Connection] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._next = 0
-        self._inferences = 0
+        self._inferences = self._long = 0
         self._passed = 0
         self.answers = 0
         """How many calls Triton has answered, whatever it said."""
         self.on_given_up: Callable[[bytes], None] = lambda _message: None
         """Told of each answer by which Triton has given up the process of a model."""
-        self._waiting: OrderedDict[Exchange, None] = OrderedDict()
+        self._waiting: dict[bool, OrderedDict[Exchange, None]] = {True: OrderedDict(), False: OrderedDict()}
+        """What waits for its turn: what is long, and what is not."""
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
         self._fixed = (
@@ -148,10 +152,10 @@ class Upstream:
     def send(self, exchange: Exchange) -> None:
         """Call Triton, at once or when it is this exchange's turn; raises Refusal."""
         if exchange.is_inference:
-            if self._inferences >= self._settings.max_upstream_requests:
-                self._waiting[exchange] = None
+            if not self._has_room(exchange.is_long):
+                self._waiting[exchange.is_long][exchange] = None
                 return
-            self._inferences += 1
+            self._count(exchange, 1)
         elif self._passed >= MAX_PASSED:
             raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {MAX_PASSED} calls wait; try again later")
         else:
@@ -161,17 +165,19 @@ class Upstream:
     def abandon(self, exchange: Exchange) -> None:
         """Nobody waits for it any more."""
         exchange.abandoned = True
-        if exchange in self._waiting:
-            del self._waiting[exchange]
+        waiting = self._waiting[exchange.is_long]
+        if exchange in waiting:
+            del waiting[exchange]
             self._release(exchange)
 
     def refuse_waiting(self, refusal: Refusal) -> None:
         """Refuse what waits for its turn: nobody has begun to work on it."""
-        while self._waiting:
-            exchange, _ = self._waiting.popitem(last=False)
-            exchange.refusal = refusal
-            self._release(exchange)
-            exchange.owner.answered(exchange)
+        for waiting in self._waiting.values():
+            while waiting:
+                exchange, _ = waiting.popitem(last=False)
+                exchange.refusal = refusal
+                self._release(exchange)
+                exchange.owner.answered(exchange)
 
     def lost(self, connection: _Connection) -> None:
         """The connection is gone."""
@@ -181,7 +187,7 @@ class Upstream:
     def done(self, exchange: Exchange) -> None:
         """Triton has answered, or cannot any more."""
         if exchange.is_inference:
-            self._inferences -= 1
+            self._count(exchange, -1)
         else:
             self._passed -= 1
         self._release(exchange)
@@ -194,12 +200,23 @@ class Upstream:
             return
         self._is_starting_waiting = True
         try:
-            while self._waiting and self._inferences < self._settings.max_upstream_requests:
-                exchange, _ = self._waiting.popitem(last=False)
-                self._inferences += 1
-                self._start(exchange)
+            for is_long, waiting in self._waiting.items():
+                while waiting and self._has_room(is_long):
+                    exchange, _ = waiting.popitem(last=False)
+                    self._count(exchange, 1)
+                    self._start(exchange)
         finally:
             self._is_starting_waiting = False
+
+    def _has_room(self, is_long: bool) -> bool:
+        settings = self._settings
+        has_room = self._inferences < settings.max_upstream_requests
+        return has_room and not (is_long and self._long >= settings.max_upstream_long)
+
+    def _count(self, exchange: Exchange, change: int) -> None:
+        self._inferences += change
+        if exchange.is_long:
+            self._long += change
 
     def _start(self, exchange: Exchange) -> None:
         while self._connected:

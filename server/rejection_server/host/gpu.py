@@ -81,9 +81,8 @@ def check_served(repository: Path, address: str) -> None:
     def probabilities(row: NDArray[Any]) -> NDArray[Any]:
         ids = triton.InferInput("input_ids", [1, len(row)], "INT64")
         ids.set_data_from_numpy(row[None])
-        answer: NDArray[Any] | None = client.infer(CLASSIFIER, [ids], client_timeout=CHECK_TIMEOUT_S).as_numpy(
-            "probabilities"
-        )
+        result = client.infer(CLASSIFIER, [ids], client_timeout=CHECK_TIMEOUT_S)
+        answer: NDArray[Any] | None = result.as_numpy("probabilities")
         if answer is None:
             raise HostError(f"the model {CLASSIFIER} has no output 'probabilities': prepare the repository again")
         return answer

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         port=endpoints.grpc_port,
         max_requests=most,
         max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
+        max_upstream_long=_long(configs.values()) or most,
         drain_timeout_s=float(options.exit_timeout_s),
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
@@ -97,6 +98,14 @@ def _labels(repository: Path, configs: Mapping[str, Any]) -> dict[str, tuple[str
                     lines = (repository / name / output.label_filename).read_text(encoding="utf-8").splitlines()
                     labels[name] = tuple(line for line in lines if line)
     return labels
+
+
+def _long(configs: Iterable[Any]) -> int:
+    """Long requests at a time that leave an instance of the classifier to others; 0, no bound, on a GPU."""
+    groups = [list(config.instance_group) for config in configs]
+    if any(group.kind not in (group.KIND_CPU, group.KIND_AUTO) for model in groups for group in model):
+        return 0
+    return max([2, *(sum(group.count or 1 for group in model) for model in groups)]) - 1
 
 
 def _room(config: Any) -> int:

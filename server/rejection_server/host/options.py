@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rejection_server.guard.settings import ADMIN_KEY
+from rejection_server.guard.settings import ADMIN_KEY, UNIX
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
 
 __all__ = [
-    "METRICS_URL",
     "Endpoints",
     "LogLevel",
     "Runtime",
@@ -30,12 +29,9 @@ __all__ = [
 LogLevel = Literal["error", "warning", "info", "verbose"]
 
 LOOPBACK = "127.0.0.1"
-UNIX = "unix:"
 GRPC_SOCKET = "grpc:1"
 """Triton appends a port to the address that it is given, whatever that is."""
 METRICS_SOCKET = "metrics"
-METRICS_URL = "REJECTION_METRICS_URL"
-"""Environment variable that tells the models where Triton serves its metrics."""
 SMALLEST_CACHE_BYTES = 2**16
 CACHE_BYTES = 64 * 2**20
 
@@ -171,7 +167,7 @@ class Endpoints:
     http_port: int | None
     metrics_port: int
     publishes_metrics: bool
-    """Whether the metrics are for others than Triton's own models, which bound their queue by them."""
+    """Whether the metrics are for others than this machine."""
     sockets: Path | None = None
     """Folder with Triton's own sockets for gRPC and metrics, if the guard listens on the ports above. It is open to
     this user alone, so nobody else on this machine comes past the guard either."""
@@ -198,7 +194,7 @@ class Endpoints:
 
     @property
     def models_metrics(self) -> str:
-        """Triton's own metrics for its models (a URL) or the guard (unix:PATH)."""
+        """Triton's own metrics for the guard: the path of a socket (unix:PATH), or without a guard a URL."""
         if self.sockets is not None:
             return f"{UNIX}{self.sockets / METRICS_SOCKET}"
         if self.publishes_metrics:

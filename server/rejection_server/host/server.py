@@ -20,7 +20,6 @@ from rejection_server.host.layout import lay_out
 from rejection_server.host.locate import Triton, find_triton
 from rejection_server.host.onnx_library import too_old
 from rejection_server.host.options import (
-    METRICS_URL,
     Endpoints,
     Runtime,
     ServeOptions,
@@ -248,8 +247,7 @@ class Server:
             self._processes = processes
             processes.start(
                 command,
-                # A guard bounds what waits, and the models need not.
-                {**layout.environment, METRICS_URL: "" if self.options.guard else endpoints.models_metrics},
+                layout.environment,
                 stop_grace_s=self.options.exit_timeout_s + UNLOAD_S,
                 guarded=self.options.guard,
             )

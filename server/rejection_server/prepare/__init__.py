@@ -12,5 +12,6 @@ build       the graph that is served, in the precision asked for
 repository  the model repository, written at once or not at all
 served      the finished repository on the embedded Triton, asked over gRPC
 gate        are the served answers those of the original
-pipeline    the steps above, one after the other
+case        what is prepared and compared: the steps up to proof, one after the other
+pipeline    all steps, one after the other
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rejection_server.commands import installing
-from rejection_server.prepare.errors import MissingPackageError, UnsupportedError, disk_errors
+from rejection_server.prepare.errors import MissingPackageError, PrepareError, UnsupportedError, disk_errors
 from rejection_server.prepare.source import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -89,7 +89,9 @@ def _merge(adapter: Source, base: Source) -> Any:
             model = whole.merge_and_unload()
             check_finite(model, ADAPTER_WEIGHTS)
             after = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError, AttributeError, TypeError) as exc:
+    except PrepareError:
+        raise
+    except Exception as exc:  # peft and transformers raise whatever they stumble over
         raise UnsupportedError(
             f"peft cannot merge the adapter into {base.name} ({one_line(exc, 200)}): {_BY_HAND}"
         ) from exc

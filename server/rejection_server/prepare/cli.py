@@ -171,6 +171,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         from rejection_server.prepare import gate, pipeline
         from rejection_server.prepare.errors import PrepareError, UnexpectedError
         from rejection_server.prepare.memory import PeakMemory
+        from rejection_server.prepare.options import Options
     except ImportError as exc:
         print(
             f"{command('prepare')}: the Python package {exc.name} is not installed in {sys.prefix}: "
@@ -178,7 +179,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    options = pipeline.Options(
+    options = Options(
         model=arguments.model,
         output=arguments.output,
         revision=arguments.revision,

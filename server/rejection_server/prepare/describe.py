@@ -72,7 +72,7 @@ def describe(folder: Path, max_length: int | None, positive_label: str | None) -
     check_custom_code(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError) as exc:
+    except Exception as exc:  # whatever a setting of a wrong kind leads to
         raise UnsupportedError(
             f"the model's configuration is not one that transformers knows: {one_line(exc)}"
         ) from exc

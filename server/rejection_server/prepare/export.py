@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,21 @@ from typing import Any
 from rejection_server.graph.from_torch import exported
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
-from rejection_server.prepare.source import PICKLES, SAFETENSORS
+from rejection_server.prepare.source import CONFIG, PICKLES
 from rejection_server.prepare.weights import check_finite
 from rejection_server.wording import one_line
 
 
 def check_weights(folder: Path, weights: str, described: Description) -> None:
     """Raise UnsupportedError, VocabularyError or CorruptedError unless the weights are a trained classifier's."""
+    import transformers
+
+    if not hasattr(transformers, described.architecture):
+        raise UnsupportedError(
+            f"transformers has no {described.architecture}, which config.json names under architectures: it is code of "
+            "the model's own, which is not run, and another class would answer otherwise; where you trust it, export "
+            "the model to ONNX and prepare a folder with onnx/model.onnx and no weights"
+        )
     model = _load(folder, weights)
     check_finite(model, weights)
     check_vocabulary(described.largest_id, model.get_input_embeddings().num_embeddings)
@@ -58,12 +67,21 @@ def _load(folder: Path, weights: str) -> Any:
             dtype=torch.float32,
             attn_implementation="eager",  # plain operators, which onnxruntime fuses
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below; of them transformers says no more than that there are any
         )
     except safetensors.SafetensorError as exc:
-        raise CorruptedError(f"{weights} is damaged ({exc}): fetch it again") from exc
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as exc:
-        reason = one_line(exc)
-        raise UnsupportedError(f"transformers cannot read the model from {weights or SAFETENSORS}: {reason}") from exc
+        raise CorruptedError(f"{weights} is damaged ({one_line(exc)}): fetch it again") from exc
+    except pickle.UnpicklingError as exc:
+        raise UnsupportedError(
+            f"{weights} holds other things than weights, which are not read: save the model again as safetensors"
+        ) from exc
+    except Exception as exc:  # whatever a setting of a wrong kind, or a pickle of something else, leads to
+        raise UnsupportedError(f"transformers cannot read the model from {weights}: {one_line(exc)}") from exc
+    for name, held, wanted in report["mismatched_keys"]:
+        raise UnsupportedError(
+            f"{name} has the shape {list(held)} in {weights}, and {CONFIG} means {list(wanted)}: they do not belong "
+            "together"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise UnsupportedError(

@@ -1,5 +1,6 @@
 """Reads a model's own ONNX file: checked, and in the form that is built on. Runs in a process of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,19 @@ from rejection_server.graph.rows import Activation
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError, disk_errors
 from rejection_server.prepare.source import CONFIG
+from rejection_server.prepare.tokenizer import load_tokenizer
 from rejection_server.wording import one_line
 
-_ROWS = ((0, 1, 2, 3, 4, 5, 6), (1,), (6, 5, 4, 3, 2))
-"""Token ids that any vocabulary holds; what is computed of them is compared, not looked at."""
+_TEXTS = (
+    "Yes.",
+    "I am sorry, but this is not something that I can do for you.",
+    "The bridge is closed, take the ferry.",
+)
+Rows = Sequence[Sequence[int]]
 _CLOSE = {"fp32": 1e-5, "int8": 1e-5, "fp16": 2e-2, "bf16": 1e-1}
 """How near the rewritten file's answers are to those of the file itself, whose half precision rounds at each step."""
+
+_SUMS_TO_1 = 1e-3
 
 
 def load_onnx(path: Path) -> ModelProto:
@@ -34,11 +42,17 @@ def load_onnx(path: Path) -> ModelProto:
     return model
 
 
-def read_onnx(path: Path, original: Path) -> Found:
+def few_rows(folder: Path) -> Rows:
+    """Token ids of a few texts, as the tokenizer in `folder` makes them; raises what `load_tokenizer` does."""
+    tokenizer = load_tokenizer(folder)
+    return [tokenizer(text)["input_ids"] for text in _TEXTS]
+
+
+def read_onnx(path: Path, original: Path, rows: Rows) -> Found:
     """Look at the ONNX file at `path`; where it is not in the form that is built on, write that to `original`.
 
-    What is written gives the same answers on a few rows, or UnsupportedError is raised, as it is for a file that cannot
-    be served; CorruptedError for one that cannot be read.
+    What is written gives the same answers to `rows` of token ids, or UnsupportedError is raised, as it is for a file
+    that cannot be served; CorruptedError for one that cannot be read.
     """
     model = load_onnx(path)
     try:
@@ -49,7 +63,7 @@ def read_onnx(path: Path, original: Path) -> Found:
         with disk_errors(original):
             onnx.save(model, original, save_as_external_data=True, location=f"{original.name}.data")
         del model
-        _compare(path, original, found)
+        _compare(path, original, found, rows)
     return found
 
 
@@ -68,8 +82,17 @@ def check_usable(found: Found, name: str, activation: Activation, precision: str
         )
 
 
-def _compare(path: Path, original: Path, found: Found) -> None:
-    expected, answers = _answers(path), _answers(original)
+def check_raw(logits: NDArray[np.float64], name: str) -> None:
+    """Raise UnsupportedError if what the file `name` gives for many texts, [texts, labels], cannot be raw scores."""
+    if logits.shape[1] > 1 and (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < _SUMS_TO_1:
+        raise UnsupportedError(
+            f"the scores that {name} gives add up to 1 for every text: it holds a softmax in a form that is not "
+            "recognised, so export it with raw scores (logits) as its output"
+        )
+
+
+def _compare(path: Path, original: Path, found: Found, rows: Rows) -> None:
+    expected, answers = _answers(path, rows), _answers(original, rows)
     if found.function in ("Softmax", "LogSoftmax"):
         powers = np.exp(answers - answers.max(axis=-1, keepdims=True))
         answers = powers / powers.sum(axis=-1, keepdims=True)
@@ -81,23 +104,23 @@ def _compare(path: Path, original: Path, found: Found) -> None:
         raise UnsupportedError(f"{path.name} cannot be served: without {found.told()} it answers otherwise")
 
 
-def _answers(path: Path) -> NDArray[np.float64]:
+def _answers(path: Path, rows: Rows) -> NDArray[np.float64]:
     session = open_onnx(path)
     outputs = [value.name for value in session.get_outputs()]
-    return np.concatenate([run(session, row, "logits" if "logits" in outputs else outputs[0]) for row in _ROWS])
+    return np.concatenate([run(session, row, "logits" if "logits" in outputs else outputs[0]) for row in rows])
 
 
 def open_onnx(path: Path) -> Any:
     """A session of the ONNX file on the processor; raises CorruptedError."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, too
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime raises nothing narrower
         raise CorruptedError(f"onnxruntime cannot read {path.name}: {one_line(exc)}") from exc
 
 
-def run(session: Any, ids: tuple[int, ...], output: str) -> NDArray[np.float64]:
+def run(session: Any, ids: Sequence[int], output: str) -> NDArray[np.float64]:
     """Answer [1, labels] of a padded classifier to one text's token ids; raises UnsupportedError if it fails."""
     types = {value.name: np.int32 if value.type == "tensor(int32)" else np.int64 for value in session.get_inputs()}
     values = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
@@ -109,4 +132,9 @@ def run(session: Any, ids: tuple[int, ...], output: str) -> NDArray[np.float64]:
             f"the ONNX file cannot answer a text of {len(ids)} tokens ({one_line(exc, 160)}): export it with "
             "dynamic axes"
         ) from exc
+    if np.ndim(answer) != 2:
+        raise UnsupportedError(
+            f"the ONNX file is no text classifier: its output '{output}' has the shape {list(np.shape(answer))} for "
+            "one text, and must be [rows, labels]"
+        )
     return np.asarray(answer, np.float64)

@@ -13,7 +13,7 @@ from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.build import Plan, session, write_graph
 from rejection_server.prepare.describe import Description
 from rejection_server.prepare.errors import UnsupportedError
-from rejection_server.prepare.tokenizer import ids_as_served, rows_of_limits
+from rejection_server.prepare.tokenizer import rows_of_limits, tokens_as_served
 from rejection_server.wording import one_line
 
 ROWS = 8
@@ -28,7 +28,7 @@ def answers_in_float32(
     Raises UnsupportedError and what `write_graph` does.
     """
     write_graph(padded, graph, Plan(model, "fp32", packed=False))
-    ids = ids_as_served(tokenizer_json, texts, model.model_max_length)
+    ids, counts = tokens_as_served(tokenizer_json, texts, model.model_max_length)
     logits, scores = [], []
     running = session(graph, "cpu")
     for start in range(0, len(ids), ROWS):
@@ -43,9 +43,8 @@ def answers_in_float32(
             raise UnsupportedError(f"the model's ONNX graph fails on real texts: {one_line(exc, 200)}") from exc
         logits.append(found[0])
         scores.append(found[1])
-    counts = tuple(len(row) for row in ids_as_served(tokenizer_json, texts, 2**31))
     both = (np.concatenate(parts).astype(np.float64) for parts in (logits, scores))
-    return Answers(model.labels, tuple(ids), counts, *both)
+    return Answers(model.labels, ids, counts, *both)
 
 
 def shortest_row(graph: Path, tokenizer_json: Path, model: Description) -> int:

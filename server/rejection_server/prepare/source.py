@@ -20,6 +20,7 @@ from rejection_server.prepare.errors import (
     UnsupportedError,
 )
 from rejection_server.prepare.hub import HubRepository
+from rejection_server.prepare.inside import check_inside
 from rejection_server.wording import one_line
 
 CONFIG = "config.json"
@@ -211,7 +212,9 @@ def _found(model: str, folder: Path, has_torch: bool, allow_pickle: bool) -> Sou
     for name in shards:
         if not (folder / name).is_file():
             raise SourceError(f"{folder / str(choice.weights)} names {name}, which is not in the folder")
-    return Source(model, None, folder, choice.files + shards, choice.onnx, choice.weights)
+    files = choice.files + shards
+    check_inside(folder, files)
+    return Source(model, None, folder, files, choice.onnx, choice.weights)
 
 
 def _listed(folder: Path) -> list[str]:
@@ -244,17 +247,20 @@ def _shards(folder: Path, weights: str | None) -> tuple[str, ...]:
     if weights not in INDEXES:
         return ()
     places = read_object(folder / str(weights)).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) and all(map(_is_name, places.values())) else set()
-    if not names:
+    # Of any other kind transformers would read it as a pickle.
+    kind = ".safetensors" if weights == SAFETENSORS_INDEX else ".bin"
+    held = list(places.values()) if isinstance(places, dict) else []
+    names = {name for name in held if _is_name(name, kind)}
+    if not names or not all(_is_name(name, kind) for name in held):
         raise CorruptedError(
-            f"{folder / str(weights)} is damaged: its weight_map must name a file of this folder for each tensor"
+            f"{folder / str(weights)} is damaged: its weight_map must name a {kind} file of this folder for each tensor"
         )
     return tuple(sorted(names))
 
 
-def _is_name(value: object) -> bool:
-    """Whether it names a file of the same folder."""
-    return isinstance(value, str) and value.isprintable() and value == Path(value).name != ".."
+def _is_name(value: object, kind: str) -> bool:
+    """Whether it names a file of the same folder, of that kind."""
+    return isinstance(value, str) and value.isprintable() and value == Path(value).name and value.endswith(kind)
 
 
 def _fetch(model: str, revision: str | None, has_torch: bool, allow_pickle: bool) -> Source:

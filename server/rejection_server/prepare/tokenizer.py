@@ -4,7 +4,8 @@ What transformers keeps beside `tokenizer.json` and applies by itself is written
 the side that is cut, special tokens taken as plain text, the segment of a text.
 """
 
-import importlib.util
+import functools
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -92,10 +93,18 @@ def sample_rows(path: Path, model_max_length: int) -> tuple[tuple[int, ...], ...
     return tuple(tuple(tokenizer.truncate(ids, limit)) for limit in limits)
 
 
-def ids_as_served(path: Path, texts: Sequence[str], model_max_length: int) -> list[tuple[int, ...]]:
-    """Token ids of the texts as the server makes them of the tokenizer at `path`."""
+def tokens_as_served(
+    path: Path, texts: Sequence[str], model_max_length: int
+) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    """Token ids of the texts, and their numbers of tokens, as the server makes them of the tokenizer at `path`."""
     tokenizer = tokenizing().TextTokenizer(path, model_max_length)
-    return [tuple(tokenizer.truncate(ids, model_max_length)) for ids in tokenizer.token_ids(list(texts))]
+    rows, counts = tokenizer.read(texts, [model_max_length] * len(texts))
+    return tuple(map(tuple, rows)), tuple(counts)
+
+
+def counted_exactly(model_max_length: int) -> int:
+    """Up to so many tokens the server counts exactly; of a longer text it says that there are so many at least."""
+    return max(int(tokenizing().COUNTED_TOKENS), 2 * model_max_length)
 
 
 def rows_of_limits(path: Path, model_max_length: int) -> list[tuple[int, ...]]:
@@ -106,14 +115,11 @@ def rows_of_limits(path: Path, model_max_length: int) -> list[tuple[int, ...]]:
     return [tuple(tokenizer.truncate(whole, limit)) for limit in range(1, len(empty) + 2)]
 
 
+@functools.cache
 def tokenizing() -> ModuleType:
-    """The tokenizer model's own module, which is not a package."""
-    name = "rejection_server_tokenizing"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, MODEL_REPOSITORY / "tokenizer" / "1" / "tokenizing.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    """The tokenizer model's own module, which finds those beside it as it does in Triton: by the search path."""
+    sys.path.insert(0, str(MODEL_REPOSITORY / "tokenizer" / "1"))
+    try:
+        return importlib.import_module("tokenizing")
+    finally:
+        sys.path.pop(0)

@@ -34,11 +34,12 @@ _SIZES = (
 )
 """Settings that are numbers of something, of which there is at least one, in the architectures that are common."""
 _LARGEST_SIZE = 10**8
+_LARGEST_ID = 10**7
 _MOST_LAYERS = 1000
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
 _FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-_MADE_BY_OTHERS = ("BOOL", "I64", "I32")
-"""Types of the tables, such as position numbers, that older releases kept beside the weights."""
+_INTEGERS = ("I64", "I32")
+"""Integers that are read as what they are; those of quantised weights are narrower."""
 
 
 def check_whole(source: Source) -> None:
@@ -76,10 +77,20 @@ def _check_json(path: Path) -> None:
     held = read_object(path)
     if path.name == CONFIG:
         check_settings(held, path)
-    elif path.name == TOKENIZER_JSON and not isinstance(held.get("model"), dict):
-        raise CorruptedError(f"{path} is damaged: it holds no tokenizer (model): fetch it again")
+    elif path.name == TOKENIZER_JSON:
+        _check_tokenizer(held, path)
     elif path.name == ADAPTER_CONFIG and not isinstance(held.get("peft_type"), str):
         raise CorruptedError(f"{path} is damaged: it does not say what kind of adapter this is (peft_type)")
+
+
+def _check_tokenizer(held: Mapping[str, Any], path: Path) -> None:
+    model = held.get("model")
+    if not isinstance(model, dict):
+        raise CorruptedError(f"{path} is damaged: it holds no tokenizer (model): fetch it again")
+    vocabulary = model.get("vocab")
+    for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
+        if not (isinstance(number, int) and 0 <= number <= _LARGEST_ID):  # a larger one takes memory up to there
+            raise CorruptedError(f"{path} is damaged: it numbers the token {_shown(token)} {_shown(number)}")
 
 
 def check_settings(settings: Mapping[str, Any], path: Path) -> None:
@@ -128,7 +139,7 @@ def _check_safetensors(path: Path) -> None:
     if not types:
         raise CorruptedError(f"{path} holds no weights: fetch it again")
     for name, kind in types.items():
-        if kind not in (*_FLOATS, *_MADE_BY_OTHERS):
+        if name.endswith("weight") and kind not in (*_FLOATS, *_INTEGERS):
             raise UnsupportedError(
                 f"{path} holds {name} as {kind}: weights must be {', '.join(_FLOATS)}, so take the model as it was "
                 "before it was quantised"
