@@ -194,7 +194,9 @@ def test_on_the_layout_of_nvidias_image(engine: Engine, on_triton: str, expected
     processes = engine.docker("top", container.id, "-eo", "pid,uid,args").splitlines()[1:]
     assert {line.split()[1] for line in processes} == {"1000"}
     assert any("/opt/tritonserver/bin/tritonserver" in line for line in processes), "its own Triton"
-    assert any("--backend-directory=/opt/tritonserver/backends" in line for line in processes), "its own backends"
+    assert any("/opt/tritonserver/backends/python/triton_python_backend_stub" in line for line in processes), (
+        "its own backends"
+    )
     took_s, status, _ = container.stop_under_load()
     assert status == 0, container.log()
     assert took_s < STOP_S
