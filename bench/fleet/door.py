@@ -64,7 +64,9 @@ def _configured(servers: Sequence[str], port: int, admin: int) -> dict[str, obje
     resources, own = config["static_resources"], config["admin"]
     assert isinstance(resources, dict)
     assert isinstance(own, dict)
-    (listener,), (cluster,) = resources["listeners"], resources["clusters"]
+    listener = next(one for one in resources["listeners"] if one["name"] == "callers")
+    cluster = next(one for one in resources["clusters"] if one["name"] == "servers")
+    resources["listeners"] = [listener]
     own["address"] = _address("127.0.0.1", admin)
     listener["address"] = _address("127.0.0.1", port)
     del listener["filter_chains"][0]["transport_socket"]

@@ -161,7 +161,7 @@ def test_envoy_takes_the_doors_configuration(helm: Helm, values: Path, tmp_path:
 
 def test_the_door_has_the_servers_of_the_cluster_behind_it(helm: Helm, tmp_path: Path) -> None:
     _, config = _envoy_files(helm, CHART / "ci" / "production-values.yaml", tmp_path)
-    (cluster,) = config["static_resources"]["clusters"]
+    (cluster,) = (one for one in config["static_resources"]["clusters"] if one["name"] == "servers")
     (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
     host = endpoint["endpoint"]["address"]["socket_address"]["address"]
     services = {each["metadata"]["name"]: each for each in helm.objects() if each["kind"] == "Service"}

@@ -151,7 +151,10 @@ scaleDown:
 {{- else }}
 {{- $_ := unset $chain "transport_socket" }}
 {{- end }}
-{{- $servers := index $config.static_resources.clusters 0 }}
+{{- $servers := dict }}
+{{- range $config.static_resources.clusters }}
+{{- if eq .name "servers" }}{{ $servers = . }}{{ end }}
+{{- end }}
 {{- $host := printf "%s-servers.%s.svc" (include "rejection.name" .) .Release.Namespace }}
 {{- $address := dict "socket_address" (dict "address" $host "port_value" 8001) }}
 {{- $_ := set (index $servers.load_assignment.endpoints 0) "lb_endpoints" (list (dict "endpoint" (dict "address" $address))) }}
