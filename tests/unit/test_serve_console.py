@@ -51,6 +51,13 @@ def test_failed_requests_for_a_person_are_a_line_each(capfd: pytest.CaptureFixtu
     ]
 
 
+def test_callers_write_no_lines_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    Console("warning").event({**WRONG, "message": "no model 'x\nrejection-server: all is well\x1b[2J'"})
+    line = capfd.readouterr().err
+    assert line.endswith("no model 'x\\nrejection-server: all is well\\x1b[2J'\n")
+    assert line.count("\n") == 1
+
+
 @pytest.mark.parametrize("kind", [Console, JsonConsole])
 def test_at_level_error_only_the_servers_own_faults_are_told(
     kind: type[Console], capfd: pytest.CaptureFixture[str]
