@@ -62,6 +62,8 @@ def test_what_is_no_option_may_follow_two_dashes_only() -> None:
         ("metrics-port = off", "serve.toml is no TOML: Invalid value (at line 1, column 16)"),
         ("metrics-port = 'some'", "argument --metrics-port: 'some' is neither a port nor off (from "),
         ("no-guard = 'perhaps'", "Unexpected value for no-guard: 'perhaps'"),
+        ('config = "other.toml"', "serve.toml has the key 'config', which no file can set"),
+        ("help = true", "serve.toml has the key 'help', which no file can set"),
         (None, "serve.toml"),
     ],
 )
@@ -73,6 +75,12 @@ def test_wrong_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: s
         parse(["serve", "--config", str(file)])
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_file_of_an_editor_of_windows(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_bytes(b"\xef\xbb\xbfgrpc-port = 9001\r\n")
+    assert parse(["serve", "--config", str(file)])[0].grpc_port == 9001
 
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -341,7 +341,7 @@ def _check_arguments(options: ServeOptions) -> None:
 
 
 def _means(argument: str, options: Iterable[str]) -> str | None:
-    """Which of these options, or beginnings of such, an argument of tritonserver is, which takes shortened ones, too."""
+    """Which of these options, or beginnings of such, an argument of tritonserver is; it takes shortened ones, too."""
     name = argument.partition("=")[0]
     return next((one for one in options if name.startswith(one) or (len(name) > 2 and one.startswith(name))), None)
 
