@@ -98,7 +98,7 @@ class LayeredParser(configargparse.ArgumentParser):  # type: ignore[misc]  # it 
     def _unknown(self, environment: Mapping[str, str]) -> list[str]:
         known = {action.env_var for action in self._actions}
         # Of the scripts, and of the models' processes.
-        known |= {f"{PREFIX}{name}" for name in ("SCRIPTS", "VENV")}
+        known |= {f"{PREFIX}{name}" for name in ("SCRIPTS", "TRITON", "VENV")}
         return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 

@@ -99,6 +99,7 @@ def test_what_is_printed_is_a_file_that_comes_to_the_same(
     file.write_text('cache-size = "1M"\nno-guard = true\nmetrics-port = "off"\n')
     monkeypatch.setenv("REJECTION_HOST", "::1")
     monkeypatch.setenv("REJECTION_HSOT", "::1")
+    monkeypatch.setenv("REJECTION_TRITON", "/opt/tritonserver")
     arguments = ["serve", "--config", str(file), "--repository", 'a "b"\\ü']
     with pytest.raises(SystemExit) as exit_:
         parse([*arguments, "--print-config"])
@@ -111,6 +112,7 @@ def test_what_is_printed_is_a_file_that_comes_to_the_same(
     assert said['repository = "a \\"b\\"\\\\ü"'] == "command line"
     assert said["# cores"] == "not set"
     assert "# REJECTION_HSOT is set in the environment and is no option" in printed
+    assert "REJECTION_TRITON" not in printed, "it is none, but heeded"
     given = parse(arguments)[0]
     monkeypatch.delenv("REJECTION_HOST")
     again = tmp_path / "again.toml"
