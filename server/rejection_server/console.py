@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rejection_server.commands import command
 from rejection_server.parser import PROG
+from rejection_server.wording import printable
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
@@ -64,7 +65,7 @@ class Console:
 
     def tell(self, event: Mapping[str, Any], level: str) -> None:
         """Write what the guard tells."""
-        self.say(describe_event(event), level)
+        self.say(printable(describe_event(event)), level)  # callers choose names in it
 
     def stopping(self, sentence: str) -> None:
         """Say so within a signal handler: not by `print`, for the signal may have come in the middle of one."""

@@ -20,7 +20,10 @@ SERVING = b"\x08\x01"
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns 0 where the server is ready, 1 where it is not."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.tls_cert is None) != (options.tls_key is None):  # of one alone gRPC's library dies
+        parser.error("--tls-cert and --tls-key go together: give both, or neither")
     reason = _why_not(options)
     if reason is not None:
         print(f"rejection-server health: {options.address} is not ready: {reason}", file=sys.stderr)

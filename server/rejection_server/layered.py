@@ -98,7 +98,7 @@ class LayeredParser(configargparse.ArgumentParser):  # type: ignore[misc]  # it 
     def _unknown(self, environment: Mapping[str, str]) -> list[str]:
         known = {action.env_var for action in self._actions}
         # Of the scripts, and of the models' processes.
-        known |= {f"{PREFIX}{name}" for name in ("SCRIPTS", "VENV")}
+        known |= {f"{PREFIX}{name}" for name in ("SCRIPTS", "TRITON", "VENV")}
         return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
@@ -112,10 +112,12 @@ class _Toml(configargparse.ConfigFileParser):  # type: ignore[misc]
         """Values by key, as the words that the command line would have."""
         path = _Toml.path = stream.name
         try:
-            values = tomllib.loads(stream.read())
+            values = tomllib.loads(stream.read().removeprefix("\ufeff"))
         except ValueError as exc:
             raise configargparse.ConfigFileParserException(f"{path} is no TOML: {exc}") from exc
         for key, value in values.items():
+            if key.replace("-", "_") in _NOT_IN_FILES:
+                raise configargparse.ConfigFileParserException(f"{path} has the key '{key}', which no file can set")
             if not isinstance(value, bool | int | float | str):
                 raise configargparse.ConfigFileParserException(
                     f"{path} has a {type(value).__name__} at '{key}': give a string, a number, true or false"

@@ -1,11 +1,16 @@
-"""Other people's errors within one-sentence messages of ours."""
+"""Other people's words within one-sentence messages of ours."""
 
 import re
 
-__all__ = ["one_line"]
+__all__ = ["one_line", "printable"]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 """What colours a terminal or moves its cursor."""
+
+
+def printable(text: str) -> str:
+    """A text of somebody else's on one line, line breaks and what a terminal obeys written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:

@@ -27,6 +27,14 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith(f"rejection-server health: 127.0.0.1:{port} is not ready: UNAVAILABLE, ")
 
 
+@pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])
+def test_a_certificate_without_its_key(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["health", option, "client.pem"])
+    assert caught.value.code == 2
+    assert "--tls-cert and --tls-key go together" in capsys.readouterr().err
+
+
 def test_a_server_that_speaks_tls_and_wants_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("makes its certificates with the command openssl, which is not installed")

@@ -1,5 +1,6 @@
 """Files of tokens and keys, and comparing with them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_a_file_that_all_may_read_or_nobody(file: Path, tmp_path: Path) -> None:
         read_secrets(file)
     with pytest.raises(SecretError, match=r"cannot be read \(No such file or directory\)"):
         read_secrets(tmp_path / "none")
+
+
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_secret(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + ONE.encode() + b"\r\n")
+    assert read_secrets(file) == (ONE.encode(),)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(SecretError, match="is no ordinary file: write the secrets into one"):
+            read_secrets(path)
 
 
 def test_a_key_is_one(file: Path) -> None:

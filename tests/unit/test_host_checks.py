@@ -260,12 +260,61 @@ def test_cache_too_small_to_hold_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["--grpc-port=1", "--model-repository=/x", "--backend-directory", "--cache-config=local,size=1"]
+    "argument",
+    [
+        "--grpc-port=1",
+        "--model-repository=/x",
+        "--backend-directory",
+        "--cache-config=local,size=1",
+        "--cache-conf=local,size=1",  # Triton takes the beginning of a name for the name
+        "--grpc-restricted-p=health:a=b",
+        "--allow-http=true",
+    ],
 )
 def test_arguments_that_are_ours(argument: str) -> None:
     options = dataclasses.replace(free_options(), triton_arguments=(argument,))
     with pytest.raises(OptionError, match="cannot follow `--`"):
         triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--grpc-keepalive-time=1", "is for callers of Triton itself"),
+        ("--reuse-grpc=1", "is for callers of Triton itself"),
+        ("--allow-sagemaker=true", "opens a port past the guard"),
+        ("--allow-vertex=true", "opens a port past the guard"),
+        ("--model-control=explicit", "is for whoever administers the server"),
+        ("--load-model=*", "is for whoever administers the server"),
+    ],
+)
+def test_arguments_that_go_past_the_guard(argument: str, words: str) -> None:
+    options = dataclasses.replace(free_options(), triton_arguments=(argument,))
+    endpoints = Endpoints("127.0.0.1", 1, None, 2, False)
+    with pytest.raises(OptionError, match=f"{argument.partition('=')[0]} {words}"):
+        triton_command(options, endpoints, RUNTIME)
+    assert argument in triton_command(dataclasses.replace(options, guard=False), endpoints, RUNTIME)
+
+
+def test_models_that_change_have_no_cache_however_short_the_option_is() -> None:
+    assert dataclasses.replace(free_options(), triton_arguments=("--model-control=explicit",)).cache_size == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://a:4318", "is not a URL that begins with http://"),
+        ("http://", "is not a URL"),
+        ("http://[::1", "is not a URL"),
+        ("http://a:99999", "is not a URL"),
+        ("http://me:secret@a:4318", "has a name or password in its URL"),
+    ],
+)
+def test_where_spans_cannot_go(url: str, words: str) -> None:
+    options = dataclasses.replace(free_options(), trace_url=url)
+    with pytest.raises(OptionError, match=words) as caught:
+        triton_command(options, Endpoints("127.0.0.1", 1, None, 2, False), RUNTIME)
+    assert "secret" not in str(caught.value)
 
 
 def free_options() -> ServeOptions:

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from rejection_server.console import Console
+from rejection_server.host import ServeOptions, Server
+from rejection_server.host.options import Endpoints
 from rejection_server.json_console import JsonConsole
+from support.repository import REPOSITORY
 
 WRONG = {"event": "failed", "code": "INVALID_ARGUMENT", "message": "no text", "method": "ModelInfer", "peer": "::1"}
 FAULT = {**WRONG, "code": "INTERNAL", "message": "a model failed", "model": "m", "id": "a\nb", "untold": 3}
@@ -51,6 +54,13 @@ def test_failed_requests_for_a_person_are_a_line_each(capfd: pytest.CaptureFixtu
     ]
 
 
+def test_callers_write_no_lines_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    Console("warning").event({**WRONG, "message": "no model 'x\nrejection-server: all is well\x1b[2J'"})
+    line = capfd.readouterr().err
+    assert line.endswith("no model 'x\\nrejection-server: all is well\\x1b[2J'\n")
+    assert line.count("\n") == 1
+
+
 @pytest.mark.parametrize("kind", [Console, JsonConsole])
 def test_at_level_error_only_the_servers_own_faults_are_told(
     kind: type[Console], capfd: pytest.CaptureFixture[str]
@@ -70,3 +80,13 @@ def test_a_quiet_start_holds_the_log_back(capfd: pytest.CaptureFixture[str]) -> 
     console.release_log()
     console.log("shown")
     assert capfd.readouterr().err == "held\nshown\n"
+
+
+def test_ready_tells_what_is_listened_on(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ServeOptions(repository=REPOSITORY, host="0.0.0.0")
+    server = Server(options)
+    monkeypatch.setattr(server, "_endpoints", Endpoints("0.0.0.0", 8001, None, 8002, True))
+    JsonConsole("warning").ready(server, options, 1.0)
+    (event,) = written(capfd)
+    assert (event["grpc"], event["metrics"]) == ("0.0.0.0:8001", "http://0.0.0.0:8002/metrics")
+    assert "http" not in event

@@ -62,6 +62,8 @@ def test_what_is_no_option_may_follow_two_dashes_only() -> None:
         ("metrics-port = off", "serve.toml is no TOML: Invalid value (at line 1, column 16)"),
         ("metrics-port = 'some'", "argument --metrics-port: 'some' is neither a port nor off (from "),
         ("no-guard = 'perhaps'", "Unexpected value for no-guard: 'perhaps'"),
+        ('config = "other.toml"', "serve.toml has the key 'config', which no file can set"),
+        ("help = true", "serve.toml has the key 'help', which no file can set"),
         (None, "serve.toml"),
     ],
 )
@@ -73,6 +75,12 @@ def test_wrong_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: s
         parse(["serve", "--config", str(file)])
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_file_of_an_editor_of_windows(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_bytes(b"\xef\xbb\xbfgrpc-port = 9001\r\n")
+    assert parse(["serve", "--config", str(file)])[0].grpc_port == 9001
 
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +99,7 @@ def test_what_is_printed_is_a_file_that_comes_to_the_same(
     file.write_text('cache-size = "1M"\nno-guard = true\nmetrics-port = "off"\n')
     monkeypatch.setenv("REJECTION_HOST", "::1")
     monkeypatch.setenv("REJECTION_HSOT", "::1")
+    monkeypatch.setenv("REJECTION_TRITON", "/opt/tritonserver")
     arguments = ["serve", "--config", str(file), "--repository", 'a "b"\\ü']
     with pytest.raises(SystemExit) as exit_:
         parse([*arguments, "--print-config"])
@@ -103,6 +112,7 @@ def test_what_is_printed_is_a_file_that_comes_to_the_same(
     assert said['repository = "a \\"b\\"\\\\ü"'] == "command line"
     assert said["# cores"] == "not set"
     assert "# REJECTION_HSOT is set in the environment and is no option" in printed
+    assert "REJECTION_TRITON" not in printed, "it is none, but heeded"
     given = parse(arguments)[0]
     monkeypatch.delenv("REJECTION_HOST")
     again = tmp_path / "again.toml"

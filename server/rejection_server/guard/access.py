@@ -75,19 +75,25 @@ class _Kept(Generic[T]):
         self._files = [path for path in files if path is not None]
         self._read = read
         self._stamps = self._look()
+        self._complaint = ""
         self.value = read()
 
     def refresh(self) -> bool:
-        """Read again if a file changed; returns whether there is a new value."""
+        """Read again if a file changed; returns whether there is a new value.
+
+        What cannot be read is tried again each time: another owner or a free descriptor changes no file.
+        """
         stamps = self._look()
         if stamps == self._stamps:
             return False
-        self._stamps = stamps
         try:
             self.value = self._read()
         except (SecretError, tls.TlsError) as exc:
-            _log.warning("what was read before goes on to count: %s", exc)
+            if str(exc) != self._complaint:
+                _log.warning("what was read before goes on to count: %s", exc)
+            self._complaint = str(exc)
             return False
+        self._stamps, self._complaint = stamps, ""
         _log.warning("%s changed and count as they are now", " and ".join(map(str, self._files)))
         return True
 

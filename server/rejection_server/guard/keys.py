@@ -31,9 +31,13 @@ def read_secrets(path: Path, *, only_one: bool = False) -> tuple[bytes, ...]:
         only_one: whether more than one is wrong.
     """
     try:
-        if path.stat().st_mode & stat.S_IROTH:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            # A pipe gives its secrets once only, and the file is read again and again.
+            raise SecretError(f"{path} is no ordinary file: write the secrets into one, and name that")
+        if mode & stat.S_IROTH:
             raise SecretError(f"{path} can be read by every user of this machine: chmod o-r {path}")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as exc:
         raise SecretError(f"{path} cannot be read ({exc.strerror}): name a file that this user may read") from exc
     except UnicodeDecodeError as exc:

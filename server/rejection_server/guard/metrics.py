@@ -9,6 +9,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from rejection_server.guard.counters import Snapshot
+from rejection_server.guard.listening import listening_socket
 from rejection_server.guard.memory import resident_bytes
 from rejection_server.guard.settings import UNIX, GuardSettings
 
@@ -40,9 +41,9 @@ class MetricsServer:
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError."""
         settings = self._settings
-        self._server = await asyncio.start_server(
-            self._connected, settings.metrics_host, settings.metrics_port, limit=MAX_REQUEST_BYTES
-        )
+        assert settings.metrics_port is not None, "the guard starts this only where there is a port"
+        listening = await listening_socket(settings.metrics_host, settings.metrics_port)
+        self._server = await asyncio.start_server(self._connected, sock=listening, limit=MAX_REQUEST_BYTES)
         return int(self._server.sockets[0].getsockname()[1])
 
     def close(self) -> None:

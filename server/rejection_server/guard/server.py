@@ -14,6 +14,7 @@ from rejection_server.guard import nghttp2
 from rejection_server.guard.context import Context
 from rejection_server.guard.counters import Snapshot
 from rejection_server.guard.down import Caller
+from rejection_server.guard.listening import listening_socket
 from rejection_server.guard.metrics import MetricsServer
 from rejection_server.guard.refusal import percent_decoded, stopping
 from rejection_server.guard.settings import GuardSettings
@@ -52,6 +53,8 @@ class Guard:
         self._connections: set[Caller] = set()
         self._listener: asyncio.Server | None = None
         self._new_connection: Callable[[], Caller]
+        self._is_renewing = False
+        """Whether the listener still has what `access.tls` was before."""
         self._metrics: MetricsServer | None = None
         self._ticker: asyncio.Task[None] | None = None
         self.port = 0
@@ -80,7 +83,10 @@ class Guard:
             return Caller(context, options, lambda call: begin_conversation(call, context), self._connections)
 
         self._new_connection = connection
-        listening = await self._listening_socket()
+        if settings.listen_fd is not None:
+            listening = socket.socket(fileno=settings.listen_fd)
+        else:
+            listening = await listening_socket(settings.host, settings.port, reuse_port=settings.reuse_port)
         await self._listen(listening)
         self.port = int(listening.getsockname()[1])
         if settings.metrics_port is not None:
@@ -106,7 +112,8 @@ class Guard:
         that are there go on with what they began with.
         """
         before = self._listener
-        if not self._context.access.refresh() or before is None:
+        self._is_renewing |= self._context.access.refresh()
+        if not self._is_renewing or before is None:
             return
         (listening,) = before.sockets
         try:
@@ -114,6 +121,7 @@ class Guard:
         except OSError as exc:  # no descriptor is left, for example
             _log.warning("new connections do not get the new certificate: %s", exc)
             return
+        self._is_renewing = False
         # A connection that was taken a moment ago needs its listener for one turn more.
         asyncio.get_running_loop().remove_reader(listening.fileno())
         await asyncio.sleep(TICK_S)
@@ -193,23 +201,3 @@ class Guard:
                 renew_at = now + self.settings.reread_s
                 await self._renew()
             await asyncio.sleep(TICK_S)
-
-    async def _listening_socket(self) -> socket.socket:
-        settings = self.settings
-        if settings.listen_fd is not None:
-            return socket.socket(fileno=settings.listen_fd)
-        found = await asyncio.get_running_loop().getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        # IPv4 first: that is where clients look for "localhost".
-        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if settings.reuse_port:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
-        return listening

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ _OURS = {
     "--metrics-port": "--metrics-port",
     "--backend-directory": None,
     "--allow-grpc": None,
+    "--allow-http": "--http-port",
     "--allow-metrics": "--metrics-port",
     "--cache-config": "--cache-size",
     "--grpc-restricted-protocol": "--admin-key-file",
@@ -61,6 +62,8 @@ _OURS = {
 # What concerns Triton's own port, and what lets callers change what is served.
 _OF_ITS_PORT = ("--grpc-", "--reuse-grpc-port")
 _OF_CONTROL = ("--model-control-mode", "--load-model", "--repository-poll-secs")
+# Further services for HTTP, each with a port of its own on all addresses, where nothing is locked.
+_OF_OTHER_PORTS = ("--allow-sagemaker", "--allow-vertex-ai")
 _ADMINISTRATION = "shared-memory,model-repository,trace,logging"
 """Protocols of Triton that let one caller change what all others get."""
 _KEY_NAME = ADMIN_KEY.removeprefix("triton-grpc-protocol-")
@@ -125,7 +128,7 @@ class ServeOptions:
     @property
     def changes_models(self) -> bool:
         """Whether models may come, change and go while Triton runs."""
-        return any(argument.startswith("--model-control-mode") for argument in self.triton_arguments)
+        return any(_means(argument, ("--model-control-mode",)) for argument in self.triton_arguments)
 
     @property
     def picks_ports(self) -> bool:
@@ -271,21 +274,7 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
     Raises OptionError if an extra argument repeats one of ours, or needs a Triton without a guard or a key for
     administration, or the cache has an impossible size.
     """
-    for argument in options.triton_arguments:
-        name = argument.partition("=")[0]
-        if name in _OURS:
-            instead = f"use {_OURS[name]} instead" if _OURS[name] else "the embedded host sets it"
-            raise OptionError(f"{name} cannot follow `--`: {instead}")
-        if options.guard and name.startswith(_OF_ITS_PORT):
-            raise OptionError(
-                f"{name} is for callers of Triton itself, and here the guard alone calls it: add --no-guard if you "
-                "trust all callers, or leave it out"
-            )
-        if options.guard and options.admin_key_file is None and name.startswith(_OF_CONTROL):
-            raise OptionError(
-                f"{name} is for whoever administers the server, and the guard lets nobody do that: name a key for them "
-                "with --admin-key-file, or leave it out"
-            )
+    _check_arguments(options)
     is_ipv6 = ipaddress.ip_address(endpoints.address).version == 6
     grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
     web_address = f"ipv6:{endpoints.address}" if is_ipv6 else endpoints.address
@@ -327,13 +316,52 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
     return [*command, *_trace_flags(options), *options.triton_arguments]
 
 
+def _check_arguments(options: ServeOptions) -> None:
+    """Raise OptionError for what may not follow `--`."""
+    for argument in options.triton_arguments:
+        name = argument.partition("=")[0]
+        if ours := _means(argument, _OURS):
+            instead = f"use {_OURS[ours]} instead" if _OURS[ours] else "the embedded host sets it"
+            raise OptionError(f"{name} cannot follow `--`: {instead}")
+        if options.guard and _means(argument, _OF_OTHER_PORTS):
+            raise OptionError(
+                f"{name} opens a port past the guard to everybody: add --no-guard if you trust all callers, or leave "
+                "it out"
+            )
+        if options.guard and _means(argument, _OF_ITS_PORT):
+            raise OptionError(
+                f"{name} is for callers of Triton itself, and here the guard alone calls it: add --no-guard if you "
+                "trust all callers, or leave it out"
+            )
+        if options.guard and options.admin_key_file is None and _means(argument, _OF_CONTROL):
+            raise OptionError(
+                f"{name} is for whoever administers the server, and the guard lets nobody do that: name a key for them "
+                "with --admin-key-file, or leave it out"
+            )
+
+
+def _means(argument: str, options: Iterable[str]) -> str | None:
+    """Which of these options, or beginnings of such, an argument of tritonserver is; it takes shortened ones, too."""
+    name = argument.partition("=")[0]
+    return next((one for one in options if name.startswith(one) or (len(name) > 2 and one.startswith(name))), None)
+
+
 def _trace_flags(options: ServeOptions) -> list[str]:
     if options.trace_url is None:
         return []
-    url = urlsplit(options.trace_url)
-    if url.scheme != "http" or not url.hostname:
+    try:
+        url = urlsplit(options.trace_url)
+        is_usable = url.scheme == "http" and bool(url.hostname) and url.port != 0
+    except ValueError:  # of brackets that do not close, or a port that is none
+        is_usable = False
+    if not is_usable:
         raise OptionError(
             f"--trace {options.trace_url} is not a URL that begins with http://: name the OTLP/HTTP port of a collector"
+        )
+    if "@" in url.netloc:
+        raise OptionError(
+            "--trace has a name or password in its URL, which every user of this machine could read among Triton's "
+            "arguments: leave it out, and let a collector on this machine send it on"
         )
     if options.trace_rate < 0:
         raise OptionError(f"--trace-rate {options.trace_rate} is below 0: give 1 for every request, or 0 for none")
