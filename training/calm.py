@@ -114,6 +114,6 @@ def _learn(model: Any, features: torch.Tensor, targets: torch.Tensor, recipe: Re
             scores = _head(model, features[batch])
             loss = -(targets[batch] * scores.log_softmax(dim=1)).sum(dim=1).mean()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             step += 1

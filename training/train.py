@@ -156,7 +156,7 @@ def calibrated(model: Any, tokenizer: Any, split: Split, recipe: Recipe, report:
     features = calm.first_tokens(model, tokenizer, [row.text for row in (*real, *everyday)], MAX_LENGTH)
 
     def logits(when: str) -> metrics.Floats:
-        given = calm.logits(model, features).double().numpy()
+        given: metrics.Floats = calm.logits(model, features).double().numpy()
         errors = judge.everyday_errors(everyday, given[len(real) :])
         report(f"{when} calming: validation F1 {finetune.f1_by_source(real, given[: len(real)])}, everyday {errors}")
         return given[: len(real)]

@@ -56,7 +56,7 @@ def test_a_published_model_is_read_back(served: Path, loaded: Any, tmp_path: Pat
 
     model, tokenizer = loaded
     expected = served_logits(served, TOKENIZER, TEXTS, 128)
-    np.testing.assert_allclose(logits_of(model, tokenizer, TEXTS, 128), expected, atol=0.1 * np.ptp(expected))
+    np.testing.assert_allclose(logits_of(model, tokenizer, TEXTS, 128), expected, atol=0.1 * float(np.ptp(expected)))
     export_padded(model, tmp_path / "padded.onnx", 128)
     to_served(tmp_path / "padded.onnx", tmp_path / "model.onnx", 12)
     before, after = weights(onnx.load(served)), weights(onnx.load(tmp_path / "model.onnx"))
