@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import dropout
 
 from training.data import NOISY, SYNTHETIC, TRANSFER, Row, Split
 from training.everyday import everyday_rows
@@ -28,7 +27,7 @@ class Recipe:
 
     everyday: int = 2400
     """Everyday rows, a quarter of them refusals of like wording."""
-    everyday_weight: float = 0.4
+    everyday_weight: float = 0.15
     transfer: int = 2400
     """Texts of `training.transfer` on which the model keeps its opinion."""
     noisy_share: float = 0.35
@@ -36,12 +35,11 @@ class Recipe:
     """Shares of those sources' rows, which are many and alike, on which it does so too."""
     certain: float = 0.99
     """Target of an everyday row's label."""
-    epochs: int = 6
+    epochs: int = 15
     learning_rate: float = 3e-3
     """Falls to zero."""
-    dropout: float = 0.1
     batch: int = 64
-    max_length: int = 160
+    max_length: int = 512
     seed: int = 7
     transfer_seed: int = 99
     kept_seed: int = 5
@@ -96,12 +94,11 @@ def first_tokens(
 def logits(model: Any, features: torch.Tensor) -> torch.Tensor:
     """Raw scores [texts, labels] of what :func:`first_tokens` gave."""
     with torch.no_grad():
-        return _head(model, features, 0.0)
+        return _head(model, features)
 
 
-def _head(model: Any, features: torch.Tensor, drop: float) -> torch.Tensor:
-    pooled = torch.tanh(model.bert.pooler.dense(features))
-    scores: torch.Tensor = model.classifier(dropout(pooled, drop, training=drop > 0))
+def _head(model: Any, features: torch.Tensor) -> torch.Tensor:
+    scores: torch.Tensor = model.classifier(torch.tanh(model.bert.pooler.dense(features)))
     return scores
 
 
@@ -114,7 +111,7 @@ def _learn(model: Any, features: torch.Tensor, targets: torch.Tensor, recipe: Re
         for batch in torch.randperm(len(features)).split(recipe.batch):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * (1 - step / steps)
-            scores = _head(model, features[batch], recipe.dropout)
+            scores = _head(model, features[batch])
             loss = -(targets[batch] * scores.log_softmax(dim=1)).sum(dim=1).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
