@@ -76,19 +76,19 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
     """The rows of the input. Raises InputError for options, or files, that do not go together."""
     if options.delimiter is not None and options.csv is None and options.field is None:
         raise InputError("--delimiter says what divides the columns of CSV: give --csv COLUMN too")
+    kinds = ("jsonl", "csv", "parquet", "field")
+    kind, field = next(
+        ((kind, value) for kind in kinds if (value := getattr(options, kind)) is not None), ("lines", None)
+    )
     if options.texts:
         if options.files:
             raise InputError("texts are given both as arguments and in files; give one or the other")
+        if field is not None:
+            raise InputError(
+                f"--{kind} says how files are read, and '{options.texts[0]}' is a text: name files with --file"
+            )
         return argument_rows(options.texts)
     paths = options.files or ["-"]
-    kind, field = next(
-        (
-            (kind, value)
-            for kind in ("jsonl", "csv", "parquet", "field")
-            if (value := getattr(options, kind)) is not None
-        ),
-        ("lines", None),
-    )
     if field is None:
         files = [(path, Form()) for path in paths]
     else:

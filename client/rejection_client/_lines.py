@@ -19,6 +19,8 @@ CONVERT = "convert the input first, with iconv -t UTF-8"
 
 _BYTE = re.compile("[\udc80-\udcff]")
 """A byte that is not UTF-8, as Python's error handler `surrogateescape` spells it."""
+_ONE_VALUE = re.compile(r"\s*(\[\s*(\{.*)?|\{\s*)", re.DOTALL)
+"""The first line of a file that holds one JSON value, an array of objects or an object on several lines."""
 
 
 def form_of(path: str, kind: str | None, field: str, delimiter: str | None) -> Form:
@@ -81,6 +83,7 @@ def read_rows(stream: BinaryIO, form: Form, file: str | None = None) -> Iterator
     if form.kind == "csv":
         yield from _csv_rows(_lines(stream), form, file)
         return
+    is_first = form.kind == "jsonl"
     for number, (line, end) in enumerate(_lines(stream), 1):
         row = _row(file, number, end)
         try:
@@ -91,7 +94,20 @@ def read_rows(stream: BinaryIO, form: Form, file: str | None = None) -> Iterator
         if form.kind == "lines":
             yield row._replace(text=text)
         elif text.strip():
+            if is_first:
+                _check_first(text, file)
+            is_first = False
             yield _json_row(text, form.field, row)
+
+
+def _check_first(text: str, file: str | None) -> None:
+    """Raise InputError if JSON that begins with this line is one value rather than one a line."""
+    if found := _ONE_VALUE.fullmatch(text):
+        items = ".[]" if found[1].startswith("[") else "."
+        raise InputError(
+            f"{file or 'standard input'} holds one JSON value, not one in each line; convert it first: "
+            f"jq -c '{items}'" + ("" if file is None else f" '{file}'")
+        )
 
 
 def _row(file: str | None, line: int, end: int) -> Row:
@@ -119,7 +135,7 @@ def _csv_rows(lines: Iterable[tuple[bytes, int]], form: Form, file: str | None) 
     name = file or "standard input"
     if form.field not in header:
         hint = "" if len(header) > 1 else "; if that is more than one column, tell what divides them with --delimiter"
-        raise InputError(f"{name} has no column '{form.field}'; its first line names {', '.join(header)}{hint}")
+        raise InputError(f"{name} has no column '{form.field}'; its first line names {_quoted(header)}{hint}")
     if len(set(header)) < len(header):
         twice = next(column for column in header if header.count(column) > 1)
         raise InputError(f"{name} has two columns '{twice}'; rename one in its first line")
@@ -135,15 +151,22 @@ def _csv_rows(lines: Iterable[tuple[bytes, int]], form: Form, file: str | None) 
             yield row._replace(record=record, problem=counted)
 
 
+def _quoted(names: Sequence[str]) -> str:
+    """Names in quotes, so that white space around one is seen."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
 def _cells(lines: Iterable[tuple[bytes, int]], delimiter: str, name: str) -> Iterator[tuple[list[str], int, int]]:
     """Each record of CSV: its cells, the line where it begins, and the bytes read up to its end."""
     read = 0
+    is_over = False
 
     def decoded() -> Iterator[str]:
-        nonlocal read
+        nonlocal read, is_over
         for line, end in lines:
             read = end
             yield line.decode(errors="surrogateescape") + "\n"
+        is_over = True
 
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(decoded(), delimiter=delimiter)
@@ -155,6 +178,10 @@ def _cells(lines: Iterable[tuple[bytes, int]], delimiter: str, name: str) -> Ite
             return
         except csv.Error as error:
             raise InputError(f"{name} line {begins} is not CSV: {error}") from error
+        if is_over:  # the reader takes the end of the file for the end of the cell
+            raise InputError(
+                f"{name} line {begins} has a quote that is never closed: all lines from there on would be one cell"
+            )
         if cells:
             yield cells, begins, read
 

@@ -4,7 +4,8 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction
@@ -164,8 +165,21 @@ def csv_line(cells: Sequence[Any]) -> str:
 
 
 def to_json(value: Any) -> str:
-    """One JSON value and a newline; what JSON has no form for (a date of Parquet, say) becomes text."""
-    return json.dumps(value, ensure_ascii=False, default=str) + "\n"
+    """One JSON value and a newline; what JSON has no form for (a date of Parquet, say) becomes text, or null (NaN)."""
+    try:
+        told = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        told = json.dumps(_finite(value), ensure_ascii=False, default=str)
+    return told + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON has not: NaN, which is a missing number of Parquet, and infinity."""
+    if isinstance(value, Mapping):
+        return {name: _finite(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def document_json(text: str, answer: DocumentPrediction, style: Style) -> str:

@@ -236,7 +236,7 @@ def test_command_scores_a_column_of_csv(server: Server) -> None:
 def test_command_names_a_column_that_is_not_there(server: Server) -> None:
     done = run(server.grpc_address, "--csv", "answer", given="id,text\n1,x\n")
     assert done.returncode == 1
-    assert "has no column 'answer'; its first line names id, text" in done.stderr
+    assert "has no column 'answer'; its first line names 'id', 'text'" in done.stderr
 
 
 def test_exit_code_tells_of_rejections(server: Server) -> None:
@@ -265,6 +265,8 @@ def test_another_label_may_be_the_positive_one(server: Server) -> None:
         (["--threshold", "1.5", "x"], "--threshold 1.5 is no probability"),
         (["--delimiter", ";", "--jsonl", "a"], "give --csv COLUMN"),
         (["--file", "a", "x"], "both as arguments and in files"),
+        (["--csv", "text", "a.csv"], "--csv says how files are read, and 'a.csv' is a text: name files with --file"),
+        (["--field", "text", "a.jsonl"], "name files with --file"),
     ],
 )
 def test_options_that_do_not_go_together(server: Server, arguments: list[str], told: str) -> None:

@@ -14,7 +14,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare.describe import describe
 from rejection_server.prepare.errors import UnsupportedError
-from rejection_server.prepare.export import check_weights
+from rejection_server.prepare.export import check_weights, embedding_rows
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import Prepared, prepare
 from support import tiny_transformers
@@ -119,6 +119,12 @@ def test_a_class_that_transformers_does_not_have(plain: Path) -> None:
     model = replace(describe(plain, None, None), architecture="MeanForSequenceClassification")
     with pytest.raises(UnsupportedError, match="transformers has no MeanForSequenceClassification"):
         check_weights(plain, "model.safetensors", model)
+
+
+def test_an_embedding_of_the_models_own_kind_is_measured() -> None:
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = transformers.IBertForSequenceClassification(transformers.IBertConfig(vocab_size=50, **size))
+    assert embedding_rows(model) == 50
 
 
 def test_code_for_another_task_is_of_no_concern(plain: Path, tmp_path: Path) -> None:

@@ -105,6 +105,17 @@ def test_json_lines_hold_everything() -> None:
     assert json.loads(JsonLines(STYLE).found(Row("a", "", {"id": 1}), REFUSAL))["record"] == {"id": 1}
 
 
+def test_json_lines_hold_no_number_that_json_has_not() -> None:
+    record = {"t": "a", "price": float("nan"), "more": [{"x": float("inf")}, 1.5]}
+    told = JsonLines(Style(BINARY, 0.5)).found(Row("a", "line 1", record), prediction(BINARY, 0.1, 0.9))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    held = json.loads(told, parse_constant=refuse)
+    assert held["record"] == {"t": "a", "price": None, "more": [{"x": None}, 1.5]}
+
+
 def test_json_lines_of_a_model_without_a_verdict_have_none() -> None:
     found = json.loads(JsonLines(Style(FIVE, 0.5)).found(Row("a", ""), prediction(FIVE, 0.1, 0.2, 0.4, 0.2, 0.1)))
     assert not {"score", "is_rejection", "labels"} & set(found)

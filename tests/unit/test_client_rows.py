@@ -139,18 +139,33 @@ def test_the_form_of_a_file_is_told_by_its_name(path: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b"id,t\n1,x\n", "standard input has no column 'text'; its first line names id, t$"),
-        (b"id;text\n1;x\n", "no column 'text'; its first line names id;text; .* --delimiter"),
+        (b"id,t\n1,x\n", "standard input has no column 'text'; its first line names 'id', 't'$"),
+        (b"id;text\n1;x\n", "no column 'text'; its first line names 'id;text'; .* --delimiter"),
         (b"text,a,a\n", "two columns 'a'"),
-        (b'text\n"open\nand\ron\n', None),
+        (b"id, text\n1,x\n", "its first line names 'id', ' text'$"),
+        (b'text\nx\n"open\nand\ron\n', "line 3 has a quote that is never closed: all lines from there on"),
+        (b'id,"text\n1,x\n', "line 1 has a quote that is never closed"),
     ],
 )
-def test_csv_that_cannot_be_is_an_error(raw: bytes, told: str | None) -> None:
-    if told is None:
-        assert len(read(raw, Form("csv"))) == 1
-    else:
-        with pytest.raises(InputError, match=told):
-            read(raw, Form("csv"))
+def test_csv_that_cannot_be_is_an_error(raw: bytes, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        read(raw, Form("csv"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "items"),
+    [
+        (b'[\n {"t": "a"},\n {"t": "b"}\n]', ".[]"),
+        (b'\n[{"t": "a"}, {"t": "b"}]\n', ".[]"),
+        (b'\xef\xbb\xbf{\r\n  "t": "a"\n}', "."),
+    ],
+)
+def test_one_json_value_in_many_lines_is_an_error(raw: bytes, items: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", raw)
+    with pytest.raises(InputError, match="holds one JSON value, not one in each line; ") as caught:
+        list(file_rows([(path, form_of(path, None, "t", None))]))
+    assert str(caught.value).endswith(f"jq -c '{items}' '{path}'")
+    assert [bool(row.problem) for row in read(b'{"t": "a"}\n' + raw, Form("jsonl", "t"))][:2] == [False, True]
 
 
 def test_files_follow_each_other(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_file_that_differs_from_its_checksum_is_removed(tmp_path: Path, large:
 def test_labels() -> None:
     assert labels_of({"1": "REJECTION", "0": "NORMAL"}) == ("NORMAL", "REJECTION")
     assert labels_of({i: "k" if i == 10 else str(i) for i in (10, *range(10))})[10] == "k"
-    several: tuple[dict[int | str, str], ...] = ({}, {0: "a", 2: "b"}, {0: "a\nb"}, {0: " "})
+    several: tuple[dict[int | str, str], ...] = ({}, {0: "a", 2: "b"}, {0: "a\nb"}, {0: " "}, {0: "a\0"}, {0: "\ud800"})
     for wrong in several:
         with pytest.raises(UnsupportedError):
             labels_of(wrong)
@@ -167,6 +167,11 @@ def test_a_label_that_the_model_does_not_have() -> None:
 )
 def test_longest_text(positions: int | None, tokenizer_length: int | None, longest: int) -> None:
     assert longest_text({"max_position_embeddings": positions}, tokenizer_length) == longest
+
+
+def test_a_longest_text_that_is_no_number_is_refused() -> None:
+    with pytest.raises(CorruptedError, match="the tokenizer's model_max_length must be a number of tokens, not '128'"):
+        longest_text({"max_position_embeddings": 128}, "128")  # type: ignore[arg-type]
 
 
 def test_vocabulary() -> None:

@@ -70,6 +70,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, name: str, conte
     ("setting", "value", "says"),
     [
         ("vocab_size", -1, "says vocab_size -1, which is no possible size"),
+        ("decoder_attention_heads", 0, "says decoder_attention_heads 0, which is no possible size"),
         ("hidden_size", "32", "says hidden_size '32', which is no possible size"),
         ("num_attention_heads", 0, "says num_attention_heads 0"),
         ("intermediate_size", True, "says intermediate_size True"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from rejection_server.graph.rows import Activation
 from rejection_server.prepare.edges import FILLING, edge_texts
-from rejection_server.prepare.errors import UnsupportedError, VocabularyError
+from rejection_server.prepare.errors import CorruptedError, UnsupportedError, VocabularyError
 from rejection_server.prepare.labels import SINGLE_LABEL, activation_of, labels_of, positive_label_of
 from rejection_server.prepare.source import CONFIG, read_json
 from rejection_server.prepare.tokenizer import load_tokenizer, segment_of
@@ -146,8 +146,13 @@ def longest_text(config: Mapping[str, Any], tokenizer_length: int | None) -> int
     """Tokens that configuration and tokenizer allow, special ones included.
 
     The model itself may take fewer, where positions are counted from the padding id on: the reference finds that out.
+    Raises CorruptedError for what is no number.
     """
     limits = [config.get("max_position_embeddings"), tokenizer_length]
+    names = (f"max_position_embeddings in {CONFIG}", "the tokenizer's model_max_length")
+    for name, limit in zip(names, limits, strict=True):
+        if not isinstance(limit, int | float | None):
+            raise CorruptedError(f"{name} must be a number of tokens, not {limit!r}: mend it")
     sane = [int(limit) for limit in limits if limit is not None and 0 < limit < _ABSURD_LENGTH]
     return min(sane, default=SERVED_AT_MOST)
 

@@ -27,7 +27,18 @@ def check_weights(folder: Path, weights: str, described: Description) -> None:
         )
     model = _load(folder, weights)
     check_finite(model, weights)
-    check_vocabulary(described.largest_id, model.get_input_embeddings().num_embeddings)
+    rows = embedding_rows(model)
+    if rows is not None:
+        check_vocabulary(described.largest_id, rows)
+
+
+def embedding_rows(model: Any) -> int | None:
+    """Tokens that a model of transformers has an embedding for; None where it keeps them in a form of its own."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
+    return None if weight is None or weight.ndim != 2 else int(weight.shape[0])
 
 
 def export(folder: Path, weights: str, described: Description, path: Path) -> None:

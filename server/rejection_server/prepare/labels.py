@@ -1,5 +1,6 @@
 """A classifier's labels, which of them is looked for, and how its logits become what is answered."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from rejection_server.graph.rows import Activation
@@ -15,7 +16,7 @@ POSITIVE_LABEL = "REJECTION"
 def labels_of(id2label: Mapping[int | str, str]) -> tuple[str, ...]:
     """Label names in the order of the logits.
 
-    Raises UnsupportedError for missing ids, and for names of several lines or that occur twice.
+    Raises UnsupportedError for missing ids, and for names that are no line of text or occur twice.
     """
     by_id = {int(index): str(label) for index, label in id2label.items()}
     if sorted(by_id) != list(range(len(by_id))) or not by_id:
@@ -24,7 +25,8 @@ def labels_of(id2label: Mapping[int | str, str]) -> tuple[str, ...]:
         )
     labels = tuple(by_id[index] for index in range(len(by_id)))
     for label in labels:
-        if not label.strip() or label.splitlines() != [label]:
+        # Control characters end lines and strings elsewhere; half a character (a surrogate) cannot be written at all.
+        if not label.strip() or label.splitlines() != [label] or {*map(unicodedata.category, label)} & {"Cc", "Cs"}:
             raise UnsupportedError(f"a label must be one line of text, this model has {label!r}: mend id2label")
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:

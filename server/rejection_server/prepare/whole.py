@@ -30,7 +30,7 @@ _SIZES = (
     *("num_attention_heads", "num_key_value_heads", "head_dim", "dim", "hidden_dim", "n_layers", "n_heads"),
     *("n_layer", "n_head", "n_embd", "n_positions", "d_model", "d_ff", "d_kv", "num_layers", "num_heads"),
     *("encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "encoder_attention_heads"),
-    *("decoder_attention_heads"),
+    "decoder_attention_heads",
 )
 """Settings that are numbers of something, of which there is at least one, in the architectures that are common."""
 _LARGEST_SIZE = 10**8
