@@ -216,6 +216,7 @@ LONG = gzip.compress(bytes(os.urandom(100_000).hex(), "ascii"))
         (LONG[:-9], "is a damaged gzip file"),
         (LONG[:50_000] + b"x" * 9 + LONG[50_009:], "is a damaged gzip file"),
     ],
+    ids=["utf-16", "utf-16-le", "utf-16-be", "utf-32", "packed", "parquet", "zip", "zstd", "binary", "cut", "damaged"],
 )
 def test_what_is_no_text_is_named(tmp_path: Path, raw: bytes, told: str) -> None:
     path = write(tmp_path / "given", raw)
