@@ -138,12 +138,14 @@ def run(args: argparse.Namespace, report: Report) -> int:
 
 def load_published(repository: Path) -> tuple[Any, Any, dict[str, Any]]:
     """The model of a repository, its tokenizer, and what its ``model.json`` says."""
+    from google.protobuf.message import DecodeError
+
     from training import published
 
     try:
         model, tokenizer = published.load_published(model_of(repository), tokenizer_of(repository))
         return model, tokenizer, facts_of(repository)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, DecodeError) as error:
         raise NotPossibleError(f"{repository} holds no model that scripts/train has written ({error})") from error
 
 

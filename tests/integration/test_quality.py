@@ -47,7 +47,8 @@ def test_everyday_sentences(server: Server) -> None:
     assert (len(answers), len(refusals)) == (200, 40)
     guesses = np.concatenate([wire.infer(answers[i : i + 40])["probabilities"].argmax(1) for i in range(0, 200, 40)])
     taken_for_refusals = [text for text, guess in zip(answers, guesses, strict=True) if guess == 1]
-    assert len(taken_for_refusals) <= 8, taken_for_refusals
+    # Just above the bundled model's own figure, 8; docs/model_card.md tells what it costs to have fewer.
+    assert len(taken_for_refusals) <= 10, taken_for_refusals
     missed = [
         text
         for text, guess in zip(refusals, wire.infer(refusals)["probabilities"].argmax(1), strict=True)
