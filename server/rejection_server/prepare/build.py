@@ -22,6 +22,7 @@ from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import (
+    CorruptedError,
     DiskFullError,
     UnexpectedError,
     UnsupportedError,
@@ -211,9 +212,22 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
         )
     except GraphError as exc:
         raise UnsupportedError(f"the model's ONNX file cannot be served: {exc}") from exc
+    except onnx.checker.ValidationError as exc:
+        _blame(padded)
+        raise exc from None
     del model
     attach(ragged, weights)
     _write(ragged, served)
+
+
+def _blame(padded: Path) -> None:
+    """Raise CorruptedError if the file itself is no valid graph, and not what was made of it."""
+    try:
+        onnx.checker.check_model(padded)
+    except onnx.checker.ValidationError as exc:
+        raise CorruptedError(
+            f"{padded.name} is no valid ONNX graph ({one_line(exc, 160)}): export the model again"
+        ) from exc
 
 
 def _read(path: Path, described: Description) -> ModelProto:
