@@ -182,7 +182,7 @@ class Transport:
     # --- which server --------------------------------------------------------------------------------------------
 
     async def _choose(self, attempts: _Attempts, outage_s: float | None) -> Endpoint:
-        """A server to send to; waits for one that was there to come back, as long as the deadline, or `outage_s`, allows."""
+        """A server to send to; waits for one that was there to come back, within the deadline or `outage_s`."""
         while True:
             if self._closed:
                 raise ClosedError(before_call=not attempts.tried)
