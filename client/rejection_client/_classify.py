@@ -73,7 +73,8 @@ def _error(row: Row, result: Result) -> str | None:
     if result.error is None:
         return None
     told = " ".join(str(result.error).split())
-    return ROW.sub(row.place, told, count=1) if isinstance(result.error, InvalidInputError) else f"{row.place}: {told}"
+    names_row = isinstance(result.error, InvalidInputError) and result.error.row is not None
+    return ROW.sub(row.place, told, count=1) if names_row else f"{row.place}: {told}"
 
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
