@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import resource
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from integration.client_servers import make_repository, start_servers, stop_servers
-from rejection_client import ClientConfig, RejectionClient, RejectionError
+from rejection_client import ClientConfig, DeadlineExceededError, RejectionClient, RejectionError
 from rejection_server.host import Server
 
 
@@ -62,6 +63,25 @@ def test_a_request_outlives_a_restart_that_is_longer_than_its_deadline(
         assert not client.is_ready()
         with pytest.raises(RejectionError), RejectionClient(address, ClientConfig(outage_s=60)) as stranger:
             stranger.classify("a server that never was is not waited for")
+
+
+def test_a_request_outlives_a_machine_that_gives_no_sign_of_life(restarting: list[Server]) -> None:
+    """As one without power: its address refuses nothing, it is silent."""
+    server = restarting[0]
+    pid = server.pid
+    assert pid is not None
+    with RejectionClient(server.grpc_address, ClientConfig(timeout_s=1.0, outage_s=60)) as client:
+        assert client.classify("one").label == "NORMAL"
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            back = threading.Timer(4.0, os.kill, (pid, signal.SIGCONT))
+            back.start()
+            assert client.classify("sorry").label == "REJECTION"
+            back.join()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with pytest.raises(DeadlineExceededError):
+            client.classify("sleep 3 a server that is alive, and slow")
 
 
 def command(address: str, *arguments: str) -> list[str]:
