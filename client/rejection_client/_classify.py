@@ -1,6 +1,8 @@
 """The subcommand `classify`: rows in, a result for each out, in order."""
 
 import argparse
+import contextlib
+import logging
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -13,16 +15,13 @@ from rejection_client._commands import (
     client,
     fail,
     set_output,
-    table_width,
-    write,
 )
+from rejection_client._destination import can_resume, check_destination, destination
 from rejection_client._lines import check_columns, file_rows, form_of
-from rejection_client._output import Csv, JsonLines, Output, Style
-from rejection_client._prediction import ModelInfo, Result
+from rejection_client._prediction import Result
 from rejection_client._progress import Progress
 from rejection_client._rows import UNSENDABLE, Form, InputError, Row, argument_rows
 from rejection_client._sources import input_bytes
-from rejection_client._table import Table
 from rejection_client.errors import ROW, DeadlineExceededError, InvalidInputError, OverloadedError, ServerError
 
 OF_ONE_ROW = (InvalidInputError, OverloadedError, DeadlineExceededError, ServerError)
@@ -31,14 +30,18 @@ OF_ONE_ROW = (InvalidInputError, OverloadedError, DeadlineExceededError, ServerE
 
 def classify(options: argparse.Namespace) -> int:
     """Classify each text of the input; a row that fails is a row with its error."""
+    check_destination(options)
     set_output(options.output)
     rows = _rows(options)
     total = len(options.texts) or input_bytes(options.files)
     failures = rejections = 0
-    with client(options) as asked, Progress(_progress_form(), total) as progress:
+    with contextlib.ExitStack() as open_:
+        asked = open_.enter_context(client(options))
+        progress = open_.enter_context(Progress(_progress_form(options), total))
         model = asked.model_info()
+        open_.enter_context(_server_log(progress))
         check_options(options, model)
-        output = _output(options, model)
+        output, write = open_.enter_context(destination(options, model, rows))
         waiting: deque[Row] = deque()
         for result in asked.stream(_texts(rows, waiting), max_length=options.max_length):
             row = waiting.popleft()
@@ -46,7 +49,8 @@ def classify(options: argparse.Namespace) -> int:
             if error is not None:
                 progress.clear()
                 if row.problem is None and not isinstance(result.error, OF_ONE_ROW):
-                    done = f" ({progress.done:,} texts were classified before)" if progress.done else ""
+                    more = "; --resume goes on after them" if can_resume(options) else ""
+                    done = f" ({progress.done:,} texts were classified before{more})" if progress.done else ""
                     return fail(f"{result.error}{done}")
                 fail(error)
                 failures += 1
@@ -69,7 +73,8 @@ def _error(row: Row, result: Result) -> str | None:
     if result.error is None:
         return None
     told = " ".join(str(result.error).split())
-    return ROW.sub(row.place, told, count=1) if isinstance(result.error, InvalidInputError) else f"{row.place}: {told}"
+    names_row = isinstance(result.error, InvalidInputError) and result.error.row is not None
+    return ROW.sub(row.place, told, count=1) if names_row else f"{row.place}: {told}"
 
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -125,18 +130,28 @@ def _texts(rows: Iterator[Row], waiting: deque[Row]) -> Iterator[str]:
         yield row.text
 
 
-def _output(options: argparse.Namespace, model: ModelInfo) -> Output:
-    style = Style(model, options.threshold, table_width())
-    if options.output == "table":
-        return Table(style)
-    if options.output == "jsonl":
-        return JsonLines(style)
-    has_files = any(path != "-" for path in options.files)
-    return Csv(style, [] if options.texts else ["file", "line"] if has_files else ["line"])
-
-
-def _progress_form() -> Literal["bar", "lines"] | None:
+def _progress_form(options: argparse.Namespace) -> Literal["bar", "lines"] | None:
     """A bar on a terminal, unless the results go there, too; lines elsewhere."""
     if not sys.stderr.isatty():
         return "lines"
-    return None if sys.stdout.isatty() else "bar"
+    return None if sys.stdout.isatty() and options.output_file is None else "bar"
+
+
+@contextlib.contextmanager
+def _server_log(progress: Progress) -> Iterator[None]:
+    """Tell meanwhile of servers that go and come back: a run that waits for one seems to hang otherwise."""
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.clear()
+            fail(record.getMessage())
+
+    log, teller = logging.getLogger("rejection_client"), Teller(logging.INFO)
+    before = log.level
+    log.addHandler(teller)
+    log.setLevel(min(logging.INFO, log.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        log.removeHandler(teller)
+        log.setLevel(before)

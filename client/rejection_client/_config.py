@@ -24,6 +24,7 @@ _CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         _is_duration,
         _DURATION,
     ),
+    ("outage_s", lambda seconds: seconds is None or _is_duration(seconds), f"{_DURATION}, or None"),
     ("max_concurrent_requests max_attempts", lambda count: count >= 1, "1 or more"),
     ("max_texts_per_request", lambda count: count is None or count >= 1, "1 or more, or None"),
     (
@@ -75,6 +76,10 @@ class ClientConfig:
     timeout_s: float = 10.0
     """Deadline of each request, seconds from its start to its answer with every retry in between. Calls that take
     many texts make many requests, and each has this long."""
+
+    outage_s: float | None = None
+    """Seconds that a request waits beyond its deadline for a server that was there and is gone, as during a restart;
+    once one is back the request has its whole `timeout_s` again. None waits no longer than the deadline."""
 
     max_concurrent_requests: int = 4
     """Requests that `classify_many`, `stream` and `classify_document` have under way at once."""

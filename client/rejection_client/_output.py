@@ -77,6 +77,10 @@ class JsonLines:
         """Nothing."""
         return ""
 
+    def begins(self, row: Row) -> str:
+        """How the line of a row begins, whatever is found."""
+        return to_json({"text": text_of(row), **place_of(row)})[: -len("}\n")] + ", "
+
     def _line(self, row: Row, fields: dict[str, Any]) -> str:
         record = {} if row.record is None else {"record": row.record}
         return to_json({"text": text_of(row), **place_of(row), **fields, **record})
@@ -109,23 +113,45 @@ class Csv:
         """Rows that wait for one with a record, if none came."""
         return self._head(Row("", "")) if self._waiting else ""
 
+    def begins(self, row: Row) -> str:
+        """How the line of a row begins, whatever is found; only once there is a header."""
+        return csv_line([*self._before_found(row), ""])[: -len("\n")]
+
+    def adopt_header(self, header: str) -> bool:
+        """Go on below a header that was written before; False if this would never have written it."""
+        names = next(csv.reader([header]), [])
+        self._given = names[: -len([*self._places, *self._found, "error"])]
+        if not self._given or csv_line(self._names()) != header:
+            self.forget_header()
+            return False
+        return True
+
+    def forget_header(self) -> None:
+        """Let the first row make one."""
+        self._given = None
+
     def _head(self, first: Row) -> str:
         """Before the first row, the header and the rows that wait for it."""
         if self._given is not None:
             return ""
         self._given = ["text"] if first.record is None else list(first.record)
-        names = list(self._given)
+        waiting, self._waiting = self._waiting, []
+        return csv_line(self._names()) + "".join(self._line(row, None, error) for row, error in waiting)
+
+    def _names(self) -> list[str]:
+        names = list(self._given or ())
         for name in (*self._places, *self._found, "error"):
             names.append(unique(name, names))
-        waiting, self._waiting = self._waiting, []
-        return csv_line(names) + "".join(self._line(row, None, error) for row, error in waiting)
+        return names
 
-    def _line(self, row: Row, prediction: Prediction | None, error: str = "") -> str:
+    def _before_found(self, row: Row) -> list[Any]:
         record = {"text": text_of(row)} if row.record is None else row.record
         place = place_of(row)
-        given = [record.get(name) for name in self._given or ()]
+        return [*(record.get(name) for name in self._given or ()), *(place.get(name) for name in self._places)]
+
+    def _line(self, row: Row, prediction: Prediction | None, error: str = "") -> str:
         found = [value_of(prediction) if prediction else None for value_of in self._found.values()]
-        return csv_line([*given, *(place.get(name) for name in self._places), *found, error])
+        return csv_line([*self._before_found(row), *found, error])
 
 
 def found_columns(style: Style) -> dict[str, Callable[[Prediction], Any]]:

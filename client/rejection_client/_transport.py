@@ -45,6 +45,8 @@ class _Attempts:
         self.call = call
         self.rows = rows
         self.deadline_s = monotonic() + call.timeout_s
+        self.outage_ends_s: float | None = None
+        """When waiting for servers that are gone is over, from the first time that there was none."""
         self.refusals = 0
         self.tried: set[Endpoint] = set()
         self.error = error
@@ -52,6 +54,18 @@ class _Attempts:
 
     def left_s(self) -> float:
         return max(0.0, self.deadline_s - monotonic())
+
+    def waits_on(self, outage_s: float | None) -> bool:
+        """Whether to look again for a server, now that there is none."""
+        if outage_s is None:
+            return self.left_s() > WAIT_STEP_S
+        now_s = monotonic()
+        if self.outage_ends_s is None:
+            self.outage_ends_s = now_s + outage_s
+        if now_s >= self.outage_ends_s:
+            return False
+        self.deadline_s = now_s + self.call.timeout_s
+        return True
 
 
 class Transport:
@@ -89,7 +103,7 @@ class Transport:
         self._budget.add_request()
         try:
             while True:
-                endpoint = await self._choose(attempts)
+                endpoint = await self._choose(attempts, self.config.outage_s if retry else None)
                 attempts.tried.add(endpoint)
                 try:
                     return await self._send_once(endpoint, rpc, request, attempts)
@@ -125,13 +139,17 @@ class Transport:
         code, details = error.code(), error.details() or ""
         is_cancelled = code is grpc.StatusCode.CANCELLED
         may_pass = _status.may_pass(code, details) or (is_cancelled and not self._closed)
+        is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED and self.config.outage_s is not None
+        may_pass = may_pass or is_late  # a machine that is gone refuses no connection
         if may_pass and code is not grpc.StatusCode.UNAVAILABLE:
             endpoint.live_until_s = 0.0  # a server that is stopping was alive a moment ago, too
         is_live = may_pass and await self._is_answering(endpoint)
+        if is_late and not is_live:
+            code, details = grpc.StatusCode.UNAVAILABLE, "no sign of life"
         attempts.error = self._error(endpoint, code, details, attempts, is_live=is_live)
         attempts.error.__cause__ = error
         _log.debug("%s: %s", endpoint.address.target, attempts.error)
-        if not may_pass or (is_cancelled and is_live):
+        if not may_pass or ((is_cancelled or is_late) and is_live):
             self._endpoints.restore(endpoint)
             raise attempts.error
         if not is_live:
@@ -163,8 +181,8 @@ class Transport:
 
     # --- which server --------------------------------------------------------------------------------------------
 
-    async def _choose(self, attempts: _Attempts) -> Endpoint:
-        """A server to send to; waits for one that was there to come back, as long as the deadline allows."""
+    async def _choose(self, attempts: _Attempts, outage_s: float | None) -> Endpoint:
+        """A server to send to; waits for one that was there to come back, within the deadline or `outage_s`."""
         while True:
             if self._closed:
                 raise ClosedError(before_call=not attempts.tried)
@@ -174,7 +192,8 @@ class Transport:
                 self._io.start_background(self._look_whether_back(endpoint))
             if (chosen := self._endpoints.take(attempts.tried)) is not None:
                 return chosen
-            if attempts.left_s() <= WAIT_STEP_S or (attempts.tried and not self._endpoints.may_come_back()):
+            may_come_back = self._endpoints.may_come_back()
+            if (attempts.tried and not may_come_back) or not attempts.waits_on(outage_s if may_come_back else None):
                 raise attempts.error
             await self._io.sleep(WAIT_STEP_S)
 

@@ -50,6 +50,7 @@ examples:
   rejection classify --jsonl choices.0.message.content --output jsonl < log.jsonl
   rejection classify --csv response --file log.csv --output jsonl | jq -c 'select(.is_rejection) | .record.id'
   rejection classify --csv response --delimiter ';' --output csv < log.csv
+  rejection classify --csv response --file log.csv.gz --output-file scored.csv.gz --resume
   rejection classify --exit-code --threshold 0.9 "$ANSWER" || echo "refused, or in trouble"
 
 input:
@@ -63,6 +64,7 @@ output (every row in the order of the input):
           error (in place of all these) and record, the object, line or row that the text came in
   csv     text, or the columns that came in, then file, line, label, labels, score, is_rejection, a column for each
           label, token_count, truncated, error
+  parquet the columns of csv, always with text, and record (JSON) for the columns that came in; only to --output-file
 
 {EXIT_CODES}"""
 
@@ -101,6 +103,7 @@ def _config(options: argparse.Namespace) -> ClientConfig:
         model=options.model,
         positive_label=getattr(options, "positive_label", None),
         timeout_s=options.timeout,
+        outage_s=options.wait if options.command == "classify" else None,
         max_concurrent_requests=options.concurrency,
         tls=Tls(**tls) if options.tls or any(tls.values()) else None,
         token=read_token(options.token_file) if options.token_file else os.environ.get("REJECTION_TOKEN") or None,
@@ -208,7 +211,28 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
         metavar="CHARACTER",
         help="between columns of CSV: 'tab', ';' (a comma; .tsv: tab)",
     )
-    _add_output(parser, "table", "jsonl", "csv")
+    parser.add_argument(
+        "--output",
+        choices=("table", "jsonl", "csv", "parquet"),
+        help="form of the results (what the name of --output-file tells, else table)",
+    )
+    parser.add_argument(
+        "--output-file",
+        metavar="PATH",
+        help="write the results to this new file: .jsonl, .csv, .jsonl.gz, .csv.gz or .parquet",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run of the same command was stopped, with the rows that the --output-file lacks",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait for a server that was there and is gone, as when it restarts (120)",
+    )
     _add_verdict(parser)
     _add_connection(parser)
 

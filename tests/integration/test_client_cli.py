@@ -149,14 +149,15 @@ def test_a_row_that_cannot_be_classified_is_a_row_with_its_error(server: Server)
 
 
 def test_command_when_the_server_dies_midway(cable: Cable) -> None:
-    with started(cable.address, "--output", "jsonl", "--timeout", "2") as process:
+    with started(cable.address, "--output", "jsonl", "--timeout", "2", "--wait", "2") as process:
         give(process, b"one\n")
         assert json.loads(take_line(process))["text"] == "one"
         cable.cut()
         out, err = process.communicate(b"two\nthree\n", timeout=60)
     assert process.returncode == 1
     assert out == b""
-    assert err.decode().startswith(f"rejection: cannot reach {cable.address}: ")
+    assert " is set aside: " in err.decode().splitlines()[0]
+    assert err.decode().splitlines()[-1].startswith(f"rejection: cannot reach {cable.address}: ")
     assert err.decode().endswith("(1 texts were classified before)\n")
 
 
