@@ -46,6 +46,8 @@ def test_the_bound_holds_while_triton_is_frozen(triton: Any) -> None:
                 assert codes.count(UNAVAILABLE) >= 6
                 assert set(codes) == {DEADLINE_EXCEEDED, UNAVAILABLE}
                 assert guard.counts()["under_way"] == 2
+        # Refused for more than a second, callers find half of the places: those two are taken until Triton goes on.
+        assert under_way(guard, 0)
         assert peer.status(peer.call(INFER, MESSAGE, [("grpc-timeout", "60S")])) == (0, "")
         assert under_way(guard, 0)
         assert guard.counts()["under_way_bytes"] == 0
