@@ -37,7 +37,7 @@ def test_the_published_shape(tmp_path: Path) -> None:
             env={**kept, "HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub.url},
             capture_output=True,
             text=True,
-            timeout=580,
+            timeout=1500,
             check=False,
         )
     assert result.returncode == 0, result.stderr
