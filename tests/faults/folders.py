@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,17 @@ def unreadable(chance: random.Random, folder: Path) -> str:
 # ---- JSON
 
 
+def _set_one(chance: random.Random, path: Path, values: Sequence[tuple[str, Any]]) -> str:
+    """Set one of these keys of a JSON file to its value."""
+
+    def change(held: dict[str, Any]) -> str:
+        name, value = chance.choice(values)
+        held[name] = value
+        return f"{name} = {value!r}"
+
+    return _change_json(path, change)
+
+
 def _change_json(path: Path, change: Callable[[dict[str, Any]], str]) -> str:
     held = json.loads(path.read_text())
     what = change(held)
@@ -241,12 +252,7 @@ def config_more(chance: random.Random, folder: Path) -> str:
         ("transformers_version", None),
     )
 
-    def change(held: dict[str, Any]) -> str:
-        name, value = chance.choice(more)
-        held[name] = value
-        return f"{name} = {value!r}"
-
-    return _change_json(folder / CONFIG, change)
+    return _set_one(chance, folder / CONFIG, more)
 
 
 def settings_value(chance: random.Random, folder: Path) -> str:
@@ -280,12 +286,7 @@ def settings_more(chance: random.Random, folder: Path) -> str:
         ("chat_template", 5),
     )
 
-    def change(held: dict[str, Any]) -> str:
-        name, value = chance.choice(more)
-        held[name] = value
-        return f"{name} = {value!r}"
-
-    return _change_json(folder / SETTINGS, change)
+    return _set_one(chance, folder / SETTINGS, more)
 
 
 def tokenizer_part(chance: random.Random, folder: Path) -> str:

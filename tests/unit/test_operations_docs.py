@@ -7,29 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rejection_server.guard import Snapshot
-from rejection_server.guard.answers import BOUNDS_S
 from rejection_server.parser import parse
+from support.guard_snapshot import SNAPSHOT
 from support.repository import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 UNIT = ROOT / "deploy" / "systemd" / "rejection.service"
-METRICS = Snapshot(
-    calls={"ModelInfer": {"OK": 1}},
-    models={"rejection": 1},
-    refused=1,
-    refused_by={"full": 1},
-    cancelled=0,
-    received_bytes=0,
-    sent_bytes=0,
-    connections=0,
-    under_way=0,
-    under_way_bytes=0,
-    certificate_expires=1.0,
-    labels={"rejection": {"NORMAL": 1}},
-    durations=[0] * (len(BOUNDS_S) + 1),
-    durations_sum_s=0,
-).prometheus({"guard": 1})
+METRICS = SNAPSHOT.prometheus({"guard": 1})
 
 
 def test_three_ways_to_set_an_option_are_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -89,8 +89,7 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         for path, kind in ((certificate, "CERTIFICATE"), (key, "PRIVATE KEY")):
             if f"{kind}-----".encode() not in path.read_bytes():
                 raise TlsError(f"{path} is no PEM file with a {kind.lower()}: it has no line BEGIN {kind}") from exc
-        reason = (exc.reason or str(exc)).replace("_", " ").lower()
-        raise TlsError(f"the certificate {certificate} and the key {key} cannot be used: {reason}") from exc
+        raise TlsError(f"the certificate {certificate} and the key {key} cannot be used: {_words(exc)}") from exc
 
 
 def _check_time(context: ssl.SSLContext, certificate: Path) -> float:
@@ -124,8 +123,12 @@ def _check_time(context: ssl.SSLContext, certificate: Path) -> float:
             f"callers would not accept the certificate {certificate}: {exc.verify_message}; give one for a TLS server"
         ) from exc
     except ssl.SSLError as exc:
-        reason = (exc.reason or str(exc)).replace("_", " ").lower()
-        raise TlsError(f"no TLS connection comes about with the certificate {certificate}: {reason}") from exc
+        raise TlsError(f"no TLS connection comes about with the certificate {certificate}: {_words(exc)}") from exc
     found = client.getpeercert()
     assert found, "a client that verifies has a certificate after its handshake"
     return ssl.cert_time_to_seconds(str(found["notAfter"]))
+
+
+def _words(exc: ssl.SSLError) -> str:
+    """OpenSSL's reason as words."""
+    return (exc.reason or str(exc)).replace("_", " ").lower()
