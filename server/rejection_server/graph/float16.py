@@ -6,6 +6,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from rejection_server.graph.opset import at_least_opset
 
 _OPSET = 18
+_OF_SHAPES = ("Shape", "Size")
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
@@ -19,17 +20,17 @@ def to_float16(model: ModelProto) -> ModelProto:
     kept = _nodes_of_indices(model)
     converted: ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(kept))
     _join(converted, kept)
+    _drop_copies(converted)
     OnnxModel(converted).topological_sort()  # casts between the two types were added at the end
     del converted.graph.value_info[:]
-    for node in converted.graph.node:
-        node.name = ""  # those of casts may occur twice, which onnxruntime does not take
     return converted
 
 
 def _nodes_of_indices(model: ModelProto) -> set[str]:
     """Names of the nodes that make integers by way of floats, such as the buckets of relative positions.
 
-    In float16 some would be the neighbouring integer. Nodes without a name are given one.
+    In float16 some would be the neighbouring integer; a shape is the same in any precision, so what only gives its
+    shape is not among them. Nodes without a name are given one.
     """
     producers: dict[str, NodeProto] = {}
     for i, node in enumerate(model.graph.node):
@@ -39,10 +40,19 @@ def _nodes_of_indices(model: ModelProto) -> set[str]:
     kept: set[str] = set()
     while pending:
         node = pending.pop()
-        if node.name not in kept:
+        if node.name not in kept and node.op_type not in _OF_SHAPES:
             kept.add(node.name)
             pending += [producers[name] for name in node.input if name in producers]
     return kept
+
+
+def _drop_copies(model: ModelProto) -> None:
+    """Leave each cast once: the conversion writes it anew for each node in float32 that reads the same value."""
+    written: set[str] = set()
+    for node in list(model.graph.node):
+        if written.issuperset(node.output):
+            model.graph.node.remove(node)
+        written.update(node.output)
 
 
 def _join(model: ModelProto, names: set[str]) -> None:
