@@ -50,3 +50,28 @@ def test_integers_are_those_of_float32() -> None:
     np.testing.assert_array_equal(answers(converted), answers(bucketed()))
     kinds = {tensor.name: tensor.data_type for tensor in converted.graph.initializer}
     assert kinds["table"] == TensorProto.FLOAT16, "the rest is float16"
+
+
+def test_a_value_whose_shape_alone_is_read_is_float16_and_each_cast_stands_once() -> None:
+    """As in the spelled-out normalisation of older exports, where two nodes read what makes the next shape."""
+    model = bucketed()
+    model.graph.node.extend(
+        parser.parse_graph(
+            """g (float x) => (float x) {
+                doubled = Mul(logits, logits)
+                dims = Shape(doubled)
+                dims_as_float = Cast<to=1>(dims)
+                dims_again = Cast<to=7>(dims_as_float)
+                reshaped = Reshape(doubled, dims_again)
+                twice = Sub(logarithm, scaled)
+                again = Cast<to=7>(twice)
+            }"""
+        ).node
+    )
+    model.graph.output.append(helper.make_tensor_value_info("reshaped", TensorProto.FLOAT, ["rows", "tokens", 1]))
+    converted = to_float16(model)
+    (makes_doubled,) = (node for node in converted.graph.node if "doubled" in node.output)
+    assert makes_doubled.op_type == "Mul", "computed in float16, not brought to it"
+    written = [name for node in converted.graph.node for name in node.output]
+    assert len(written) == len(set(written))
+    onnxruntime.InferenceSession(converted.SerializeToString())
