@@ -11,7 +11,8 @@ from bench.models import token_ids
 from bench.peers.callers import HttpCaller, InfinityCaller, PipelineCaller, V2Caller
 from bench.peers.environment import PEERS as FOLDER
 from bench.peers.environment import own_environment
-from bench.peers.peer import Peer, PeerError, Program, Start, free_port
+from bench.peers.peer import Peer, PeerError, Program, Start
+from bench.ports import free_ports
 from bench.settings import ROOT
 from load.texts import read
 
@@ -97,7 +98,7 @@ def _mlserver(start: Start) -> Program:
     if start.precision == "int8":
         (folder / "model.safetensors").unlink()
         (folder / "model.onnx").symlink_to(start.model.graphs["int8"].resolve())
-    ports = {"http_port": start.port, "grpc_port": free_port(), "metrics_port": free_port()}
+    ports = {"http_port": start.port, **dict(zip(("grpc_port", "metrics_port"), free_ports(2), strict=True))}
     settings = {"debug": False, "host": "127.0.0.1", "parallel_workers": start.cores, **ports}
     _write_json(start.folder / "settings.json", settings)
     extra = {

@@ -5,7 +5,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench.contract import ModelFiles, OpenCaller, Target
 from bench.peers import environment
+from bench.ports import free_ports
 from bench.settings import Precision
 from rejection_server import telemetry
 
@@ -128,7 +128,8 @@ class Peer:
         for made in (folder, cache, log.parent):
             made.mkdir(parents=True, exist_ok=True)
         python = environment.python(self.folder)
-        start = Start(model, precision, cores, free_port(), folder, cache, program, python, report)
+        (port,) = free_ports(1)
+        start = Start(model, precision, cores, port, folder, cache, program, python, report)
         try:
             prepared = self.prepare(start)
         except subprocess.CalledProcessError as exc:
@@ -167,13 +168,6 @@ class Peer:
 def usual_settings() -> dict[str, str]:
     """Environment variables every peer gets."""
     return {**{name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}, **SETTINGS}
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

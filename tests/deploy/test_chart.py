@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.fleet.door import Tls, configured
 from support.chart import CHART, VALUES, Helm, unpack
+from support.prometheus import program
 from support.repository import ROOT
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the package kubernetes-validate is missing")
@@ -117,6 +119,40 @@ def _faults_by_object(folder: Path, objects: list[dict[str, Any]]) -> dict[int, 
 
 
 @pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("", "", None),
+        ("expr: min_over_time", "exprs: min_over_time", "field exprs not found"),
+        ("for: 5m", "fore: 5m", "field fore not found"),
+        ("rate(rejection_guard_refused_total", "rat(rejection_guard_refused_total", "unknown function"),
+        ("min_over_time(rejection_guard_requests_under_way", "min_over_time(rejection_guard_under_way", "FAILED"),
+        ("$labels.instance", "$label.instance", "undefined variable"),
+    ],
+    ids=["as it is", "field", "inner field", "function", "metric", "template"],
+)
+def test_prometheus_takes_the_charts_rules_and_no_misspelt_ones(
+    helm: Helm, tmp_path: Path, right: str, wrong: str, said: str | None
+) -> None:
+    (rule,) = (
+        each for each in helm.objects(CHART / "ci" / "production-values.yaml") if each["kind"] == "PrometheusRule"
+    )
+    rules, tests = tmp_path / "alerts.yml", tmp_path / "alerts_test.yml"
+    text = yaml.safe_dump(rule["spec"], width=1000)
+    assert right in text
+    rules.write_text(text.replace(right, wrong))
+    shutil.copy(ROOT / "docker" / "prometheus" / tests.name, tests)
+
+    output = ""
+    for command in (("check", "rules", "--lint=all", "--lint-fatal", rules), ("test", "rules", tests)):
+        done = subprocess.run([program("promtool"), *command], capture_output=True, text=True, timeout=60)
+        output += done.stdout + done.stderr
+        if done.returncode:
+            break
+    assert (done.returncode == 0) == (said is None), output
+    assert said is None or said in output
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (["server.tlsSecret=a"], "set door.enabled to false"),
@@ -158,15 +194,27 @@ def test_envoy_takes_the_doors_configuration(helm: Helm, values: Path, tmp_path:
     assert "lb_polici" in _validated(path)
 
 
-def test_the_door_has_the_servers_of_the_cluster_behind_it(helm: Helm, tmp_path: Path) -> None:
-    _, config = _envoy_files(helm, CHART / "ci" / "production-values.yaml", tmp_path)
-    (cluster,) = (one for one in config["static_resources"]["clusters"] if one["name"] == "servers")
-    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    host = endpoint["endpoint"]["address"]["socket_address"]["address"]
-    services = {each["metadata"]["name"]: each for each in helm.objects() if each["kind"] == "Service"}
-    assert services[host.partition(".")[0]]["spec"]["clusterIP"] == "None"
-    chain = config["static_resources"]["listeners"][0]["filter_chains"][0]
-    assert chain["transport_socket"]["typed_config"]["require_client_certificate"] is True
+@pytest.mark.parametrize(
+    ("settings", "callers"),
+    [
+        ({}, None),
+        ({"tlsSecret": "a"}, "unasked"),
+        ({"tlsSecret": "a", "clientCaSecret": "b"}, "must"),
+    ],
+    ids=["plain", "tls", "mutual"],
+)
+def test_the_door_is_docker_envoys_but_for_what_has_to_differ(
+    helm: Helm, settings: dict[str, str], callers: Any, tmp_path: Path
+) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"door": {"maxRequests": 77, **settings}}))
+    _, config = _envoy_files(helm, values, tmp_path)
+    services = {each["metadata"]["name"]: each for each in helm.objects(values) if each["kind"] == "Service"}
+    assert services["release-rejection-servers"]["spec"]["clusterIP"] == "None"
+    tls = None if callers is None else Tls(Path("/certificates"), callers)
+    wanted = configured(["release-rejection-servers.default.svc:8001"], tls=tls, max_requests=77)
+    wanted["static_resources"]["clusters"][1]["circuit_breakers"]["thresholds"][0]["max_connections"] = 16384
+    assert config == yaml.safe_load(json.dumps(wanted).replace("/etc/envoy/", f"{tmp_path}/"))
 
 
 def test_the_route_lets_callers_do_what_the_door_does(helm: Helm) -> None:

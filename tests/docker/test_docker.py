@@ -17,10 +17,10 @@ import grpc
 import pytest
 import yaml
 
+from bench.ports import free_ports
 from rejection_server.host import ServeOptions, Server
 from support import docker_engine
 from support.docker_engine import Engine
-from support.envoy import free_ports
 from support.kserve import Wire, request
 from support.repository import REPOSITORY, ROOT
 

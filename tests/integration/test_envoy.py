@@ -17,9 +17,10 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from bench.fleet.door import Door, Tls, door
+from bench.ports import free_ports
 from integration.client_servers import make_certificates
 from rejection_server.host import ServeOptions, Server
-from support import envoy as envoys
 from support.kserve import request
 from support.repository import REPOSITORY
 
@@ -40,7 +41,7 @@ class Fleet:
 
     def __init__(self, token_file: Path) -> None:
         self._token_file = token_file
-        self.ports = envoys.free_ports(2)
+        self.ports = free_ports(2)
         with ThreadPoolExecutor(2) as pool:
             self.servers = list(pool.map(self._started, self.ports))
 
@@ -58,6 +59,10 @@ class Fleet:
         )
         server.start()
         return server
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"127.0.0.1:{port}" for port in self.ports]
 
     def restart(self, index: int) -> None:
         self.servers[index].stop()
@@ -94,19 +99,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def envoy(fleet: Fleet, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[envoys.Envoy]:
-    with envoys.running(tmp_path_factory.mktemp("envoy"), certificates, fleet.ports) as envoy:
+def envoy(fleet: Fleet, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with door(tmp_path_factory.mktemp("envoy"), fleet.addresses, tls=Tls(certificates), threads=2) as envoy:
         yield envoy
 
 
 @pytest.fixture
-def whole(envoy: envoys.Envoy) -> envoys.Envoy:
+def whole(envoy: Door) -> Door:
     """Envoy with both servers there, whatever the test before did to them."""
     envoy.wait_for(2)
     return envoy
 
 
-def connect(envoy: envoys.Envoy, certificates: Path, *, shows_certificate: bool = False) -> grpc.Channel:
+def connect(envoy: Door, certificates: Path, *, shows_certificate: bool = False) -> grpc.Channel:
     """A connection of its own, that never asks twice."""
     own = (certificates / "client.key", certificates / "client.pem") if shows_certificate else ()
     credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in (certificates / "ca.pem", *own)))
@@ -163,7 +168,7 @@ def calls(channel: grpc.Channel) -> Any:
     return service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def test_callers_speak_tls_and_reach_the_model(whole: envoys.Envoy, certificates: Path) -> None:
+def test_callers_speak_tls_and_reach_the_model(whole: Door, certificates: Path) -> None:
     with connect(whole, certificates) as channel:
         answer = calls(channel).ModelInfer(
             request([REFUSAL], outputs=["probabilities"]), timeout=CALL_TIMEOUT_S, metadata=CALLER
@@ -191,14 +196,14 @@ def test_callers_speak_tls_and_reach_the_model(whole: envoys.Envoy, certificates
         "/anything",
     ],
 )
-def test_methods_of_administration_are_denied(whole: envoys.Envoy, certificates: Path, path: str) -> None:
+def test_methods_of_administration_are_denied(whole: Door, certificates: Path, path: str) -> None:
     with connect(whole, certificates) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(path)(b"", timeout=10, metadata=CALLER)
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     assert "RBAC" in caught.value.details(), "Envoy itself said it"
 
 
-def test_prometheus_gets_figures_and_nobody_stops_it(whole: envoys.Envoy) -> None:
+def test_prometheus_gets_figures_and_nobody_stops_it(whole: Door) -> None:
     with urllib.request.urlopen(f"{whole.figures_url}/stats/prometheus", timeout=10) as page:
         assert b"envoy_cluster_grpc_upstream_rq_time_bucket" in page.read()
     for path in ("/quitquitquit", "/config_dump", "/stats", "/"):
@@ -206,7 +211,7 @@ def test_prometheus_gets_figures_and_nobody_stops_it(whole: envoys.Envoy) -> Non
             urllib.request.urlopen(f"{whole.figures_url}{path}", timeout=10)
 
 
-def test_only_callers_with_a_token(whole: envoys.Envoy, certificates: Path) -> None:
+def test_only_callers_with_a_token(whole: Door, certificates: Path) -> None:
     with connect(whole, certificates) as channel:
         for metadata in ((), (("authorization", "Bearer another"),)):
             with pytest.raises(grpc.RpcError) as caught:
@@ -216,10 +221,10 @@ def test_only_callers_with_a_token(whole: envoys.Envoy, certificates: Path) -> N
 
 
 def test_only_callers_with_a_certificate_where_that_is_asked_for(
-    fleet: Fleet, whole: envoys.Envoy, certificates: Path, tmp_path: Path
+    fleet: Fleet, whole: Door, certificates: Path, tmp_path: Path
 ) -> None:
     assert whole.healthy() == 2
-    with envoys.running(tmp_path / "mutual", certificates, fleet.ports, asks_certificate=True) as mutual:
+    with door(tmp_path, fleet.addresses, tls=Tls(certificates, callers="must")) as mutual:
         with connect(mutual, certificates, shows_certificate=True) as channel:
             assert (
                 calls(channel).ModelInfer(request([REFUSAL]), timeout=CALL_TIMEOUT_S, metadata=CALLER).model_name
@@ -230,7 +235,7 @@ def test_only_callers_with_a_certificate_where_that_is_asked_for(
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_what_is_more_than_the_servers_can_take_is_refused_at_once(whole: envoys.Envoy, certificates: Path) -> None:
+def test_what_is_more_than_the_servers_can_take_is_refused_at_once(whole: Door, certificates: Path) -> None:
     refused: list[float] = []
     others: Counter[grpc.StatusCode] = Counter()
 
@@ -266,7 +271,7 @@ def test_what_is_more_than_the_servers_can_take_is_refused_at_once(whole: envoys
         channel.close()
 
 
-def test_a_rolling_restart_loses_no_call(whole: envoys.Envoy, fleet: Fleet, certificates: Path) -> None:
+def test_a_rolling_restart_loses_no_call(whole: Door, fleet: Fleet, certificates: Path) -> None:
     with Callers(16, lambda: connect(whole, certificates)) as callers:
         for index in range(2):
             callers.wait_for_more(20)
@@ -276,7 +281,7 @@ def test_a_rolling_restart_loses_no_call(whole: envoys.Envoy, fleet: Fleet, cert
     assert set(callers.answers) == {"answered"}
 
 
-def test_a_server_that_stands_still_is_left_out(whole: envoys.Envoy, fleet: Fleet, certificates: Path) -> None:
+def test_a_server_that_stands_still_is_left_out(whole: Door, fleet: Fleet, certificates: Path) -> None:
     with Callers(16, lambda: connect(whole, certificates)) as callers:
         callers.wait_for_more(20)
         fleet.signal(0, signal.SIGSTOP)
@@ -290,7 +295,7 @@ def test_a_server_that_stands_still_is_left_out(whole: envoys.Envoy, fleet: Flee
     assert set(callers.answers) == {"answered"}
 
 
-def test_a_server_that_is_killed_costs_no_call(whole: envoys.Envoy, fleet: Fleet, certificates: Path) -> None:
+def test_a_server_that_is_killed_costs_no_call(whole: Door, fleet: Fleet, certificates: Path) -> None:
     with Callers(32, lambda: connect(whole, certificates)) as callers:
         callers.wait_for_more(50)
         fleet.signal(1, signal.SIGKILL)

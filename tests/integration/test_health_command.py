@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_ports
 from integration.client_servers import make_certificates
 from rejection_server.cli import main
 from rejection_server.host import ServeOptions, Server
-from support.envoy import free_ports
 from support.repository import REPOSITORY
 
 
