@@ -4,8 +4,8 @@ The kind of an error is read from its gRPC status code, with one exception: `NOT
 name that it does not know and of a model that it unloads because it stops; only its words tell which. Two facts beside
 the code are used:
 
-- `UNAVAILABLE` is what gRPC says when it cannot connect, and what Triton says when its queue is full and when it stops.
-  The caller passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was
+- `UNAVAILABLE` is what gRPC says when it cannot connect, and what Triton says when its queue is full or it stops. The
+  caller passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was
   full. An answer of a moment before will do where the words speak of a queue (`says_full`).
 - The row of a refused text is in the server's message, as `row N` (N from 0, within the request).
 """

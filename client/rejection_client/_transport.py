@@ -217,7 +217,7 @@ class Transport:
             return
 
     async def _is_answering(self, endpoint: Endpoint, *, anew: bool = False) -> bool:
-        """Whether the server says, asked now or (unless `anew`) a moment ago, that it would take requests for the model.
+        """Whether the server says that it would take requests for the model, asked now or, unless `anew`, just before.
 
         Triton answers this apart from its inference queues, however full they are. The state of the channel would
         say less (behind a proxy it is the proxy's), and gRPC's public way to ask for it can hang a process at exit.
