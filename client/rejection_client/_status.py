@@ -4,8 +4,9 @@ The kind of an error is read from its gRPC status code, with one exception: `NOT
 name that it does not know and of a model that it unloads because it stops; only its words tell which. Two facts beside
 the code are used:
 
-- `UNAVAILABLE` is what gRPC says when it cannot connect and what Triton says when its queue is full. The caller
-  passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was full.
+- `UNAVAILABLE` is what gRPC says when it cannot connect, and what Triton says when its queue is full or it stops. The
+  caller passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was
+  full. An answer of a moment before will do where the words speak of a queue (`says_full`).
 - The row of a refused text is in the server's message, as `row N` (N from 0, within the request).
 """
 
@@ -31,6 +32,9 @@ from rejection_client.errors import (
 
 NO_VERSION = "has no available versions"
 """Triton's words, with `NOT_FOUND`, for a model that it knows and cannot serve now: it is stopping, or exchanges it."""
+
+_FULL = re.compile(r"\b(the queue is full|Exceeds maximum queue size|Request timeout expired)\b")
+"""Words, with `UNAVAILABLE`, of a queue that is full or too slow: the guard's, and Triton's two."""
 
 _NO_REQUEST_ID = re.compile(r"^\[request id: <id_unknown>\] ")
 
@@ -110,6 +114,11 @@ def rule_of(code: StatusCode, details: str, *, is_live: bool = False) -> Rule:
 def may_pass(code: StatusCode, details: str) -> bool:
     """Whether the same request may succeed a moment later, or at another server."""
     return rule_of(code, details).error is ServerUnavailableError
+
+
+def says_full(code: StatusCode, details: str) -> bool:
+    """Whether the failure speaks of a queue, and so not of a server that stops, is gone or was cut off."""
+    return code is StatusCode.UNAVAILABLE and _FULL.search(details) is not None
 
 
 def error_from_status(code: StatusCode, details: str, asked: Asked, *, is_live: bool = False) -> RejectionError:

@@ -141,9 +141,8 @@ class Transport:
         may_pass = _status.may_pass(code, details) or (is_cancelled and not self._closed)
         is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED and self.config.outage_s is not None
         may_pass = may_pass or is_late  # a machine that is gone refuses no connection
-        if may_pass and code is not grpc.StatusCode.UNAVAILABLE:
-            endpoint.live_until_s = 0.0  # a server that is stopping was alive a moment ago, too
-        is_live = may_pass and await self._is_answering(endpoint)
+        # A server that is stopping, or was killed, was alive a moment ago, too.
+        is_live = may_pass and await self._is_answering(endpoint, anew=not _status.says_full(code, details))
         if is_late and not is_live:
             code, details = grpc.StatusCode.UNAVAILABLE, "no sign of life"
         attempts.error = self._error(endpoint, code, details, attempts, is_live=is_live)
@@ -217,13 +216,13 @@ class Transport:
         except ClosedError:
             return
 
-    async def _is_answering(self, endpoint: Endpoint) -> bool:
-        """Whether the server says, asked now or a moment ago, that it would take requests for the model.
+    async def _is_answering(self, endpoint: Endpoint, *, anew: bool = False) -> bool:
+        """Whether the server says that it would take requests for the model, asked now or, unless `anew`, just before.
 
         Triton answers this apart from its inference queues, however full they are. The state of the channel would
         say less (behind a proxy it is the proxy's), and gRPC's public way to ask for it can hang a process at exit.
         """
-        if monotonic() < endpoint.live_until_s:
+        if not anew and monotonic() < endpoint.live_until_s:
             return True
         request = protocol.ready_request(self.config.model)
         try:

@@ -448,6 +448,29 @@ def crowded(server: Server, seconds: float) -> Iterator[None]:
         assert [type(error) for error in errors] == [OverloadedError]
 
 
+def test_the_words_of_a_server_that_stops_are_no_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two servers is held while it stops, by what waits in its queue: it was ready a moment ago, and refuses."""
+    monkeypatch.setattr("rejection_client._transport.LOOK_COUNTS_S", 60.0)
+    pair = start_servers(make_repository(tmp_path, queue=2), HOSTS[:2])
+    stopping, wire = pair[0], cast("Any", Wire(pair[0].grpc_address))
+    try:
+        with RejectionClient([server.grpc_address for server in pair], ClientConfig(max_attempts=1)) as client:
+            client.classify("hello"), client.classify("hello")
+            with crowded(stopping, 3):
+                with pytest.raises(OverloadedError):
+                    [client.classify("hello") for _ in pair]
+                stopping.request_stop()
+                while "maximum queue size" in (refusal := wire.error(infer_request("rejection", ["hello"])))[1]:
+                    time.sleep(0.02)
+                for _ in range(6):
+                    client.classify("hello")
+                assert wire.error(infer_request("rejection", ["hello"])) == refusal
+                assert refusal[0] is grpc.StatusCode.UNAVAILABLE
+                assert "Server is stopping" in refusal[1]
+    finally:
+        stop_servers(pair)
+
+
 def test_a_passing_overload_is_waited_out(small_server: Server, make_client: MakeClient) -> None:
     gateway = Gateway(small_server.grpc_address)
     try:

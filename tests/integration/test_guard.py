@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import tritonclient.grpc as triton
+import tritonclient.grpc as triton_grpc
 from google.protobuf import message_factory
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from integration.guard_process import GuardProcess
+from integration.guard_process import GuardProcess, frozen, under_way
 from rejection_client import AsyncRejectionClient, RejectionClient
 from support.kserve import Wire, arrays, request
 
@@ -112,11 +112,11 @@ def test_our_client_works_in_threads_and_in_asyncio(guard: GuardProcess) -> None
 def test_tritons_own_client_works_with_streams(guard: GuardProcess, wire: Wire) -> None:
     expected = [wire.infer([f"{text} {n}"])["logits"] for n in range(30) for text in TEXTS]
     answers: queue.Queue[Any] = queue.Queue()
-    with triton.InferenceServerClient(guard.address) as client:
+    with triton_grpc.InferenceServerClient(guard.address) as client:
         client.start_stream(lambda result, error: answers.put((result, error)))
         for n in range(30):
             for text in TEXTS:
-                tensor = triton.InferInput("text", [1, 1], "BYTES")
+                tensor = triton_grpc.InferInput("text", [1, 1], "BYTES")
                 tensor.set_data_from_numpy(np.array([[f"{text} {n}".encode()]], dtype=object))
                 client.async_stream_infer("rejection", [tensor], request_id=str(n))
         got = [answers.get(timeout=30) for _ in expected]
@@ -276,17 +276,19 @@ def test_a_short_request_waits_for_no_long_one(guard: GuardProcess) -> None:
             one.cancel()
 
 
-def test_a_cancelled_request_that_waits_in_the_guard_never_reaches_triton(server: Any, direct: Wire) -> None:
+def test_a_cancelled_request_that_waits_in_the_guard_never_reaches_triton(triton: Any) -> None:
+    direct = Wire(triton.grpc_address)
     before = direct.settled_statistics("rejection").inference_stats.success.count
-    with GuardProcess(server.triton_address, max_upstream_requests=1) as guard:
+    with GuardProcess(triton.grpc_address, max_upstream_requests=1) as guard:
         wire = Wire(guard.address)
-        first = wire.send(request(["word " * 500] * 16))
-        time.sleep(0.1)
-        pending = [wire.send(request(["a"])) for _ in range(50)]
-        time.sleep(0.2)
-        assert not first.done()
-        for one in pending:
-            one.cancel()
+        with frozen(triton.pid):
+            first = wire.send(request(["a"]))
+            assert under_way(guard, 1)
+            pending = [wire.send(request(["a"])) for _ in range(50)]
+            assert under_way(guard, 51)
+            for one in pending:
+                one.cancel()
+            assert under_way(guard, 1)
         first.result()
         counts = settled(guard)
         assert counts["calls"]["ModelInfer"] == {"OK": 1, "CANCELLED": 50}

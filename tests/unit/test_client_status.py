@@ -14,7 +14,9 @@ from rejection_client import (
     ServerUnavailableError,
     errors,
 )
-from rejection_client._status import NO_VERSION, RULES, Asked, error_from_status, may_pass
+from rejection_client._status import NO_VERSION, RULES, Asked, error_from_status, may_pass, says_full
+from rejection_server.guard import refusal
+from rejection_server.guard.admission import Admission
 
 ASKED = Asked("host:8001", "rejection", 2.5)
 
@@ -63,6 +65,33 @@ def test_what_may_pass() -> None:
         (grpc.StatusCode.UNAVAILABLE, NO_VERSION),
         (grpc.StatusCode.NOT_FOUND, NO_VERSION),
     }
+
+
+@pytest.mark.parametrize(
+    ("details", "is_full"),
+    [
+        ("[request id: 7] in ensemble 'rejection', Exceeds maximum queue size", True),
+        ("Request timeout expired", True),
+        ("Server is stopping, scheduler for model has stopped accepting new inference requests", False),
+        ("Server not ready", False),
+        (refusal.stopping().sentence, False),
+        ("the server cannot be reached: Connection refused", False),
+        ("Socket closed", False),
+        ("", False),
+    ],
+)
+def test_only_words_of_a_queue_let_an_earlier_look_count(details: str, is_full: bool) -> None:
+    assert says_full(grpc.StatusCode.UNAVAILABLE, details) is is_full
+    assert not says_full(grpc.StatusCode.CANCELLED, details)
+
+
+def test_the_guards_words_of_a_full_queue_are_known() -> None:
+    admission = Admission(max_requests=1, max_bytes=1)
+    admission.enter()
+    for refused in (admission.enter, lambda: admission.hold(2)):
+        with pytest.raises(refusal.Refusal) as caught:
+            refused()
+        assert says_full(grpc.StatusCode.UNAVAILABLE, caught.value.sentence)
 
 
 @pytest.mark.parametrize(
