@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.facts import FACTS
 from rejection_server.names import Names, classifiers_in
-from rejection_server.prepare.configuration import FACTS, Device, Shape, configurations, newest_facts
+from rejection_server.prepare.configuration import Device, Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, disk_errors
 
 TOKENIZER_VERSION = "1"
