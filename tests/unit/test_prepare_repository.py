@@ -1,5 +1,6 @@
 """The repository's files, and that they are put in place whole or not at all."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rejection_server.commands import command
 from rejection_server.graph.ragged import to_ragged
+from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare import repository
 from rejection_server.prepare.build import Plan, Precision, embedding_rows, write_graph
 from rejection_server.prepare.configuration import Shape, configurations, newest_facts, rendered
@@ -41,9 +44,11 @@ from support.tiny_models import ACCEPTED, VOCABULARY, description, padded_classi
 from support.tree import fingerprint
 
 SHAPE = Shape(("NORMAL", "REJECTION"), 512)
+ONLY = Names()
+TOXICITY = Names("toxicity")
 
 
-@pytest.mark.parametrize(("name", "content"), rendered(newest_facts(REPOSITORY)).items())
+@pytest.mark.parametrize(("name", "content"), rendered(newest_facts(REPOSITORY, ONLY), ONLY).items())
 def test_bundled_files_are_what_the_script_makes(name: str, content: str) -> None:
     held = (REPOSITORY / name).read_text(encoding="utf-8")
     assert held == content, f"{name} is out of date: run scripts/render, and commit what it changed"
@@ -82,19 +87,22 @@ def render(*arguments: str) -> tuple[int, str]:
 
 
 def test_other_shapes() -> None:
-    config = configurations(Shape(("a", "b", "c"), 12, device="gpu"))["classifier/config.pbtxt"]
+    config = configurations(Shape(("a", "b", "c"), 12, device="gpu"), TOXICITY)["toxicity_classifier/config.pbtxt"]
     assert "KIND_GPU" in config
     assert "KIND_CPU" not in config
     assert re.findall(r"batch_size: (\d+)", config) == ["64", "64", "1"], "the largest batch is met before any caller"
     assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
 
 
-def staged(folder: Path, shape: Shape = SHAPE, version: int = 1, content: bytes = b"graph") -> Path:
+def staged(
+    folder: Path, shape: Shape = SHAPE, version: int = 1, content: bytes = b"graph", names: Names = ONLY
+) -> Path:
+    folder.parent.mkdir(exist_ok=True)
     (folder.parent / "g.onnx").write_bytes(content)
     (folder.parent / "tokenizer.json").write_text("{}")
     parts = repository.Parts(folder.parent / "g.onnx", folder.parent / "tokenizer.json", [[1, 2], [1, 3, 3, 2]])
-    repository.assemble(folder, shape, parts, version=version)
-    repository.write_facts(folder, version, dataclasses.asdict(shape))
+    repository.assemble(folder, names, shape, parts, version=version)
+    repository.write_facts(repository.version_folder(folder, names, version), dataclasses.asdict(shape))
     return folder
 
 
@@ -111,16 +119,25 @@ def test_publishing_replaces_what_was_there_in_one_step(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
+@contextlib.contextmanager
+def watched(output: Path) -> Iterator[None]:
+    """Look for a model of the repository all the time, and find it whenever it is looked for."""
+    watch = "import os, sys\nwhile True:\n    os.stat(sys.argv[1])\n"
+    with subprocess.Popen([sys.executable, "-c", watch, str(output / "classifier" / "1" / "model.onnx")]) as watcher:
+        try:
+            time.sleep(0.3)
+            yield
+            assert watcher.poll() is None
+        finally:
+            watcher.kill()
+
+
 def test_no_reader_ever_misses_a_repository_that_is_being_replaced(tmp_path: Path) -> None:
     output = tmp_path / "served"
     repository.publish(staged(tmp_path / "first"), output)
-    watch = "import os, sys\nwhile True:\n    os.stat(sys.argv[1])\n"
-    with subprocess.Popen([sys.executable, "-c", watch, str(output / "classifier" / "1" / "model.onnx")]) as watcher:
-        time.sleep(0.3)
+    with watched(output):
         for turn in range(50):
             repository.publish(staged(tmp_path / f"next{turn}"), output)
-        assert watcher.poll() is None
-        watcher.kill()
 
 
 @pytest.mark.parametrize("held", ["letter.txt", "classifier/config.pbtxt"])
@@ -128,12 +145,12 @@ def test_other_folders_are_not_overwritten(tmp_path: Path, held: str) -> None:
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).touch()
     with pytest.raises(OutputError, match="holds other things"):
-        repository.check_output(tmp_path)
+        repository.check_output(tmp_path, ONLY)
 
 
 def test_the_bundled_repository_is_not_overwritten() -> None:
     with pytest.raises(OutputError, match="the bundled model repository"):
-        repository.check_output(REPOSITORY)
+        repository.check_output(REPOSITORY, ONLY)
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
@@ -156,19 +173,89 @@ def test_versions_that_cannot_stand_side_by_side(tmp_path: Path, shape: Shape, t
     output = staged(tmp_path / "served")
     (tmp_path / "tokenizer.json").write_text(tokenizer)
     with pytest.raises(OutputError, match=says):
-        repository.check_version(output, shape, 2, tmp_path / "tokenizer.json")
+        repository.check_version(output, ONLY, shape, 2, tmp_path / "tokenizer.json")
 
 
 def test_a_second_version(tmp_path: Path) -> None:
     output = staged(tmp_path / "served")
     before = fingerprint(output)
-    repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
-    repository.publish_version(staged(tmp_path / "made", version=2, content=b"newer"), output, 2)
+    repository.check_version(output, ONLY, SHAPE, 2, tmp_path / "tokenizer.json")
+    repository.publish_version(staged(tmp_path / "made", version=2, content=b"newer"), output, ONLY, 2)
     after = fingerprint(output)
     assert {name for name in after if name not in before} == {"classifier/2/model.onnx", "classifier/2/model.json"}
     assert before.items() <= after.items()
     with pytest.raises(OutputError, match="already has version 2"):
-        repository.check_version(output, SHAPE, 2, tmp_path / "tokenizer.json")
+        repository.check_version(output, ONLY, SHAPE, 2, tmp_path / "tokenizer.json")
+
+
+def test_one_classifier_joins_others_and_takes_nothing_from_them(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    before = fingerprint(output)
+    other = Shape(("mild", "toxic", "vile"), 128)
+    repository.check_addition(output, TOXICITY, "cpu")
+    with repository.workplace(output) as work:
+        repository.publish_beside(staged(work / "made", other, content=b"toxicity", names=TOXICITY), output, TOXICITY)
+    assert before.items() <= fingerprint(output).items()
+    assert {path.name for path in output.iterdir()} == {*ONLY.models, *TOXICITY.models}
+    assert classifiers_in(output) == (ONLY, TOXICITY)
+    assert (output / "toxicity_classifier" / "1" / "model.onnx").read_bytes() == b"toxicity"
+    assert (output / "toxicity" / "labels.txt").read_text().split() == ["mild", "toxic", "vile"]
+    configs = {
+        model: text_format.Parse((output / model / "config.pbtxt").read_text(), ModelConfig())
+        for model in TOXICITY.models
+    }
+    assert [config.name for config in configs.values()] == list(TOXICITY.models), "Triton wants the folder's name"
+    steps = {model: [step.model_name for step in configs[model].ensemble_scheduling.step] for model in TOXICITY.models}
+    assert steps == {model: [] for model in TOXICITY.models} | {
+        "toxicity": ["toxicity_scoring"],
+        "toxicity_scoring": ["toxicity_tokenizer", "toxicity_classifier"],
+    }
+    with pytest.raises(OutputError, match="already has toxicity: choose another --name"):
+        repository.check_addition(output, TOXICITY, "cpu")
+    with pytest.raises(OutputError, match="holds toxicity, which would be lost: add rejection with --add-to"):
+        repository.check_output(output, ONLY)
+    repository.check_output(output, ONLY, replaces=False)
+
+
+def test_whoever_comes_second_adds_to_what_the_first_has_made(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    made = [staged(tmp_path / name / "made", names=Names(name)) for name in ("second", "third")]
+    for folder in made:  # both were begun before either was added
+        repository.publish_beside(folder, output, Names(folder.parent.name))
+    assert [names.public for names in classifiers_in(output)] == ["rejection", "second", "third"]
+    again = staged(tmp_path / "again" / "made", names=Names("second"))
+    before = fingerprint(output)
+    with pytest.raises(OutputError, match="already has second"):
+        repository.publish_beside(again, output, Names("second"))
+    assert fingerprint(output) == before
+
+
+def test_no_reader_ever_misses_a_repository_that_is_added_to(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    with watched(output):
+        for turn in range(20):
+            names = Names(f"more{turn}")
+            repository.publish_beside(staged(tmp_path / names.public / "made", names=names), output, names)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda _: None, "is no prepared model repository: make one with --output, or correct --add-to"),
+        (lambda folder: folder.mkdir(), "is no prepared model repository"),
+        (lambda folder: staged(folder, Shape(SHAPE.labels, 512, device="gpu")), "is for gpu, as rejection in it is"),
+        (lambda folder: shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns("model.json")), "is no prep"),
+    ],
+)
+def test_what_nothing_can_be_added_to(tmp_path: Path, make: Callable[[Path], Any], says: str) -> None:
+    make(tmp_path / "served")
+    with pytest.raises(OutputError, match=says):
+        repository.check_addition(tmp_path / "served", TOXICITY, "cpu")
+
+
+def test_nothing_is_added_to_the_bundled_repository() -> None:
+    with pytest.raises(OutputError, match="stays as it is: add to a copy of it"):
+        repository.check_addition(REPOSITORY, TOXICITY, "cpu")
 
 
 def test_weights_come_back_wherever_they_have_gone() -> None:

@@ -90,7 +90,7 @@ def make_case(options: Options, source: Source, texts: list[str], work: Path, re
     shape = Shape(model.labels, model.model_max_length, model.activation, options.device)
     version = 1 if options.version is None else options.version
     if options.adds_version:
-        repository.check_version(options.output, shape, version, work / TOKENIZER_JSON)
+        repository.check_version(options.output, options.names, shape, version, work / TOKENIZER_JSON)
     edge_cases = sum(index >= len(texts) for index in compared)
     case = Case(
         options, source, model, shape, version, everything, compared, edge_cases, graph, found, reference, expected

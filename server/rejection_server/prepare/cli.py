@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from rejection_server.commands import command, installing
+from rejection_server.names import DEFAULT, classifier_name
 from rejection_server.prepare.quiet import only_our_words
 from rejection_server.wording import one_line
 
@@ -36,6 +37,8 @@ examples:
       a folder with config.json, model.safetensors and tokenizer.json
   {prepare} ./my-newer-classifier --output build/mine --version 2
       beside version 1; a running Triton switches to it without a stop
+  {prepare} unitary/toxic-bert --name toxicity --add-to build/mine
+      one more classifier for the same server, which callers ask for as toxicity
 
 environment:
   HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and the hub client's other variables are respected
@@ -82,7 +85,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="id on the Hugging Face hub (name/model), or a folder")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the repository goes")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--output", type=Path, metavar="FOLDER", help="where the repository goes")
+    place.add_argument(
+        "--add-to",
+        type=Path,
+        metavar="FOLDER",
+        help="a repository to which the classifier is added, under a --name that none in it has",
+    )
+    parser.add_argument(
+        "--name", type=_name, default=DEFAULT, help="what callers call the classifier (default: %(default)s)"
+    )
     parser.add_argument("--revision", metavar="COMMIT", help="commit, branch or tag on the hub (default: main)")
     parser.add_argument(
         "--precision",
@@ -145,6 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _name(text: str) -> str:
+    try:
+        return classifier_name(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
 def _positive(text: str) -> int:
     try:
         value = int(text)
@@ -181,7 +201,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         return 1
     options = Options(
         model=arguments.model,
-        output=arguments.output,
+        output=arguments.output or arguments.add_to,
+        name=arguments.name,
+        adds=arguments.output is None,
         revision=arguments.revision,
         precision=arguments.precision,
         device=arguments.device,
@@ -212,7 +234,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         print(f"{command('prepare')}: {known}", file=sys.stderr)
         return 1
     print(f"\n{prepared.precision} against the original, as served:\n\n{gate.table(prepared.figures)}\n")
-    print(f"Written to {prepared.output}, version {prepared.version} of the classifier.")
+    print(f"Written to {prepared.output}, version {prepared.version} of {options.name}.")
     print(f"Took {time.monotonic() - begin:.0f} s and at most {memory.peak_bytes / 1e9:.2f} GB of memory.")
     if options.device == "gpu":
         print(

@@ -17,20 +17,20 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.facts import FACTS
+from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 
 if TYPE_CHECKING:
     from rejection_server.graph.rows import Activation
 
-__all__ = ["FACTS", "MODELS", "Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
+__all__ = ["Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
 
 Device = Literal["cpu", "gpu"]
 
 TEMPLATES = Path(__file__).parent / "templates"
-MODELS = ("rejection", "scoring", "tokenizer", "classifier")
-LABELLED = ("rejection", "classifier")
-"""Models whose outputs have label names, for Triton's classification extension."""
-FACTS = "model.json"
+MODELS = ("public", "scoring", "tokenizer", "classifier")
+"""Templates of the models, by what `Names` calls them."""
 BY_DEVICE: Mapping[Device, Mapping[str, str]] = {
     "cpu": {"tokenizers_per_core": "0.125", "max_pending_requests": "512"},
     # A GPU classifies as fast as six processes tokenise, and answers such a queue within a fifth of a second.
@@ -81,14 +81,16 @@ def meaning_of(facts: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
-def rendered(facts: Mapping[str, Any]) -> dict[str, str]:
+def rendered(facts: Mapping[str, Any], names: Names) -> dict[str, str]:
     """Content of each file that follows from a `model.json`, by its path within the repository."""
-    return configurations(Shape.of(facts), meaning_of(facts))
+    return configurations(Shape.of(facts), names, meaning_of(facts))
 
 
-def configurations(shape: Shape, meaning: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """Content of each file that follows from the shape, by its path within the repository."""
+def configurations(shape: Shape, names: Names, meaning: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Content of each file that follows from the shape and the names, by its path within the repository."""
+    named = {model: getattr(names, model) for model in MODELS}
     values = {
+        **named,
         "labels": len(shape.labels),
         "model_max_length": shape.model_max_length,
         "model_min_length": shape.model_min_length,
@@ -105,8 +107,10 @@ def configurations(shape: Shape, meaning: Mapping[str, str] = MappingProxyType({
         # The contract's own entries name the number of labels.
         **{name: Template(entries).substitute(labels=len(shape.labels)) for name, entries in _tensors().items()},
     }
-    files = {f"{model}/config.pbtxt": Template(_template(model)).substitute(values) for model in MODELS}
-    return files | {f"{model}/labels.txt": "".join(f"{label}\n" for label in shape.labels) for model in LABELLED}
+    files = {f"{name}/config.pbtxt": Template(_template(model)).substitute(values) for model, name in named.items()}
+    # Those whose outputs have label names, for Triton's classification extension.
+    labelled = (names.public, names.classifier)
+    return files | {f"{name}/labels.txt": "".join(f"{label}\n" for label in shape.labels) for name in labelled}
 
 
 def _tensors() -> dict[str, str]:
@@ -126,11 +130,13 @@ def _tensors() -> dict[str, str]:
     }
 
 
-def newest_facts(repository: Path) -> dict[str, Any]:
-    """What `model.json` of the classifier's newest version says; raises FileNotFoundError if no version has one."""
-    found = {int(path.parent.name): path for path in repository.glob(f"classifier/[0-9]*/{FACTS}")}
+def newest_facts(repository: Path, names: Names) -> dict[str, Any]:
+    """What `model.json` of a classifier's newest version says; raises FileNotFoundError if no version has one."""
+    found = {int(path.parent.name): path for path in repository.glob(f"{names.classifier}/[0-9]*/{FACTS}")}
     if not found:
-        raise FileNotFoundError(f"{repository} holds no classifier/VERSION/{FACTS}: it is no prepared model repository")
+        raise FileNotFoundError(
+            f"{repository} holds no {names.classifier}/VERSION/{FACTS}: it is no prepared model repository"
+        )
     facts: dict[str, Any] = json.loads(found[max(found)].read_text(encoding="utf-8"))
     return {**facts, "version": max(found)}
 
@@ -153,9 +159,13 @@ def main() -> int:
     )
     options = parser.parse_args()
     try:
-        files = rendered(newest_facts(options.repository))
-        if not (options.repository / "classifier" / "warmup").is_dir():
-            raise FileNotFoundError("it has no classifier/warmup and was made by an older release: prepare it again")
+        files: dict[str, str] = {}
+        for names in classifiers_in(options.repository) or (Names(),):
+            files |= rendered(newest_facts(options.repository, names), names)
+            if not (options.repository / names.classifier / "warmup").is_dir():
+                raise FileNotFoundError(
+                    f"it has no {names.classifier}/warmup and was made by an older release: prepare it again"
+                )
     except (OSError, ValueError, KeyError) as exc:
         sys.stderr.write(f"scripts/render: {options.repository} cannot be rendered: {exc}\n")
         return 1

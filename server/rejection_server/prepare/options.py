@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from rejection_server.names import DEFAULT, Names
 from rejection_server.prepare import gate
 from rejection_server.prepare.build import Precision
 from rejection_server.prepare.configuration import Device
@@ -22,7 +23,11 @@ class Options:
     model: str
     """Id on the Hugging Face hub, or a folder in its format."""
     output: Path
-    """Where the repository goes."""
+    """Where the repository goes, or with `adds` the one that is there."""
+    name: str = DEFAULT
+    """What callers call the classifier."""
+    adds: bool = False
+    """Whether the classifier joins others in the repository `output`."""
     revision: str | None = None
     """Commit, branch or tag on the hub."""
     precision: Precision | Literal["auto"] = "auto"
@@ -43,9 +48,14 @@ class Options:
     mean: float | None = None
 
     @property
+    def names(self) -> Names:
+        """The classifier's models."""
+        return Names(self.name)
+
+    @property
     def adds_version(self) -> bool:
-        """Whether a version is added to a repository that is there already."""
-        return self.version is not None and (self.output / "classifier").is_dir()
+        """Whether a version is added to a classifier that is there already."""
+        return self.version is not None and not self.adds and (self.output / self.names.classifier).is_dir()
 
     @property
     def precisions(self) -> Sequence[Precision]:

@@ -13,7 +13,7 @@ from rejection_server.prepare.adapter import merged
 from rejection_server.prepare.build import Built, Plan, Precision, build
 from rejection_server.prepare.case import Case, judged, make_case
 from rejection_server.prepare.checksum import digest
-from rejection_server.prepare.configuration import Shape, rendered
+from rejection_server.prepare.configuration import Shape, configurations, rendered
 from rejection_server.prepare.errors import GateError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.options import SAMPLE, Options, read_texts
@@ -55,7 +55,11 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
 
     Raises PrepareError and its kin; then what was at `output` before is still there, unchanged.
     """
-    repository.check_output(options.output)
+    names = options.names
+    if options.adds:
+        repository.check_addition(options.output, names, options.device)
+    else:
+        repository.check_output(options.output, names, replaces=not options.adds_version)
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
     check_whole(source)
@@ -73,10 +77,12 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
             )
         facts = _facts(case, chosen)
         repository.tidy(chosen.folder)
-        repository.write_facts(chosen.folder, case.version, facts)
-        repository.write_files(chosen.folder, rendered({**facts, "version": case.version}))
-        if options.adds_version:
-            repository.publish_version(chosen.folder, options.output, case.version)
+        repository.write_facts(repository.version_folder(chosen.folder, names, case.version), facts)
+        repository.write_files(chosen.folder, rendered({**facts, "version": case.version}, names))
+        if options.adds:
+            repository.publish_beside(chosen.folder, options.output, names)
+        elif options.adds_version:
+            repository.publish_version(chosen.folder, options.output, names, case.version)
         else:
             repository.publish(chosen.folder, options.output)
     return Prepared(options.output, case.version, chosen.precision, chosen.figures, facts)
@@ -116,6 +122,7 @@ def _chosen(case: Case, work: Path, report: Callable[[str], None]) -> _Candidate
 
 def _candidate(case: Case, plan: Plan, work: Path, report: Callable[[str], None]) -> _Candidate:
     """Build a repository in `work` and ask it; raises GateError for what may differ in no precision."""
+    names = case.options.names
     staged = work / f"repository-{plan.precision}-{'packed' if plan.packed else 'plain'}"
     graph = work / "served.onnx"
     built = build(case.padded, graph, plan)
@@ -128,18 +135,18 @@ def _candidate(case: Case, plan: Plan, work: Path, report: Callable[[str], None]
     runs_here = built.twin or graph
     shape = replace(case.shape, model_min_length=isolated(shortest_row, runs_here, tokenizer_json, case.model))
     if case.options.adds_version:
-        repository.check_version(case.options.output, shape, case.version, tokenizer_json)
+        repository.check_version(case.options.output, names, shape, case.version, tokenizer_json)
     # The gate runs here and now, so on a CPU; what is for a GPU is put in afterwards.
     parts = repository.Parts(runs_here, tokenizer_json, case.model.sample_rows)
-    repository.assemble(staged, replace(shape, device="cpu"), parts, version=case.version)
-    answers = served.ask(staged, case.texts).of(case.compared)
+    repository.assemble(staged, names, replace(shape, device="cpu"), parts, version=case.version)
+    answers = served.ask(staged, names, case.texts).of(case.compared)
     mistakes = case.mistakes(answers)
     if mistakes:
         raise GateError(
             f"the repository does not answer like the original, so nothing was written: {'; '.join(mistakes)}"
         )
-    repository.configure(staged, shape)
-    folder = repository.version_folder(staged, case.version)
+    repository.write_files(staged, configurations(shape, names))
+    folder = repository.version_folder(staged, names, case.version)
     if built.twin:
         graph.replace(folder / "model.onnx")
     if case.shape.device == "gpu":
@@ -172,7 +179,7 @@ def _facts(case: Case, chosen: _Candidate) -> dict[str, Any]:
         "optimizer": built.optimizer,
         "milliseconds_by_tokens": built.milliseconds,
         "inputs_sha256": source.checksums(),
-        "sha256": digest(repository.version_folder(chosen.folder, case.version) / "model.onnx"),
+        "sha256": digest(repository.version_folder(chosen.folder, case.options.names, case.version) / "model.onnx"),
         "gate": {
             "reference": case.reference,
             "texts": case.options.texts.name if case.options.texts else "bundled sample",

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from rejection_server import MODEL_REPOSITORY
-from rejection_server.prepare.configuration import FACTS, MODELS, Shape, configurations
+from rejection_server.facts import FACTS
+from rejection_server.names import Names, classifiers_in
+from rejection_server.prepare.configuration import Device, Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, disk_errors
 
 TOKENIZER_VERSION = "1"
@@ -37,23 +40,24 @@ class Parts:
     """Token ids of texts, of which the first and the last one, short and longest, warm the classifier up."""
 
 
-def assemble(repository: Path, shape: Shape, parts: Parts, *, version: int) -> None:
-    """Write a whole repository to the empty folder `repository`."""
+def assemble(repository: Path, names: Names, shape: Shape, parts: Parts, *, version: int) -> None:
+    """Write a whole repository of one classifier to the empty folder `repository`."""
     with disk_errors(repository):
-        for model in MODELS:
+        for model in names.models:
             (repository / model).mkdir(parents=True)
-        configure(repository, shape)
-        for ensemble in ("rejection", "scoring"):  # Triton wants a version folder of them, too
+        write_files(repository, configurations(shape, names))
+        for ensemble in (names.public, names.scoring):  # Triton wants a version folder of them, too
             (repository / ensemble / TOKENIZER_VERSION).mkdir()
             (repository / ensemble / TOKENIZER_VERSION / ".gitkeep").touch()
-        shutil.copytree(MODEL_REPOSITORY / "tokenizer" / "warmup", repository / "tokenizer" / "warmup")
-        write_warmup(repository / "classifier", parts.sample_rows)
-        tokenizer = repository / "tokenizer" / TOKENIZER_VERSION
+        bundled = MODEL_REPOSITORY / Names().tokenizer
+        shutil.copytree(bundled / "warmup", repository / names.tokenizer / "warmup")
+        write_warmup(repository / names.classifier, parts.sample_rows)
+        tokenizer = repository / names.tokenizer / TOKENIZER_VERSION
         tokenizer.mkdir()
-        for module in sorted((MODEL_REPOSITORY / "tokenizer" / TOKENIZER_VERSION).glob("*.py")):
+        for module in sorted((bundled / TOKENIZER_VERSION).glob("*.py")):
             shutil.copyfile(module, tokenizer / module.name)
         shutil.copyfile(parts.tokenizer_json, tokenizer / "tokenizer.json")
-        classifier = repository / "classifier" / str(version)
+        classifier = version_folder(repository, names, version)
         classifier.mkdir()
         parts.graph.replace(classifier / "model.onnx")
 
@@ -66,11 +70,6 @@ def write_warmup(classifier: Path, sample_rows: Sequence[Sequence[int]]) -> None
         (folder / name).write_bytes(np.asarray(row, "<i8").tobytes())
 
 
-def configure(repository: Path, shape: Shape) -> None:
-    """Write the files that follow from the shape."""
-    write_files(repository, configurations(shape))
-
-
 def write_files(repository: Path, files: Mapping[str, str]) -> None:
     """Write files of the repository, by their path within it."""
     with disk_errors(repository):
@@ -78,11 +77,10 @@ def write_files(repository: Path, files: Mapping[str, str]) -> None:
             (repository / name).write_text(content, encoding="utf-8")
 
 
-def write_facts(repository: Path, version: int, facts: Mapping[str, Any]) -> None:
-    """Write `model.json` beside the ONNX file."""
-    path = repository / "classifier" / str(version) / FACTS
-    with disk_errors(repository):
-        path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_facts(version: Path, facts: Mapping[str, Any]) -> None:
+    """Write `model.json` beside the ONNX file, in the version's folder."""
+    with disk_errors(version):
+        (version / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -103,34 +101,73 @@ def workplace(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_output(output: Path) -> None:
-    """Raise OutputError if `output` holds anything but a model repository that may be replaced."""
-    if output.resolve() == MODEL_REPOSITORY:
-        raise OutputError(f"{output} is the bundled model repository, which stays as it is: choose another --output")
+def check_output(output: Path, names: Names, *, replaces: bool = True) -> None:
+    """Raise OutputError if `output` holds anything but a repository, or one of which more than `names` is replaced."""
+    _check_bundled(output, "choose another --output")
     if not output.exists():
         return
     if not output.is_dir():
         raise OutputError(f"{output} is a file: choose another --output")
-    held = {entry.name for entry in output.iterdir()}
-    if held and not (set(MODELS) <= held and any(output.glob(f"classifier/*/{FACTS}"))):
+    if not any(output.iterdir()):
+        return
+    held = _prepared(output)
+    if not held:
         raise OutputError(f"{output} holds other things than a prepared model repository: choose another --output")
+    if replaces and (others := [other.public for other in held if other != names]):
+        raise OutputError(
+            f"{output} holds {', '.join(others)}, which would be lost: add {names.public} with --add-to, or choose "
+            "another --output"
+        )
 
 
-def check_version(output: Path, shape: Shape, version: int, tokenizer_json: Path) -> None:
-    """Raise OutputError unless the repository `output` can take a model of this shape as a further version.
+def check_addition(output: Path, names: Names, device: Device) -> None:
+    """Raise OutputError unless `output` is a repository for that device that can take a classifier of this name."""
+    _check_bundled(output, "add to a copy of it")
+    held = _prepared(output)
+    if not held:
+        raise OutputError(f"{output} is no prepared model repository: make one with --output, or correct --add-to")
+    _check_free(output, names)
+    for other in held:
+        made_for = newest_facts(output, other).get("device", device)
+        if made_for != device:
+            raise OutputError(f"{output} is for {made_for}, as {other.public} in it is: add --device {made_for}")
+
+
+def _check_bundled(output: Path, instead: str) -> None:
+    if output.resolve() == MODEL_REPOSITORY:
+        raise OutputError(f"{output} is the bundled model repository, which stays as it is: {instead}")
+
+
+def _prepared(output: Path) -> list[Names]:
+    """The classifiers of a repository that are whole."""
+    return [
+        names
+        for names in classifiers_in(output)
+        if all((output / model).is_dir() for model in names.models)
+        and any(output.glob(f"{names.classifier}/*/{FACTS}"))
+    ]
+
+
+def _check_free(output: Path, names: Names) -> None:
+    if taken := [model for model in names.models if (output / model).exists()]:
+        raise OutputError(f"{output} already has {taken[0]}: choose another --name, or another repository")
+
+
+def check_version(output: Path, names: Names, shape: Shape, version: int, tokenizer_json: Path) -> None:
+    """Raise OutputError unless the classifier in `output` can take a model of this shape as a further version.
 
     What Triton keeps once for all versions has to be the same: labels, length, activation and tokenizer.
     """
-    if version_folder(output, version).exists():
+    if version_folder(output, names, version).exists():
         raise OutputError(f"{output} already has version {version}: take the next number, or remove that folder")
     differs = f"version {version} cannot stand beside the others in {output}: they have"
     other = "; prepare a repository of its own"
-    labels = (output / "classifier" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    labels = (output / names.classifier / "labels.txt").read_text(encoding="utf-8").splitlines()
     if labels != list(shape.labels):
         raise OutputError(f"{differs} the labels {', '.join(labels)}, this one {', '.join(shape.labels)}{other}")
-    if (output / "tokenizer" / TOKENIZER_VERSION / "tokenizer.json").read_bytes() != tokenizer_json.read_bytes():
+    if (output / names.tokenizer / TOKENIZER_VERSION / "tokenizer.json").read_bytes() != tokenizer_json.read_bytes():
         raise OutputError(f"{differs} another tokenizer, and a request must not meet one half of each{other}")
-    for facts in _facts_of(output):
+    for facts in _facts_of(output / names.classifier):
         for name in ("model_max_length", "model_min_length", "activation"):
             mine = getattr(shape, name)
             if facts.get(name, mine) != mine:
@@ -139,15 +176,15 @@ def check_version(output: Path, shape: Shape, version: int, tokenizer_json: Path
             raise OutputError(f"{differs} the configuration for {facts['device']}, this one for {shape.device}{other}")
 
 
-def _facts_of(output: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(output.glob(f"classifier/*/{FACTS}")):
+def _facts_of(classifier: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(classifier.glob(f"*/{FACTS}")):
         with contextlib.suppress(ValueError):
             yield json.loads(path.read_text(encoding="utf-8"))
 
 
-def version_folder(output: Path, version: int) -> Path:
+def version_folder(output: Path, names: Names, version: int) -> Path:
     """Where the classifier's version lies."""
-    return output / "classifier" / str(version)
+    return output / names.classifier / str(version)
 
 
 def tidy(staged: Path) -> None:
@@ -156,14 +193,14 @@ def tidy(staged: Path) -> None:
         shutil.rmtree(folder)
 
 
-def publish_version(staged: Path, output: Path, version: int) -> None:
+def publish_version(staged: Path, output: Path, names: Names, version: int) -> None:
     """Move the classifier's new version beside the others, in one rename: a Triton that polls sees it whole.
 
     The public configuration, which says of which model the answers are, follows it.
     """
-    public = Path("rejection") / "config.pbtxt"
+    public = Path(names.public) / "config.pbtxt"
     with disk_errors(staged):
-        version_folder(staged, version).rename(version_folder(output, version))
+        version_folder(staged, names, version).rename(version_folder(output, names, version))
         (staged / public).replace(output / public)
 
 
@@ -175,6 +212,40 @@ def publish(staged: Path, output: Path) -> None:
             shutil.rmtree(staged)
         else:
             staged.replace(output)
+
+
+def publish_beside(staged: Path, output: Path, names: Names) -> None:
+    """Add the staged classifier to the repository `output`, in one step: all of its models are there, or none.
+
+    Raises OutputError if another has taken the name meanwhile.
+    """
+    whole = staged.with_name("whole")
+    with disk_errors(staged), _alone(output.parent):
+        _check_free(output, names)
+        shutil.copytree(output, whole, symlinks=True, copy_function=_linked)
+        for model in names.models:
+            (staged / model).rename(whole / model)
+        publish(whole, output)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else adds to a repository in this folder: who does so puts back what it found there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _linked(source: str, target: str) -> str:
+    """The same file under another name, a copy where the disk knows no such thing: models are large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -10,6 +10,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from rejection_server.host import HostError, ServeOptions, Server
+from rejection_server.names import Names
 from rejection_server.onnx_backend.token_ids import FILLER
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.errors import PrepareError
@@ -22,8 +23,8 @@ STARTUP_S = 600.0
 ANSWER_S = 300.0
 
 
-def ask(repository: Path, texts: Sequence[str]) -> Answers:
-    """Start Triton with the repository and ask it all texts.
+def ask(repository: Path, names: Names, texts: Sequence[str]) -> Answers:
+    """Start Triton with the repository of one classifier and ask it all texts.
 
     Raises PrepareError when it does not start or does not answer.
     """
@@ -38,9 +39,9 @@ def ask(repository: Path, texts: Sequence[str]) -> Answers:
             triton.InferenceServerClient(server.triton_address) as inside,
             ThreadPoolExecutor(AT_ONCE) as pool,
         ):
-            answers = list(pool.map(lambda batch: _infer(client, "rejection", batch), batches))
-            tokens = list(pool.map(lambda batch: _infer(inside, "tokenizer", batch), batches))
-            labels = _labels(client, answers[0].as_numpy("probabilities").shape[1])
+            answers = list(pool.map(lambda batch: _infer(client, names.public, batch), batches))
+            tokens = list(pool.map(lambda batch: _infer(inside, names.tokenizer, batch), batches))
+            labels = _labels(client, names.public, answers[0].as_numpy("probabilities").shape[1])
     except HostError as exc:
         raise PrepareError(f"the prepared repository does not start: {exc}") from exc
     except InferenceServerException as exc:
@@ -55,10 +56,10 @@ def ask(repository: Path, texts: Sequence[str]) -> Answers:
     return Answers(labels, ids, tuple(counts), logits, scores)
 
 
-def _labels(client: Any, count: int) -> tuple[str, ...]:
+def _labels(client: Any, model: str, count: int) -> tuple[str, ...]:
     """Names of the columns, by Triton's classification extension."""
     output = triton.InferRequestedOutput("probabilities", class_count=count)
-    named = _infer(client, "rejection", ["Which labels are there?"], [output]).as_numpy("probabilities").ravel()
+    named = _infer(client, model, ["Which labels are there?"], [output]).as_numpy("probabilities").ravel()
     entries = [entry.decode().split(":", 2) for entry in named.tolist()]  # score, index, name
     return tuple(name for _, _, name in sorted(entries, key=lambda entry: int(entry[1])))
 
