@@ -16,6 +16,8 @@ from rejection_server.commands import installing
 from rejection_server.console import Console
 from rejection_server.limits import address_space_problem
 from rejection_server.parser import PROG, parse
+from rejection_server.reload.cli import COMMANDS
+from rejection_server.reload.cli import main as reload
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from rejection_server.health import main as health
 
             return health(arguments[1:])
+        if arguments[:1] and arguments[0] in COMMANDS:
+            return reload(arguments)
         return _serve(*parse(arguments))
     except ImportError as exc:
         print(

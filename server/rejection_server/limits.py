@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-__all__ = ["address_space_limit", "address_space_problem", "memory_limits", "oom_kills"]
+__all__ = ["address_space_limit", "address_space_problem", "available_bytes", "memory_limits", "oom_kills"]
 
 SMALLEST_ADDRESS_SPACE = 2 * 2**30
 """Triton's process with the bundled model does not start with 1.5 GiB on two cores, and does with 2.2 GiB."""
@@ -40,6 +40,18 @@ def memory_limits() -> str:
     if not found:
         found = [f"{kib >> 10} MiB free on the machine" for kib in _available_kib()]
     return " and ".join(found) or "an unknown amount"
+
+
+def available_bytes() -> int | None:
+    """Memory that is still to be had, by the machine and by each control group above; None where nobody tells."""
+    found = [kib << 10 for kib in _available_kib()]
+    for folder in _control_groups():
+        limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
+        if limit.isdecimal() and used.isdecimal():
+            statistics = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+            # What only files are remembered with is given up for something better.
+            found.append(int(limit) - int(used) + int(statistics.get("inactive_file", 0)))
+    return min(found, default=None)
 
 
 def oom_kills() -> int:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from rejection_server import MODEL_REPOSITORY, __version__
 from rejection_server.commands import command
+from rejection_server.reload.cli import COMMANDS
 
 __all__ = ["PROG", "parse"]
 
@@ -45,8 +46,8 @@ examples:
       several classifiers, toxicity with twice the cores of each other
   {serve} --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --token-file tokens
       let in callers from elsewhere who have a token, encrypted; docs/security.md tells more
-  {serve} --admin-key-file key -- --model-control-mode=explicit '--load-model=*'
-      let whoever sends the key load and unload models
+  {serve} --admin-key-file key
+      let whoever sends the key change the log and traces, and load models; rejection-server reload takes it, too
   {serve} -- --model-load-thread-count=2
       what follows -- goes to tritonserver as it is
 
@@ -88,6 +89,8 @@ def _commands() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="serve a model repository until stopped")
     commands.add_parser("prepare", help="make a model repository of a Hugging Face text classifier")
     commands.add_parser("health", help="ask a server whether it is ready, for health checks of containers")
+    for name, what in COMMANDS.items():
+        commands.add_parser(name, help=what)
     return parser
 
 

@@ -10,6 +10,7 @@ HostError
 ├── ModelProcessError         the process of a Python model died while serving
 ├── GuardError                the guard could not begin, or ended
 ├── SilenceError              Triton, the guard or a model's process gave no sign of life
+├── ExchangeError             another version of a model cannot take over; the one before goes on answering
 ├── OutOfMemoryError          a limit of memory was reached, or the machine's is used up
 ├── StartupTimeoutError       Triton runs but did not become ready in time
 └── TritonExitedError         Triton ended by itself
@@ -22,6 +23,7 @@ import signal
 from rejection_server.limits import address_space_limit, memory_limits, oom_kills
 
 __all__ = [
+    "ExchangeError",
     "GuardError",
     "HostError",
     "ModelLoadError",
@@ -48,6 +50,10 @@ class UnsupportedMachineError(HostError):
 
 class TritonNotInstalledError(HostError):
     """The package that holds Triton is not installed, or files of it are missing."""
+
+
+class ExchangeError(HostError):
+    """Another version of a model cannot take over."""
 
 
 class OptionError(HostError):

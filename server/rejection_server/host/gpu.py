@@ -27,7 +27,7 @@ from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.recorded import GATE, compare_again
 from rejection_server.wording import one_line
 
-__all__ = ["Device", "check_device", "check_served", "cuda_session"]
+__all__ = ["Device", "check_device", "check_served", "compare_served", "cuda_session"]
 
 Device = Literal["cpu", "gpu"]
 
@@ -82,31 +82,43 @@ def check_served(repository: Path, address: str) -> None:
 def _check_classifier(names: Names, version: Path, address: str) -> None:
     if not (version / GATE).is_file():  # made by hand
         return
-    client = triton.InferenceServerClient(address)
+    try:
+        missed = compare_served(version, address, names.classifier)
+    except (InferenceServerException, ValueError) as exc:
+        raise HostError(
+            f"{names.public} did not answer on this GPU ({one_line(exc, 200)}): look at it with nvidia-smi"
+        ) from exc
+    _raise_if_missed(names.public, missed)
+
+
+def compare_served(version: Path, address: str, model: str, *, number: str = "", at_once: int = AT_ONCE) -> list[str]:
+    """Ask a classifier at HOST:PORT or unix:PATH the texts recorded in its version's folder; what is beyond the gate.
+
+    Args:
+        version: the folder.
+        address: of Triton's own gRPC service.
+        model: the name of the classifier.
+        number: its version, for Triton; empty leaves the choice to it.
+        at_once: texts that it is asked at a time.
+
+    Raises InferenceServerException where it does not answer, ValueError where an answer is not a number.
+    """
 
     def probabilities(row: NDArray[Any]) -> NDArray[Any]:
         ids = triton.InferInput("input_ids", [1, len(row)], "INT64")
         ids.set_data_from_numpy(row[None])
-        result = client.infer(names.classifier, [ids], client_timeout=CHECK_TIMEOUT_S)
+        result = client.infer(model, [ids], model_version=number, client_timeout=CHECK_TIMEOUT_S)
         answer: NDArray[Any] | None = result.as_numpy("probabilities")
         if answer is None:
-            raise HostError(f"the model {names.classifier} has no output 'probabilities': prepare the repository again")
+            raise HostError(f"the model {model} has no output 'probabilities': prepare the repository again")
         return answer
 
     def run(feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         rows = np.split(feed["input_ids"], np.cumsum(feed["sequence_lengths"])[:-1])
         return np.concatenate(list(pool.map(probabilities, rows)))
 
-    try:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            _, missed = compare_again(version, run)
-    except (InferenceServerException, ValueError) as exc:
-        raise HostError(
-            f"{names.public} did not answer on this GPU ({one_line(exc, 200)}): look at it with nvidia-smi"
-        ) from exc
-    finally:
-        client.close()
-    _raise_if_missed(names.public, missed)
+    with triton.InferenceServerClient(address) as client, ThreadPoolExecutor(at_once) as pool:
+        return compare_again(version, run)[1]
 
 
 def _check_gpu(name: str, version: Path) -> None:

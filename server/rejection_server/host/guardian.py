@@ -9,11 +9,12 @@ Run as a script, with the standard library only, in a session of its own:
 
 The guardian starts tritonserver as its child, in a process group of its own, and sits between two pipes. Standard
 input begins with Triton's command line (`send_command`), which is no argument of the guardian's because it holds keys.
-Then it carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes are to
-be watched, `t` asks Triton to finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death,
-counts as the launcher's last command: stop now. Standard output tells the launcher `started PID`, `watching` in answer
-to `w` after `stub PID INSTANCE` for each of them, `lost INSTANCE STATUS` when a model's process died, which ends Triton
-too, and, once everything is gone, `exited STATUS`. A negative status is a signal. Standard error is handed to Triton.
+Then it carries the launcher's commands, one byte each: `w` says that the models are loaded, so their processes, as they
+are now, are to be watched, `u` that Triton may end some of them and start others until the next `w`, `t` asks Triton to
+finish what is in flight and stop, `k` kills it. The pipe's end, or the launcher's death, counts as the launcher's last
+command: stop now. Standard output tells the launcher `started PID`, `watching` in answer to `w` after `stub PID
+INSTANCE` for each of them, `lost INSTANCE STATUS` when a model's process died, which ends Triton too, and, once
+everything is gone, `exited STATUS`. A negative status is a signal. Standard error is handed to Triton.
 
 GUARD is two descriptors, `IN,OUT`, for a guard that stands before Triton: the guardian starts it with these as its
 standard input and output, tells `guard PID`, and stops it before Triton, which then has nothing in flight. A guard that
@@ -88,8 +89,7 @@ def main(arguments: list[str]) -> int:
         os.close(descriptor)
     if guard is not None:
         _tell(f"guard {guard}")
-    unloads = any(argument.startswith("--model-control-mode=") and "none" not in argument for argument in command)
-    watch = _Watch((triton, guard), (launcher, wake), float(stop_grace_s), shm_prefix, unloads=unloads)
+    watch = _Watch((triton, guard), (launcher, wake), float(stop_grace_s), shm_prefix)
     watch.keys = [argument.split("=", 2)[2].encode() for argument in command if argument.startswith(KEY_ARGUMENTS)]
     status = watch.until_exit()
     kill_group(triton)
@@ -157,7 +157,6 @@ class _Watch:
         tell: descriptors that tell the launcher's end (None leaves that to the pipe of commands) and of signals.
         stop_grace_s: how long Triton may take to stop when it is asked to.
         shm_prefix: of the names of Triton's shared memory regions, which other users are kept out of.
-        unloads: whether Triton may end a model's process while it serves, because it was told to unload the model.
     """
 
     def __init__(
@@ -166,8 +165,6 @@ class _Watch:
         tell: tuple[int | None, int],
         stop_grace_s: float,
         shm_prefix: str,
-        *,
-        unloads: bool,
     ) -> None:
         self._triton, self._guard = children
         self._launcher, self._wake = launcher, wake = tell
@@ -175,7 +172,8 @@ class _Watch:
         self._shm_prefix = shm_prefix
         self.keys: list[bytes] = []
         """What is among Triton's arguments and not for everybody to see."""
-        self._unloads = unloads
+        self._unloads = False
+        """Whether Triton may end a model's process while it serves, because it was told to unload the model."""
         self._commands = sys.stdin.fileno()
         self._sources = {self._commands, wake} | ({launcher} if launcher is not None else set())
         self._stubs: dict[int, tuple[int, str]] = {}
@@ -201,9 +199,9 @@ class _Watch:
                     self._mourn_guard(ended[self._guard])
                 if received - {signal.SIGCHLD}:  # somebody signalled the guardian: it means Triton
                     self._stop(self._stop_grace_s)
-            self._obey(os.read(self._commands, 1) if self._commands in ready else None, self._launcher in ready)
             for descriptor in self._stubs.keys() & ready:
                 self._bury(descriptor)
+            self._obey(os.read(self._commands, 1) if self._commands in ready else None, self._launcher in ready)
             if time.monotonic() >= self._kill_at:
                 os.kill(self._triton, signal.SIGKILL)
                 if self._is_empty:
@@ -226,12 +224,17 @@ class _Watch:
 
     def _obey(self, command: bytes | None, is_orphaned: bool) -> None:
         if command == b"w":
+            self._unloads = False
             _close_regions(self._shm_prefix)
             _hide(self.keys, self._triton)
+            for descriptor in self._stubs:
+                os.close(descriptor)
             self._stubs = _open_stubs(self._triton)
             for pid, instance in self._stubs.values():
                 _tell(f"stub {pid} {instance}")
             _tell("watching")
+        elif command == b"u":
+            self._unloads = True
         elif command == b"t":
             self._stop(self._stop_grace_s)
         elif command == b"k":

@@ -4,6 +4,8 @@
     ├── alive                     locked as long as somebody looks after the folder
     ├── backends/python/          the wheel's Python backend and this Python version's stub
     ├── backends/onnxruntime/     model.py: the stand-in backend
+    ├── served/                  the model repository that Triton is given (rejection_server.reload.repository)
+    ├── control, control-key      where the exchange of a version is asked for (rejection_server.reload.control)
     ├── bin/python3, pyvenv.cfg   a virtual environment of this interpreter ...
     ├── lib/python3.X/            ... with this package and everything installed for this interpreter on its search path
     ├── lib/libpython3.X.so.1.0   this interpreter's own, under the name the stub asks for
@@ -37,7 +39,7 @@ from rejection_server.host.machine import CONTAINER_HINT, find_libpython, lacks_
 from rejection_server.host.options import METRICS_SOCKET
 from rejection_server.host.surroundings import check_surroundings, why_unusable
 
-__all__ = ["Layout", "lay_out", "remove_stale"]
+__all__ = ["PREFIX", "Layout", "candidate_folders", "lay_out", "remove_stale"]
 
 PREFIX = "rejection-server-"
 STALE_AFTER_S = 60.0
@@ -156,6 +158,8 @@ def _make_virtual_environment(folder: Path) -> None:
     # addsitedir also honours editable installs.
     lines = [f"import site; site.addsitedir({entry!r})" for entry in dict.fromkeys(installed)]
     lines.append("import rejection_server.host.numpy2 as numpy2; numpy2.repair()")
+    # A __pycache__ beside a model's code would be a change by which Triton loads the model once more.
+    lines.append("import sys; sys.dont_write_bytecode = True")
     (site_packages / "rejection_server.pth").write_text("\n".join(lines) + "\n")
 
 
@@ -192,15 +196,20 @@ def _check_libraries(triton: Triton, stub: Path, environment: Mapping[str, str])
         )
 
 
-def _usable_folder() -> Path:
-    """The first folder for temporary files that has room and that programs may be started from."""
+def candidate_folders() -> list[str]:
+    """Where a runtime folder may be, those that are taken first in front."""
     try:
         first = tempfile.gettempdir()
     except FileNotFoundError:  # none at all, the current folder included
         first = os.environ.get("TMPDIR", "/tmp")  # noqa: S108
     candidates = [first, os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", sys.prefix]  # noqa: S108
+    return list(dict.fromkeys(filter(None, candidates)))
+
+
+def _usable_folder() -> Path:
+    """The first folder for temporary files that has room and that programs may be started from."""
     reasons = []
-    for candidate in dict.fromkeys(filter(None, candidates)):
+    for candidate in candidate_folders():
         reason = why_unusable(candidate, NEEDED_MIB * 2**20)
         if reason is None and len(os.fsencode(candidate)) > LONGEST_FOLDER:
             reason = f"has a name longer than {LONGEST_FOLDER} bytes, with which no socket can be made in it"

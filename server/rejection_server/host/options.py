@@ -129,7 +129,7 @@ class ServeOptions:
 
     @property
     def changes_models(self) -> bool:
-        """Whether models may come, change and go while Triton runs."""
+        """Whether the arguments of tritonserver say how models come and go; then the host exchanges none."""
         return any(_means(argument, ("--model-control-mode",)) for argument in self.triton_arguments)
 
     @property
@@ -160,6 +160,8 @@ class Runtime:
     admin_key: str
     """What opens Triton's own administration."""
     has_gpu: bool
+    exchanges: bool = False
+    """Whether the host itself exchanges versions of models while Triton runs."""
 
 
 @dataclass(frozen=True)
@@ -288,8 +290,7 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
     command = [
         str(runtime.tritonserver),
         f"--model-repository={runtime.repository.resolve()}",
-        "--model-control-mode=none",
-        "--strict-readiness=true",
+        *_control_flags(runtime),
         "--rate-limit=execution_count",  # which of several idle instances is taken is for the models to say
         f"--backend-directory={runtime.backends}",
         f"--backend-config=python,shm-region-prefix-name={runtime.shm_prefix}",
@@ -316,6 +317,14 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
     if options.model_config_name is not None:
         command.append(f"--model-config-name={options.model_config_name}")
     return [*command, *_trace_flags(options), *options.triton_arguments]
+
+
+def _control_flags(runtime: Runtime) -> tuple[str, ...]:
+    if not runtime.exchanges:
+        return ("--model-control-mode=none", "--strict-readiness=true")
+    # A version that is loaded beside the one that answers, or has been unloaded, is no reason to be not ready. Triton
+    # listens only once all models are loaded.
+    return ("--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false")
 
 
 def _check_arguments(options: ServeOptions) -> None:

@@ -26,6 +26,7 @@ __all__ = ["Processes"]
 SIGNAL_DELAY_S = 0.2
 ABANDON_S = 10.0
 KILL_WAIT_S = 5.0
+WATCH_WAIT_S = 10.0
 KEPT_LINES = 2000
 
 _log = logging.getLogger(__name__)
@@ -104,9 +105,20 @@ class Processes:
         if self.guard is not None:
             self.guard.given()
 
-    def watch(self) -> None:
-        """Have the models' processes watched, now that the models are loaded."""
-        self._command(b"w")
+    def watch(self, *, unloads: bool) -> None:
+        """Have the models' processes watched, as they are now that the models are loaded; returns once they are.
+
+        Args:
+            unloads: whether somebody may have Triton unload a model, by which its process ends well.
+        """
+        self.stubs = {}
+        self.watching.clear()
+        self._command(b"wu" if unloads else b"w")
+        self.watching.wait(WATCH_WAIT_S)
+
+    def let_change(self) -> None:
+        """Take the end of a model's process for wanted, if it ends well, until the next `watch`."""
+        self._command(b"u")
 
     def request_stop(self) -> None:
         """Ask for an end with all calls answered, without waiting; safe in a signal handler."""
@@ -126,6 +138,11 @@ class Processes:
         self._command(b"k")
         if not self._exited.wait(KILL_WAIT_S) and self._process is not None:
             self._process.kill()  # the guardian stands still, too; the kernel ends the others with it
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end has been asked for, or has come."""
+        return not self._unasked or self._exited.is_set()
 
     @property
     def ended_unasked(self) -> bool:

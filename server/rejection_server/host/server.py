@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -32,13 +33,15 @@ from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 from rejection_server.host.watchdog import Watchdog
+from rejection_server.reload.control import Control
+from rejection_server.reload.exchange import Exchange
+from rejection_server.reload.repository import ServedRepository
 
 __all__ = ["Server"]
 
 POLL_S = 0.05
 UNLOAD_S = 15
 """How long unloading the models may take, after the requests in flight."""
-WATCH_WAIT_S = 10.0
 ATTEMPTS = 3
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
@@ -83,6 +86,9 @@ class Server:
         self._admin_key: str | None = None
         self._endpoints: Endpoints | None = None
         self._sizing = Sizing(options.repository, {})
+        self._served: ServedRepository | None = None
+        """What Triton is given in place of the repository, where versions can be exchanged."""
+        self._control: Control | None = None
         self._folder: Path | None = None
         self._own_backends: Path | None = None
         self._processes: Processes | None = None
@@ -141,6 +147,9 @@ class Server:
         if self._processes is None:
             return 0
         has_ended = self._processes.wait(float("inf") if timeout_s is None else timeout_s)
+        if has_ended and self._control is not None:
+            self._control.close()
+            self._control = None
         return self._processes.returncode if has_ended else None
 
     @property
@@ -238,14 +247,16 @@ class Server:
                 self._sizing = sized_repository(
                     self.options.repository, self.options.cores, layout.folder / "repository", self.options.weights
                 )
+            self._served = self._versioned(layout.folder / "served")
             runtime = Runtime(
-                repository=self._sizing.repository,
+                repository=self._repository,
                 tritonserver=triton.tritonserver,
                 backends=layout.backends,
                 caches=triton.caches,
                 shm_prefix=layout.shm_prefix,
                 admin_key=_required(self._admin_key),
                 has_gpu=self._has_gpu,
+                exchanges=self._served is not None,
             )
             command = triton_command(self.options, endpoints, runtime)
             self._is_usage = False
@@ -288,7 +299,7 @@ class Server:
                     is_closed = False
                     probe.close()
                     _required(processes.guard).begin(
-                        guard_settings(self.options, endpoints, self._sizing.repository, _required(self._admin_key))
+                        guard_settings(self.options, endpoints, self._repository, _required(self._admin_key))
                     )
                     probe = HealthProbe(
                         endpoints.grpc,
@@ -309,21 +320,67 @@ class Server:
         finally:
             probe.close()
         # Ready only once the death of a model's process would be noticed.
-        processes.watch()
-        processes.watching.wait(WATCH_WAIT_S)
-        self._watch(processes, endpoints.triton if speaks_grpc else None)
+        processes.watch(unloads=self._admits_change)
+        self._watch(processes, endpoints.triton if speaks_grpc else None, processes.stubs)
+        if self._served is not None and speaks_grpc:
+            exchange = Exchange(
+                self._served,
+                endpoints.triton,
+                self.admin_metadata,
+                changing=lambda: self._changing(processes, endpoints.triton),
+                load_timeout_s=self.options.startup_timeout_s,
+            )
+            self._control = Control(
+                self.runtime_folder, exchange, address=endpoints.grpc, key_file=self.options.admin_key_file
+            )
         _log.info("Triton is ready after %.1f s", elapsed_s)
 
-    def _watch(self, processes: Processes, address: str | None) -> None:
-        if self.options.silence_s is None:
-            return
-        self._watchdog = Watchdog(
-            self.options.silence_s,
-            address=address,
-            guard=processes.guard,
-            stubs=processes.stubs,
-            on_silence=processes.fail,
+    def _versioned(self, folder: Path) -> ServedRepository | None:
+        """The repository in a form whose versions can be exchanged; None where it has no prepared classifier."""
+        if self.options.changes_models:
+            return None
+        served = ServedRepository(
+            self.options.repository, self._sizing.repository, folder, self.options.model_config_name
         )
+        return served if served.classifiers else None
+
+    @property
+    def _repository(self) -> Path:
+        """The folder that Triton is given."""
+        return self._sizing.repository if self._served is None else self._served.folder
+
+    @property
+    def _admits_change(self) -> bool:
+        """Whether callers may have Triton load and unload models."""
+        return self.options.changes_models or (self._served is not None and self.options.admin_key_file is not None)
+
+    @contextlib.contextmanager
+    def _changing(self, processes: Processes, address: str) -> Iterator[None]:
+        """While processes of models come and go: none of them is held to anything."""
+        processes.let_change()
+        self._watch(processes, address, {})
+        try:
+            yield
+        finally:
+            processes.watch(unloads=self._admits_change)
+            self._watch(processes, address, processes.stubs)
+
+    def _watch(self, processes: Processes, address: str | None, stubs: Mapping[int, str]) -> None:
+        """Begin to look for what runs and does nothing, in place of the watchdog that did so until now."""
+        if self.options.silence_s is None or processes.is_stopping:
+            return
+        before, self._watchdog = (
+            self._watchdog,
+            Watchdog(
+                self.options.silence_s,
+                address=address,
+                guard=processes.guard,
+                stubs=stubs,
+                on_silence=processes.fail,
+            ),
+        )
+        if before is not None:
+            before.stop()
         self._watchdog.start()
 
     def _raise_if_hopeless(self) -> None:
@@ -349,9 +406,9 @@ class Server:
 
     def _as_given(self, line: str) -> str:
         """A line in which a model that was sized for this machine is reported where it comes from."""
-        if self._sizing.repository == self.options.repository:
-            return line
-        return line.replace(str(self._sizing.repository), str(self.options.repository))
+        for folder in {self._sizing.repository, self._repository} - {self.options.repository}:
+            line = line.replace(str(folder), str(self.options.repository))
+        return line
 
 
 def _required(value: T | None) -> T:

@@ -24,7 +24,7 @@ from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 if TYPE_CHECKING:
     from rejection_server.graph.rows import Activation
 
-__all__ = ["Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
+__all__ = ["MEANING", "Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
 
 Device = Literal["cpu", "gpu"]
 
@@ -36,6 +36,11 @@ BY_DEVICE: Mapping[Device, Mapping[str, str]] = {
     # A GPU classifies as fast as six processes tokenise, and answers such a queue within a fifth of a second.
     "gpu": {"tokenizers_per_core": "0.375", "max_pending_requests": "2048"},
 }
+MEANING = (
+    *("function_to_apply", "problem_type", "positive_label"),
+    *("model_id", "model_revision", "model_sha256", "precision", "model_version"),
+)
+"""Names of what `meaning_of` tells."""
 POSITIVE_LABEL = "REJECTION"
 """The label that counts as a refusal where nothing else is said, in whatever case."""
 SHORT_TEXT = 16
@@ -65,20 +70,16 @@ def meaning_of(facts: Mapping[str, Any]) -> dict[str, str]:
     """Parameters of the public model that tell callers what its answers mean, from what a `model.json` holds."""
     labels, activation = facts["labels"], facts["activation"]
     of_one = "regression" if activation == "none" else "single_label_classification"
-    found = {
-        "function_to_apply": activation,
-        "problem_type": facts.get("problem_type")
+    found = (
+        activation,
+        facts.get("problem_type")
         or ("multi_label_classification" if activation == "sigmoid" and len(labels) > 1 else of_one),
-        "positive_label": facts.get("positive_label")
-        or next((label for label in labels if label.upper() == POSITIVE_LABEL), None),
+        facts.get("positive_label") or next((label for label in labels if label.upper() == POSITIVE_LABEL), None),
         # A folder's path is nobody's business, and changes.
-        "model_id": facts.get("source") if facts.get("revision") else facts.get("name"),
-        "model_revision": facts.get("revision"),
-        "model_sha256": facts.get("sha256"),
-        "precision": facts.get("precision"),
-        "model_version": facts.get("version"),
-    }
-    return {name: str(value) for name, value in found.items() if value is not None}
+        facts.get("source") if facts.get("revision") else facts.get("name"),
+        *(facts.get(name) for name in ("revision", "sha256", "precision", "version")),
+    )
+    return {name: str(value) for name, value in zip(MEANING, found, strict=True) if value is not None}
 
 
 def rendered(facts: Mapping[str, Any], names: Names) -> dict[str, str]:
