@@ -81,6 +81,10 @@ class Console:
         elif first or self._shown_s % 10 == 0:
             print(f"Loading the models ... {self._shown_s} s", file=sys.stderr, flush=True)
 
+    def step(self, line: str) -> None:
+        """Something that takes its time before the models are loaded."""
+        self.say(line, "info")
+
     def end_progress(self) -> None:
         """They are loaded, or will not be."""
         if self._rewrites and self._shown_s:

@@ -26,7 +26,7 @@ from rejection_server.prepare.configuration import FACTS
 from rejection_server.prepare.recorded import GATE, compare_again
 from rejection_server.wording import one_line
 
-__all__ = ["Device", "check_device", "check_served", "cuda_session"]
+__all__ = ["Device", "check_device", "check_served", "cuda_session", "facts_of", "newest_version"]
 
 Device = Literal["cpu", "gpu"]
 
@@ -52,13 +52,14 @@ class GpuError(Exception):
 def check_device(repository: Path, device: Device, *, tries: bool = True) -> None:
     """Check that the repository is for that device, and, for a GPU if it `tries`, that it answers there as it should.
 
-    It does not where Triton has an onnxruntime of its own: then that is asked, by `check_served`, once it serves.
+    It does not where Triton runs the model by itself, with an onnxruntime of its own or with TensorRT: then that is
+    asked, by `check_served`, once it serves.
 
     Raises OptionError for a repository that is for the other device, UnsupportedMachineError where the GPU cannot be
     used, and HostError where its answers are not those of the original.
     """
-    version = _newest_version(repository)
-    made_for = _facts(version).get("device", device)
+    version = newest_version(repository)
+    made_for = facts_of(version).get("device", device)
     if made_for != device:
         other = "a GPU" if made_for == "gpu" else "processors"
         way = (
@@ -73,7 +74,7 @@ def check_device(repository: Path, device: Device, *, tries: bool = True) -> Non
 
 def check_served(repository: Path, address: str) -> None:
     """Have the Triton at HOST:PORT answer the recorded texts; raises HostError if it does not as the original did."""
-    version = _newest_version(repository)
+    version = newest_version(repository)
     if not (version / GATE).is_file():  # made by hand
         return
     client = triton.InferenceServerClient(address)
@@ -161,12 +162,13 @@ def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
     return session
 
 
-def _newest_version(repository: Path) -> Path:
+def newest_version(repository: Path) -> Path:
+    """The folder of the classifier's newest version, which Triton serves."""
     versions = [folder for folder in repository.glob("classifier/[0-9]*") if folder.name.isdecimal()]
     return max(versions, key=lambda folder: int(folder.name), default=repository / "classifier" / "1")
 
 
-def _facts(version: Path) -> dict[str, Any]:
+def facts_of(version: Path) -> dict[str, Any]:
     """What `model.json` says; empty where there is none, or a broken one: such a repository was made by hand."""
     try:
         facts = json.loads((version / FACTS).read_text(encoding="utf-8"))

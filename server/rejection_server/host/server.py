@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host.access import check_access
-from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
-from rejection_server.host.gpu import check_device, check_served
+from rejection_server.host.engine import EngineMaker, linked_with_plans, order_of
+from rejection_server.host.errors import HostError, OptionError, PortTakenError, StartupTimeoutError, TritonExitedError
+from rejection_server.host.gpu import check_device, check_served, facts_of, newest_version
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
@@ -64,6 +65,7 @@ class Server:
         on_event: called, from another thread, with each event that the guard tells (`rejection_server.guard.__main__`
             lists them); without it they go to the logger `rejection_server.guard`.
         on_wait: called about twenty times a second while the models load, with the seconds since the start.
+        on_step: called with a line for each step of what takes minutes before that: the building of an engine.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Server:
         on_log: Callable[[str], None] | None = None,
         on_event: Callable[[Mapping[str, Any]], None] | None = None,
         on_wait: Callable[[float], None] | None = None,
+        on_step: Callable[[str], None] | None = None,
     ) -> None:
         self.options = options
         self._on_log = on_log or _triton_log.info
@@ -80,6 +83,8 @@ class Server:
         self._on_wait = on_wait
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
         self._is_usage = False
+        self._engines = EngineMaker(options.engine_cache, on_step or _log.info)
+        self._plans: Mapping[tuple[int, int], Path] = {}
         self._admin_key: str | None = None
         self._endpoints: Endpoints | None = None
         self._sizing = Sizing(options.repository, {})
@@ -98,7 +103,10 @@ class Server:
         check_repository(self.options.repository)
         self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
-        check_device(self.options.repository, self.options.device, tries=triton.backends is None)
+        tries = triton.backends is None and not self._is_for_tensorrt
+        check_device(self.options.repository, self.options.device, tries=tries)
+        if self._is_for_tensorrt:
+            self._plans = self._made_plans(triton)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._start_once(triton)
@@ -121,6 +129,7 @@ class Server:
 
     def request_stop(self) -> None:
         """Ask Triton to stop, as `stop` does, without waiting; safe in a signal handler."""
+        self._engines.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._processes is not None:
@@ -229,10 +238,13 @@ class Server:
         self._endpoints = endpoints
         processes = Processes(layout, on_line=self._take_line, on_event=self._on_event, log_path=self.options.log_path)
         try:
+            repository = self.options.repository
+            if self._plans:
+                version = newest_version(repository)
+                repository = linked_with_plans(repository, version, self._plans, layout.folder / "engines")
+            self._sizing = Sizing(repository, {})
             if self.options.cores is not None:
-                self._sizing = sized_repository(
-                    self.options.repository, self.options.cores, layout.folder / "repository"
-                )
+                self._sizing = sized_repository(repository, self.options.cores, layout.folder / "repository")
             runtime = Runtime(
                 repository=self._sizing.repository,
                 tritonserver=triton.tritonserver,
@@ -255,6 +267,19 @@ class Server:
         except BaseException:
             processes.abandon()
             raise
+
+    @property
+    def _is_for_tensorrt(self) -> bool:
+        return facts_of(newest_version(self.options.repository)).get("engine") == "tensorrt"
+
+    def _made_plans(self, triton: Triton) -> Mapping[tuple[int, int], Path]:
+        """The engines of the repository's graph, built if need be."""
+        if self.options.changes_models or self.options.model_config_name:
+            raise OptionError(
+                "a repository for TensorRT goes with neither --model-control-mode nor --model-config-name: its engine "
+                "is built before Triton starts"
+            )
+        return self._engines.engines(triton, order_of(newest_version(self.options.repository)))
 
     def _wait_until_ready(self, endpoints: Endpoints, processes: Processes) -> None:
         arguments = self.options.triton_arguments

@@ -89,6 +89,8 @@ def _attempts(case: Case) -> Sequence[tuple[Precision, bool]]:
     """
     if case.quantized:
         return [("int8", False)]
+    if case.options.engine == "tensorrt":
+        return [(precision, True) for precision in case.options.precisions]
     return [(precision, packed) for precision in case.options.precisions for packed in (True, False)]
 
 
@@ -100,7 +102,7 @@ def _chosen(case: Case, work: Path, report: Callable[[str], None]) -> _Candidate
     for precision, packed in attempts:
         if not packed and form != better:
             continue  # it would be the same graph again
-        plan = Plan(case.model, precision, case.options.device, packed, case.quantized)
+        plan = Plan(case.model, precision, case.options.device, case.options.engine, packed, case.quantized)
         candidate = _candidate(case, plan, work, report)
         form, missed = candidate.built.form, "; ".join(candidate.missed)
         if not missed:

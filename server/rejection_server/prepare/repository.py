@@ -137,6 +137,8 @@ def check_version(output: Path, shape: Shape, version: int, tokenizer_json: Path
                 raise OutputError(f"{differs} {name} {facts[name]}, this one {mine}{other}")
         if facts.get("device", shape.device) != shape.device:
             raise OutputError(f"{differs} the configuration for {facts['device']}, this one for {shape.device}{other}")
+        if facts.get("engine", shape.engine) != shape.engine:
+            raise OutputError(f"{differs} the engine {facts['engine']}, this one {shape.engine}{other}")
 
 
 def _facts_of(output: Path) -> Iterator[dict[str, Any]]:
