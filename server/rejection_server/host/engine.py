@@ -35,13 +35,14 @@ from rejection_server.prepare.configuration import FACTS
 
 __all__ = ["PLAN", "EngineMaker", "engine_name", "folder_name", "linked_with_plans", "order_of"]
 
-PACKAGE = "tensorrt"
+BACKEND = "tensorrt"
+PACKAGES = ("tensorrt", "tensorrt_bindings")
+"""What TensorRT's Python package may be called: whole, or the binding alone, for the libraries that Triton brings."""
 PLAN = "model.plan"
 CONFIG = "config.pbtxt"
 ASK_S = 120.0
 """Seconds that TensorRT may take to be imported."""
 BUILD = "import rejection_server.host.engine_build as build; build.main()"
-VERSION = f"import {PACKAGE}; print({PACKAGE}.__version__)"
 KEY_DIGITS = 16
 
 Capability = tuple[int, int]
@@ -62,7 +63,7 @@ def order_of(version: Path) -> Order:
 def engine_name(gpu: Gpu, version: str) -> str:
     """What kind of GPU and which TensorRT an engine is for, fit for the name of a file."""
     slug = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-    return f"{slug}-{gpu.capability[0]}.{gpu.capability[1]}-{PACKAGE}-{version}"
+    return f"{slug}-{gpu.capability[0]}.{gpu.capability[1]}-{BACKEND}-{version}"
 
 
 def folder_name(gpu: Gpu, version: str, order: Order) -> str:
@@ -95,20 +96,22 @@ class EngineMaker:
 
         Raises UnsupportedMachineError where Triton, TensorRT or a GPU is missing, HostError where none can be built.
         """
-        if triton.backends is None or not (triton.backends / PACKAGE).is_dir():
+        if triton.backends is None or not (triton.backends / BACKEND).is_dir():
             raise UnsupportedMachineError(
                 "the repository is for TensorRT, and this Triton has no backend for it: serve it with NVIDIA's image "
                 "(docker/Dockerfile.triton), or prepare the model without --engine tensorrt"
             )
-        if importlib.util.find_spec(PACKAGE) is None:
+        package = next((name for name in PACKAGES if importlib.util.find_spec(name)), None)
+        if package is None:
             raise UnsupportedMachineError(
-                f"the Python package {PACKAGE}, which builds the engine, is not installed in {sys.prefix}: install the "
-                "version that belongs to this Triton, as docker/Dockerfile.triton does"
+                f"the Python package {BACKEND}, which builds the engine, is not installed in {sys.prefix}: install the "
+                "version that belongs to this Triton, as docker/Dockerfile.triton does with --build-arg TENSORRT"
             )
         kinds: dict[Capability, Gpu] = {}
         for gpu in find_gpus():
             kinds.setdefault(gpu.capability, gpu)
-        version = self._version()
+        version = _version(package)
+        order = replace(order, package=package)
         return {capability: self._engine(gpu, version, order) for capability, gpu in kinds.items()}
 
     def stop(self) -> None:
@@ -116,21 +119,6 @@ class EngineMaker:
         self._stopped = True
         if self._building is not None:
             self._building.terminate()
-
-    def _version(self) -> str:
-        asked = [sys.executable, "-P", "-c", VERSION]
-        try:
-            done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_S)
-        except subprocess.TimeoutExpired as exc:
-            raise UnsupportedMachineError(
-                f"TensorRT did not answer within {ASK_S:g} s: look at the GPU with nvidia-smi, and start again"
-            ) from exc
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:200]
-            raise UnsupportedMachineError(
-                f"the Python package {PACKAGE} cannot be used ({last}): install the version that belongs to this Triton"
-            )
-        return done.stdout.split()[-1]
 
     def _engine(self, gpu: Gpu, version: str, order: Order) -> Path:
         name = engine_name(gpu, version)
@@ -192,6 +180,23 @@ class EngineMaker:
             said = [line.strip() for line in errors if line.strip()] or [f"it ended with status {process.returncode}"]
             raise HostError(f"the TensorRT engine for {gpu.name} cannot be built: {said[-1][:400]}")
         self._report(f"the engine is built ({time.monotonic() - begin:.0f} s)")
+
+
+def _version(package: str) -> str:
+    """TensorRT's version, asked of its package in another process: its libraries are large."""
+    asked = [sys.executable, "-P", "-c", f"import {package}; print({package}.__version__)"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_S)
+    except subprocess.TimeoutExpired as exc:
+        raise UnsupportedMachineError(
+            f"TensorRT did not answer within {ASK_S:g} s: look at the GPU with nvidia-smi, and start again"
+        ) from exc
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:200]
+        raise UnsupportedMachineError(
+            f"the Python package {package} cannot be used ({last}): install the version that belongs to this Triton"
+        )
+    return done.stdout.split()[-1]
 
 
 def linked_with_plans(repository: Path, version: Path, plans: Mapping[Capability, Path], folder: Path) -> Path:

@@ -14,7 +14,7 @@ from rejection_server.prepare.build import Built, Plan, Precision, build
 from rejection_server.prepare.case import Case, judged, make_case
 from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.configuration import Shape, rendered
-from rejection_server.prepare.errors import GateError
+from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.options import SAMPLE, Options, read_texts
 from rejection_server.prepare.proof import shortest_row
@@ -56,6 +56,8 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
     Raises PrepareError and its kin; then what was at `output` before is still there, unchanged.
     """
     repository.check_output(options.output)
+    if options.engine == "tensorrt" and options.precision == "int8":
+        raise PrepareError("a repository for TensorRT is in fp16 or fp32: leave out --precision int8")
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
     check_whole(source)
