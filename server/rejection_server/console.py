@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
         print(f"  {service:8} {address}")
     print(f"  model    {name}, {precision}")
     if options.device == "gpu":
-        print("  device   GPU, which answered the original's texts as the original did")
+        print(f"  device   {_describe_gpus(server.gpus)}: the original's texts were answered as the original did")
     if server.instances:
         print(f"  layout   {_describe_layout(server.instances, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
@@ -146,6 +147,12 @@ def describe_model(repository: Path) -> tuple[str, str]:
 def _describe_layout(instances: Mapping[str, int], options: ServeOptions) -> str:
     counts = ", ".join(f"{count} {model}" for model, count in sorted(instances.items()))
     return f"{counts} ({options.cores} core{'' if options.cores == 1 else 's'})"
+
+
+def _describe_gpus(names: Sequence[str]) -> str:
+    """Such as 2 x NVIDIA L4."""
+    counted = collections.Counter(names)
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in counted.items())
 
 
 def _describe_cache(size: int) -> str:

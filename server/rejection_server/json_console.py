@@ -78,6 +78,7 @@ class JsonConsole(Console):
             model=name,
             precision=precision,
             device=options.device,
+            gpus=list(server.gpus) or None,
             instances=dict(server.instances) or None,
             cache_bytes=options.cache_size,
             version=__version__,

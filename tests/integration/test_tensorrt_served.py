@@ -16,7 +16,7 @@ import pytest
 
 from rejection_server import MODEL_REPOSITORY
 from rejection_server.graph.ragged import to_ragged
-from rejection_server.host import ServeOptions, Server, engine
+from rejection_server.host import ServeOptions, Server, engine, server
 from rejection_server.host.cuda import Gpu, find_gpus
 from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
 from rejection_server.onnx_backend.token_ids import TokenIds
@@ -75,7 +75,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "__init__.py").write_text('__version__ = "11.4.0"\n')
     monkeypatch.syspath_prepend(str(package.parent))
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.setattr(engine, "find_gpus", lambda: (L4,))
+    monkeypatch.setattr(server, "find_gpus", lambda: (L4,))
     return package
 
 
@@ -93,8 +93,9 @@ def keep(options: ServeOptions, version: str = "11.4.0") -> Path:
 def test_a_kept_engine_is_served_and_compared(options: ServeOptions) -> None:
     keep(options)
     said: list[str] = []
-    with Server(options, on_step=said.append) as server:
-        linked = server.runtime_folder / "engines" / "classifier" / "1" / engine.PLAN
+    with Server(options, on_step=said.append) as served:
+        assert served.gpus == ("NVIDIA L4",)
+        linked = served.runtime_folder / "engines" / "classifier" / "1" / engine.PLAN
         assert linked.resolve().is_relative_to(options.engine_cache or "")
     assert said == []
     version = options.repository / "classifier" / "1"
@@ -161,7 +162,7 @@ def test_what_is_missing_is_told_at_once(
         shutil.rmtree(machine)
         words = "the Python package tensorrt, which builds the engine, is not installed in"
     else:
-        monkeypatch.setattr(engine, "find_gpus", lambda: find_gpus("libno-such-driver.so.1"))
+        monkeypatch.setattr(server, "find_gpus", lambda: find_gpus("libno-such-driver.so.1"))
         words = "this machine has no libcuda.so.1, the driver of NVIDIA's GPUs: install it, or give the container"
     with pytest.raises(UnsupportedMachineError, match=words) as caught:
         Server(options).start()

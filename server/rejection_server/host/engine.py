@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from rejection_server.host.cuda import Gpu, find_gpus
+from rejection_server.host.cuda import Gpu
 from rejection_server.host.engine_build import Order
 from rejection_server.host.errors import HostError, RepositoryError, UnsupportedMachineError
 from rejection_server.host.locate import Triton
@@ -91,10 +91,10 @@ class EngineMaker:
         self._building: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def engines(self, triton: Triton, order: Order) -> Mapping[Capability, Path]:
+    def engines(self, triton: Triton, gpus: Sequence[Gpu], order: Order) -> Mapping[Capability, Path]:
         """The engine that is ordered, for each compute capability among the GPUs.
 
-        Raises UnsupportedMachineError where Triton, TensorRT or a GPU is missing, HostError where none can be built.
+        Raises UnsupportedMachineError where Triton's backend or TensorRT is missing, HostError where none can be built.
         """
         if triton.backends is None or not (triton.backends / BACKEND).is_dir():
             raise UnsupportedMachineError(
@@ -108,7 +108,7 @@ class EngineMaker:
                 "version that belongs to this Triton, as docker/Dockerfile.triton does with --build-arg TENSORRT"
             )
         kinds: dict[Capability, Gpu] = {}
-        for gpu in find_gpus():
+        for gpu in gpus:
             kinds.setdefault(gpu.capability, gpu)
         version = _version(package)
         order = replace(order, package=package)

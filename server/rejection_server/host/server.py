@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host.access import check_access
+from rejection_server.host.cuda import Gpu, find_gpus
 from rejection_server.host.engine import EngineMaker, linked_with_plans, order_of
 from rejection_server.host.errors import HostError, OptionError, PortTakenError, StartupTimeoutError, TritonExitedError
 from rejection_server.host.gpu import check_device, check_served, facts_of, newest_version
@@ -84,6 +85,7 @@ class Server:
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
         self._is_usage = False
         self._engines = EngineMaker(options.engine_cache, on_step or _log.info)
+        self._gpus: tuple[Gpu, ...] = ()
         self._plans: Mapping[tuple[int, int], Path] = {}
         self._admin_key: str | None = None
         self._endpoints: Endpoints | None = None
@@ -105,6 +107,7 @@ class Server:
         check_log(self.options.log_path)
         tries = triton.backends is None and not self._is_for_tensorrt
         check_device(self.options.repository, self.options.device, tries=tries)
+        self._gpus = find_gpus() if self.options.device == "gpu" else ()
         if self._is_for_tensorrt:
             self._plans = self._made_plans(triton)
         for attempt in range(1, ATTEMPTS + 1):
@@ -173,6 +176,11 @@ class Server:
     def instances(self) -> Mapping[str, int]:
         """Instances of each model that was sized for `cores`; empty without that option."""
         return self._sizing.instances
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Names of the GPUs that are served on; empty where it is the processor."""
+        return tuple(gpu.name for gpu in self._gpus)
 
     @property
     def grpc_address(self) -> str:
@@ -244,7 +252,8 @@ class Server:
                 repository = linked_with_plans(repository, version, self._plans, layout.folder / "engines")
             self._sizing = Sizing(repository, {})
             if self.options.cores is not None:
-                self._sizing = sized_repository(repository, self.options.cores, layout.folder / "repository")
+                folder = layout.folder / "repository"
+                self._sizing = sized_repository(repository, self.options.cores, folder, gpus=len(self._gpus))
             runtime = Runtime(
                 repository=self._sizing.repository,
                 tritonserver=triton.tritonserver,
@@ -279,7 +288,7 @@ class Server:
                 "a repository for TensorRT goes with neither --model-control-mode nor --model-config-name: its engine "
                 "is built before Triton starts"
             )
-        return self._engines.engines(triton, order_of(newest_version(self.options.repository)))
+        return self._engines.engines(triton, self._gpus, order_of(newest_version(self.options.repository)))
 
     def _wait_until_ready(self, endpoints: Endpoints, processes: Processes) -> None:
         arguments = self.options.triton_arguments
