@@ -11,6 +11,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -44,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.assemble(folder / "served", shape, parts, version=1)
     facts = {**asdict(shape), "gate": {"thresholds": asdict(gate.THRESHOLDS["fp32"])}}
     repository.write_facts(folder / "served", 1, facts)
-    logits = run(session(graph), ROWS)
+    logits = run(session(graph), ROWS).astype(np.float64)
     Recorded([row.tolist() for row in ROWS], logits).write(repository.version_folder(folder / "served", 1))
     return folder / "served"
 
