@@ -22,7 +22,8 @@ EPILOG = """examples:
 
 It needs a GPU, its driver, onnxruntime-gpu in the place of onnxruntime, and PyTorch. The checkpoint has the shape of
 DistilRoBERTa (82 million parameters) and random weights from a seed; its graphs are compared with PyTorch in float32
-before anything is timed. What is measured is on disk as soon as it is there."""
+before anything is timed. What is measured is on disk as soon as it is there. scripts/carry brings all of it to a
+machine without a network."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--graphs", type=_names, default=(), metavar="A,B", help="graphs, the first in full (all)")
     layouts = "tokenizer processes and classifier instances behind Triton (a choice)"
     result.add_argument("--layouts", type=_layouts, default=(), metavar="NxN,NxN", help=layouts)
+    tei = "beside it, a Text Embeddings Inference that serves the same checkpoint (WORK/checkpoint), such as http://host:80"
+    result.add_argument("--tei", default="", metavar="URL", help=tei)
     result.add_argument("--dry", action="store_true", help="on the processor, with a tiny model, in a minute")
     result.add_argument(
         "--scale", type=float, default=1.0, metavar="X", help="how long all takes, beside the usual (1)"
@@ -59,8 +62,12 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"Written: {docs.write(options.docs, ROOT / 'docs' / 'benchmarks.md')}\n")
         return 0
     work = options.work or BUILD / ("gpu-dry" if options.dry else "gpu")
-    sections = options.sections or tuple(SECTIONS)
-    settings = GpuSettings(work.absolute(), options.dry, sections, options.graphs, options.scale, options.layouts)
+    sections = options.sections or tuple(name for name in SECTIONS if name != "tei" or options.tei)
+    if "tei" in sections and not options.tei:
+        parser().error("the section tei needs --tei URL")
+    settings = GpuSettings(
+        work.absolute(), options.dry, sections, options.graphs, options.scale, options.layouts, options.tei
+    )
     work.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC)
     output = options.output or BUILD / "results" / date.strftime("gpu-%Y-%m-%d-%H%M%S")
@@ -95,6 +102,7 @@ def _function(section: str) -> "Section":
         "onnxruntime": ("sections", "raw"),
         "torch": ("sections", "beside_torch"),
         "served": ("served", "measure"),
+        "tei": ("tei", "measure"),
     }[section]
     found: Section = getattr(importlib.import_module(f"bench.gpu.{module}"), name)
     return found

@@ -54,6 +54,10 @@ def text(results: Results) -> str:
             f"{best['instances']} classifier instances, calls to the {best['door']}; "
             f"what was busiest then is the {best['limit']} ({best['busy'][best['limit']]:.0%})."
         )
+    parts += _table("Beside it, Text Embeddings Inference", results.of("tei", "load"), {
+        "texts a request": "batch", "callers": "callers", "texts/s": "texts_per_s", "p50 ms": "p50_ms",
+        "p99 ms": "p99_ms", "failed": "failed", "load generator busy": "generator_busy",
+    })  # fmt: skip
     for entry in results.entries:
         if entry["kind"] in ("failed", "cut"):
             told = (entry["section"], entry["kind"], entry.get("graph"), entry.get("why"))

@@ -6,7 +6,15 @@ from typing import Literal
 
 from bench.settings import BUILD
 
-SECTIONS = {"preflight": 60.0, "graphs": 150.0, "gate": 60.0, "onnxruntime": 130.0, "served": 300.0, "torch": 130.0}
+SECTIONS = {
+    "preflight": 60.0,
+    "graphs": 150.0,
+    "gate": 60.0,
+    "onnxruntime": 130.0,
+    "served": 300.0,
+    "torch": 130.0,
+    "tei": 60.0,
+}
 """The parts in the order in which they run, and the seconds that each may take."""
 NEEDED = ("preflight", "graphs")
 """Without these nothing else can run."""
@@ -32,6 +40,8 @@ class GpuSettings:
 
     tried: tuple[tuple[int, int], ...] = ()
     """Tokenizer processes and classifier instances to try; none is a choice of them."""
+    tei: str = ""
+    """URL of a Text Embeddings Inference to measure beside it; none is none."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -63,6 +73,11 @@ class GpuSettings:
         full: tuple[tuple[int, int, Door], ...] = ((1, 512, "triton"), (1, 512, "guard"), (32, 16, "triton"))
         return (*full, (32, 16, "guard"), (1, 128, "triton"), (32, 64, "triton"), (1, 32, "triton"), (1, 8, "guard"),
                 (1, 1, "triton"), (1, 1, "guard"))  # fmt: skip
+
+    @property
+    def tei_loads(self) -> tuple[tuple[int, int], ...]:
+        """Texts in a request and callers, of those that Triton is measured with."""
+        return ((1, 2), (8, 1)) if self.dry else ((1, 512), (32, 16), (1, 128), (1, 1))
 
     @property
     def load_s(self) -> float:

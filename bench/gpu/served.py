@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2
 
 from bench.callers import run_loadgen, write_texts
 from bench.compose import mixed_texts, roberta_tokenizer
+from bench.contract import OpenCaller
 from bench.generator import Generator
 from bench.gpu import graphs
 from bench.gpu.plan import Door, GpuSettings
@@ -92,7 +93,10 @@ class _Sweep:
         pids, address = running.target.pids, running.direct if door == "triton" else running.address
         before, spent, begin = running.counts()["classifier"], _cpu_s(pids), time.monotonic()
         with _gpu_use(self.settings.dry) as use:
-            said = _by_program(address, load, self.sent) if LOADGEN.is_file() else _by_python(address, load)
+            if LOADGEN.is_file():
+                said = _by_program(address, load, self.sent)
+            else:
+                said = by_python(TritonCaller(address), load)
             seconds = time.monotonic() - begin
         cpu = {name: total - spent[name] for name, total in _cpu_s(pids).items()}
         after = running.counts()["classifier"]
@@ -173,11 +177,11 @@ def _by_program(address: str, load: Load, sent: Path) -> dict[str, Any]:
     }
 
 
-def _by_python(address: str, load: Load) -> dict[str, Any]:
+def by_python(caller: OpenCaller, load: Load) -> dict[str, Any]:
     """Have the load generator in Python send it, which some thousand requests a second keep busy."""
     import numpy as np
 
-    with Generator(TritonCaller(address)) as generator:
+    with Generator(caller) as generator:
         result = generator.run(load, np.zeros((len(load.texts), len(LABELS))))
     recorded = result.recorded
     inside = (recorded.done >= recorded.begin) & (recorded.done <= recorded.end)

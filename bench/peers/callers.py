@@ -74,6 +74,14 @@ class InfinityCaller(HttpCaller):
         return by_label(answer["data"], self.labels)
 
 
+class TeiCaller(PipelineCaller):
+    """Text Embeddings Inference's `/predict`, as its OpenAPI description has it."""
+
+    def body(self, texts: Sequence[str]) -> Any:
+        """What is posted for `texts`: a list of each, for two texts in one would be a pair."""
+        return {"inputs": [[text] for text in texts], "truncate": True}
+
+
 @dataclass(frozen=True)
 class V2Caller:
     """gRPC, Open Inference Protocol (V2), as MLServer's Hugging Face runtime takes it."""

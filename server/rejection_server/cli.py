@@ -95,6 +95,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         model_config_name=arguments.model_config_name,
         cache_bytes=arguments.cache_size,
         device=arguments.device,
+        engine_cache=arguments.engine_cache,
         triton_arguments=tuple(triton_arguments),
     )
     # Where another configuration was chosen by name, or models come and go, the counts are the repository's own.
@@ -107,7 +108,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         return 2
     for warning in _warnings(options):
         console.say(warning, "warning")
-    server = Server(options, on_log=console.log, on_event=console.event, on_wait=console.progress)
+    server = Server(options, on_log=console.log, on_event=console.event, on_wait=console.progress, on_step=console.step)
     interrupts = _Interrupts(server, console)
     begin = time.monotonic()
     try:

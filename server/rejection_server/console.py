@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rejection_server.commands import command
@@ -83,6 +84,10 @@ class Console:
         elif first or self._shown_s % 10 == 0:
             print(f"Loading the models ... {self._shown_s} s", file=sys.stderr, flush=True)
 
+    def step(self, line: str) -> None:
+        """Something that takes its time before the models are loaded."""
+        self.say(line, "info")
+
     def end_progress(self) -> None:
         """They are loaded, or will not be."""
         if self._rewrites and self._shown_s:
@@ -120,7 +125,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
     for line in _describe_models(told, server.instances):
         print(line)
     if options.device == "gpu":
-        print("  device   GPU, which answered the original's texts as the original did")
+        print(f"  device   {_describe_gpus(server.gpus)}: the original's texts were answered as the original did")
     if server.instances:
         print(f"  layout   {_describe_layout(server, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
@@ -137,7 +142,7 @@ def _describe_models(told: list[Told], instances: Mapping[str, int]) -> list[str
     if len(told) == 1:
         return [f"  model    {told[0].model}, {told[0].precision}"]
     width = max(len(each.names.public) for each in told)
-    lines = []
+    lines: list[str] = []
     for each in told:
         more = ", ..." if len(each.labels) > MOST_LABELS else ""
         labels = ", ".join(each.labels[:MOST_LABELS]) + more
@@ -162,6 +167,12 @@ def _describe_layout(server: Server, options: ServeOptions) -> str:
 
 def _counted(instances: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {model}" for model, count in sorted(instances.items()))
+
+
+def _describe_gpus(names: Sequence[str]) -> str:
+    """Such as 2 x NVIDIA L4."""
+    counted = collections.Counter(names)
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in counted.items())
 
 
 def _describe_cache(size: int) -> str:

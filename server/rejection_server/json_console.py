@@ -81,6 +81,7 @@ class JsonConsole(Console):
                 for each in told
             },
             device=options.device,
+            gpus=list(server.gpus) or None,
             instances=dict(server.instances) or None,
             cores=dict(server.shares) or None,
             cache_bytes=options.cache_size,

@@ -159,6 +159,13 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         "GPU answers as the original did (default: %(default)s)",
     )
     serve.add_argument(
+        "--engine-cache",
+        type=Path,
+        metavar="FOLDER",
+        help="where TensorRT's engines are kept, which a repository made with --engine tensorrt needs and the first "
+        "start builds (default: rejection-server/engines in XDG_CACHE_HOME or ~/.cache)",
+    )
+    serve.add_argument(
         "--cores",
         type=int,
         metavar="N",

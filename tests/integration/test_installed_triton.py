@@ -1,4 +1,4 @@
-"""A Triton that is installed in a folder, as NVIDIA's image has it: the wheel's own files in that layout."""
+"""A Triton that is installed in a folder, as NVIDIA's image has it."""
 
 import ctypes
 import shutil
@@ -8,33 +8,20 @@ import onnx
 import onnxruntime
 import pytest
 
-import rejection_server
 from rejection_server.host import ServeOptions, Server
 from rejection_server.host.errors import ModelLoadError, TritonNotInstalledError, UnsupportedMachineError
 from rejection_server.host.locate import find_triton, find_wheel
 from rejection_server.host.onnx_library import too_old, version
+from support.installed_triton import install
 from support.kserve import Wire
 from support.repository import REPOSITORY
 
 TEXTS = ["Sorry, but I can't assist with that.", "Boil the water first."]
-ONNX_BACKEND = Path(rejection_server.__file__).with_name("onnx_backend") / "model.py"
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    wheel = find_wheel()
-    folder = tmp_path / "tritonserver"
-    python = folder / "backends" / "python"
-    python.mkdir(parents=True)
-    for file in (wheel.stub, *wheel.python_backend.iterdir()):
-        if file.is_file():
-            shutil.copy(file, python)
-    (folder / "backends" / "onnxruntime").mkdir()
-    shutil.copy(ONNX_BACKEND, folder / "backends" / "onnxruntime")
-    (folder / "bin").mkdir()
-    (folder / "bin" / "tritonserver").symlink_to(wheel.tritonserver)
-    (folder / "lib").symlink_to(wheel.libraries)
-    (folder / "caches").symlink_to(wheel.caches)
+    folder = install(tmp_path / "tritonserver", "onnxruntime")
     monkeypatch.setenv("REJECTION_TRITON", str(folder))
     return folder
 

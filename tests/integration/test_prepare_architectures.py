@@ -1,5 +1,6 @@
 """From safetensors to served answers, for each architecture, on small random weights."""
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.packed import to_packed
+from rejection_server.graph.ragged import to_ragged
 from rejection_server.graph.varlen import to_varlen
-from rejection_server.prepare import build, gate
+from rejection_server.onnx_backend.token_ids import TokenIds
+from rejection_server.prepare import build, gate, pipeline
 from rejection_server.prepare.options import SAMPLE, Options, read_texts
 from rejection_server.prepare.pipeline import prepare
-from support import tiny_transformers
+from support import ragged_graphs, tiny_transformers
 from support.repository import tokenizing
 from support.tiny_transformers import torch, transformers
 
@@ -36,8 +39,7 @@ def original_logits(folder: Path) -> NDArray[Any]:
 
 def written_logits(repository: Path) -> NDArray[Any]:
     """What the files that were written answer, all texts in one batch, without a server."""
-    tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", 128)
-    rows = [tokenizer.truncate(ids, 128) for ids in tokenizer.token_ids(TEXTS)]
+    rows = rows_of(repository)
     session = onnxruntime.InferenceSession(str(repository / "classifier" / "1" / "model.onnx"))
     lengths = np.array([[len(row)] for row in rows], np.int32)
     return np.asarray(session.run(["logits"], {"input_ids": np.concatenate(rows), "sequence_lengths": lengths})[0])
@@ -50,6 +52,13 @@ def test_served_answers_are_those_of_the_original(
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))  # which form is faster depends on the machine
     folder = tiny_transformers.make(tmp_path / "original", architecture, labels=("calm", "loud", "odd"))
     said: list[str] = []
+    padded: list[onnx.ModelProto] = []
+
+    def keep(graph: Path, served: Path, plan: build.Plan) -> build.Built:
+        padded.append(onnx.load(graph))
+        return build.build(graph, served, plan)
+
+    monkeypatch.setattr(pipeline, "build", keep)
     prepared = prepare(Options(model=str(folder), output=tmp_path / "served", precision="fp32"), said.append)
 
     assert prepared.precision == "fp32"
@@ -65,6 +74,38 @@ def test_served_answers_are_those_of_the_original(
     assert facts["packed"].startswith("used" if architecture in PACKED else "not used: ")
     assert facts["architecture"] == tiny_transformers.ARCHITECTURES[architecture].model
     assert any(line.endswith("over gRPC on the embedded Triton") for line in said)
+
+    for float16 in (False, True):
+        graph = for_tensorrt(padded[0], prepared.output, float16=float16)
+        got = ragged_graphs.run(ragged_graphs.session(graph), rows_of(prepared.output))
+        np.testing.assert_allclose(got, expected, atol=0.1 if float16 else 1e-4)
+        take_by_tensorrt(graph)
+
+
+def for_tensorrt(padded: onnx.ModelProto, repository: Path, *, float16: bool) -> onnx.ModelProto:
+    model = to_float16(padded) if float16 else padded
+    said = onnx.load(repository / "classifier" / "1" / "model.onnx").metadata_props
+    accepted = TokenIds.of({entry.key: entry.value for entry in said})
+    assert accepted is not None
+    return to_ragged(model, accepted=accepted, form="tensorrt")
+
+
+def take_by_tensorrt(graph: onnx.ModelProto) -> None:
+    """Have TensorRT's own parser take the graph, where it is installed; `test_engine_build` is skipped where not."""
+    try:
+        trt = importlib.import_module("tensorrt_rtx_bindings")
+    except ImportError:
+        return
+    log = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse(graph.SerializeToString()), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+
+
+def rows_of(repository: Path) -> list[ragged_graphs.Ids]:
+    tokenizer = tokenizing().TextTokenizer(repository / "tokenizer" / "1" / "tokenizer.json", 128)
+    return [np.asarray(tokenizer.truncate(ids, 128)) for ids in tokenizer.token_ids(TEXTS)]
 
 
 class Scores(torch.nn.Module):  # type: ignore[misc]  # its types are not looked at

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from rejection_server.prepare import case as steps
 from rejection_server.prepare import gate, pipeline
 from rejection_server.prepare.answers import Answers
+from rejection_server.prepare.build import Plan
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import GateError
 from rejection_server.prepare.export import check_weights, export
@@ -104,7 +105,8 @@ def test_what_is_served_is_what_the_pipeline_answers(bert: Case, roberta: Case, 
     assert bert.model.segment == 1
     assert (bert.model.model_max_length, roberta.model.model_max_length) == (128, 128), "of 128 and 130 positions"
     for case in (bert, roberta):
-        found = answers_in_float32(case.padded, tmp_path / "g.onnx", case.tokenizer_json, case.model, case.texts)
+        plan = Plan(case.model, "fp32", packed=False)
+        found = answers_in_float32(case.padded, tmp_path / "g.onnx", case.tokenizer_json, plan, case.texts)
         assert case.refusals(found) == []
 
 
@@ -193,7 +195,8 @@ MUTATIONS: dict[str, Mutation] = {
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_every_kind_of_mistake_is_refused(bert: Case, tmp_path: Path, kind: str) -> None:
     wrong = MUTATIONS[kind](bert, tmp_path)
-    found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, wrong.model, bert.texts)
+    plan = Plan(wrong.model, "fp32", packed=False)
+    found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, plan, bert.texts)
     if kind == "not a number":
         assert gate.mistakes(bert.expected, found, bert.texts, 4096) == ["an answer is not a number"]
     else:
@@ -210,7 +213,8 @@ def test_every_kind_of_mistake_is_refused(bert: Case, tmp_path: Path, kind: str)
 )
 def test_positions_counted_from_the_padding_id(roberta: Case, tmp_path: Path, mutation: Mutation) -> None:
     wrong = mutation(roberta, tmp_path)
-    found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, wrong.model, roberta.texts)
+    plan = Plan(wrong.model, "fp32", packed=False)
+    found = answers_in_float32(wrong.padded, tmp_path / "g.onnx", wrong.tokenizer_json, plan, roberta.texts)
     assert roberta.refusals(found)
 
 

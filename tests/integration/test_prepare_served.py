@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from rejection_server.graph.varlen import cpu_twin
 from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
+from rejection_server.prepare.configuration import Engine
 from rejection_server.prepare.errors import GateError, OutputError
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import prepare
@@ -174,16 +177,23 @@ def test_a_model_beyond_the_thresholds_leaves_what_was_there(original: Path, rep
     assert fingerprint(repository) == before
 
 
-@pytest.mark.parametrize(("architecture", "form"), [("bert", "varlen"), ("mpnet", "padded")])
-def test_for_a_gpu(folder: Path, architecture: str, form: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "form", "engine"),
+    [("bert", "varlen", "onnxruntime"), ("mpnet", "padded", "onnxruntime"), ("deberta-v3", "tensorrt", "tensorrt")],
+)
+def test_for_a_gpu(folder: Path, architecture: str, form: str, engine: Engine) -> None:
     original = tiny_transformers.make(folder / f"for-gpu-{architecture}", architecture, settings=GENTLE)
-    prepared = prepare(Options(model=str(original), output=folder / f"gpu-{architecture}", device="gpu"))
+    options = Options(model=str(original), output=folder / f"gpu-{architecture}", device="gpu", engine=engine)
+    prepared = prepare(options)
     assert prepared.precision == "fp16"
     assert prepared.figures[-1].agreement_clear == 1
     assert 1e-7 < prepared.figures[-1].largest < 1e-2
-    assert "KIND_GPU" in (prepared.output / "classifier" / "config.pbtxt").read_text()
+    config = (prepared.output / "classifier" / "config.pbtxt").read_text()
+    assert "KIND_GPU" in config
+    assert ('platform: "tensorrt_plan"' in config) == ('target_name: "longest"' in config) == (engine == "tensorrt")
     facts = facts_of(prepared.output)
-    assert (facts["form"], facts["packed"].split(":")[0]) == (form, "used" if form == "varlen" else "not used")
+    whether = {"varlen": "used", "padded": "not used", "tensorrt": "not tried"}
+    assert (facts["form"], facts["packed"].split(":")[0], facts["engine"]) == (form, whether[form], engine)
 
     version = prepared.output / "classifier" / "1"
     graph = onnx.load(version / "model.onnx")
@@ -191,9 +201,14 @@ def test_for_a_gpu(folder: Path, architecture: str, form: str) -> None:
     assert facts["sha256"] == hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest()
     # As a machine with a GPU does, without the model or PyTorch.
     runner = onnxruntime.InferenceSession(cpu_twin(graph).SerializeToString())
-    figures, missed = compare_again(version, lambda feed: runner.run(["probabilities"], feed)[0])
+
+    def answer(feed: Mapping[str, NDArray[Any]]) -> Any:
+        longest = {"longest": np.zeros(feed["sequence_lengths"].max(), np.float32)}
+        return runner.run(["probabilities"], {**feed, **(longest if engine == "tensorrt" else {})})[0]
+
+    figures, missed = compare_again(version, answer)
     assert missed == []
     edge_cases, usual = prepared.figures[-2:]
     assert figures[-1].texts == usual.texts + edge_cases.texts
     assert figures[-1].largest == pytest.approx(max(usual.largest, edge_cases.largest), rel=0.5)
-    assert "differs by" in compare_again(version, lambda feed: 1 - runner.run(["probabilities"], feed)[0])[1][1]
+    assert "differs by" in compare_again(version, lambda feed: 1 - answer(feed))[1][1]

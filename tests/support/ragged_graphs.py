@@ -32,7 +32,15 @@ def run(
     filled = [
         np.r_[ids, [-1] * more].astype(np.int64) for ids, more in zip(rows, filler or [0] * len(rows), strict=True)
     ]
-    lengths = np.array([[len(ids)] for ids in filled], np.int32)
     result: NDArray[np.float32]
-    (result,) = runner.run([output], {"input_ids": np.concatenate(filled), "sequence_lengths": lengths})
+    (result,) = runner.run([output], feed(runner, filled))
     return result
+
+
+def feed(runner: Any, rows: Sequence[Ids]) -> dict[str, NDArray[Any]]:
+    """The graph's inputs for rows that are requests of their own, as Triton makes them."""
+    lengths = np.array([[len(row)] for row in rows], np.int32)
+    inputs: dict[str, NDArray[Any]] = {"input_ids": np.concatenate(rows), "sequence_lengths": lengths}
+    if "longest" in {value.name for value in runner.get_inputs()}:
+        inputs["longest"] = np.zeros(lengths.max(), np.float32)
+    return inputs

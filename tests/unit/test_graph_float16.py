@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnxruntime
+import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from rejection_server.graph.float16 import to_float16
@@ -50,6 +51,19 @@ def test_integers_are_those_of_float32() -> None:
     np.testing.assert_array_equal(answers(converted), answers(bucketed()))
     kinds = {tensor.name: tensor.data_type for tensor in converted.graph.initializer}
     assert kinds["table"] == TensorProto.FLOAT16, "the rest is float16"
+
+
+@pytest.mark.parametrize("masked", [-np.inf, float(np.finfo(np.float32).min)], ids=["infinite", "least"])
+def test_two_masks_add_up_to_a_number(masked: float) -> None:
+    """A row that both of them mask altogether would be NaN, and by 0 times NaN all others, too."""
+    model = bucketed()
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(masked), "mask"))
+    model.graph.node[-1].input[1] = "mask"
+    (mask,) = (tensor for tensor in to_float16(model).graph.initializer if tensor.name == "mask")
+    kept = numpy_helper.to_array(mask)
+    assert kept.dtype == np.float16
+    assert np.isfinite(kept + kept)
+    assert np.exp(kept) == 0
 
 
 def test_a_value_whose_shape_alone_is_read_is_float16_and_each_cast_stands_once() -> None:

@@ -15,7 +15,7 @@ from rejection_server.graph.ragged import to_ragged
 from rejection_server.graph.varlen import cpu_twin, to_varlen
 from rejection_server.onnx_backend.token_ids import LONGEST_ROW, VOCABULARY_SIZE, TokenIds
 from support.bert_graph import HEADS, POSITIONS, WORDS, bert
-from support.ragged_graphs import Ids, session
+from support.ragged_graphs import Ids, feed, session
 
 LONGEST = POSITIONS - 2
 """A row as long as this fits all of them: RoBERTa's first position is the third."""
@@ -37,6 +37,7 @@ FORMS = {
     "loop": Form(lambda model: to_ragged(model, accepted=ACCEPTED, form="loop"), 1e-5, exact=True),
     "loop int8": Form(lambda model: to_ragged(quantize_per_token(model), accepted=ACCEPTED, form="loop"), 0.5, True),
     "padded": Form(lambda model: to_ragged(model, accepted=ACCEPTED, form="padded"), 1e-5),
+    "tensorrt": Form(lambda model: to_ragged(model, accepted=ACCEPTED, form="tensorrt"), 1e-5),
     "packed": Form(lambda model: to_packed(model, heads=HEADS), 1e-5),
     "packed int8": Form(lambda model: to_packed(model, heads=HEADS, int8=True), 0.5, exact=True),
     "varlen": Form(lambda model: cpu_twin(to_varlen(model, heads=HEADS, float16=False)), 1e-5),
@@ -93,9 +94,8 @@ def batch(random: np.random.Generator, *, invalid: bool) -> list[Ids]:
 
 
 def run(runner: Any, rows: Sequence[Ids], output: str = "logits") -> NDArray[np.float32]:
-    lengths = np.array([[len(row)] for row in rows], np.int32)
     result: NDArray[np.float32]
-    (result,) = runner.run([output], {"input_ids": np.concatenate(rows), "sequence_lengths": lengths})
+    (result,) = runner.run([output], feed(runner, rows))
     return result
 
 

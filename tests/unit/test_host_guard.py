@@ -67,6 +67,7 @@ def test_public_are_the_models_that_are_no_step_of_another(tmp_path: Path) -> No
     [
         ("max_batch_size: 64 instance_group [ { count: 1 } ] dynamic_batching {}", 512, 128),
         ("max_batch_size: 64 instance_group [ { count: 20 } ]", 512, 40),
+        ("max_batch_size: 64 instance_group [ { count: 5 kind: KIND_GPU gpus: [ 0, 1, 2, 3 ] } ]", 512, 40),
         (
             "max_batch_size: 64 instance_group [ { count: 1 }, { count: 15 } ] "
             "dynamic_batching { preferred_batch_size: [ 8 ] }",

@@ -189,6 +189,27 @@ def test_a_weight_of_nothing_is_refused(tmp_path: Path) -> None:
         sized_repository(several(tmp_path), 4, tmp_path / "sized", {"toxic": 1})
 
 
+def test_a_repository_for_gpus_grows_with_them(tmp_path: Path) -> None:
+    for name, content in configurations(Shape(("a", "b"), 16, device="gpu"), Names()).items():
+        (tmp_path / "repository" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "repository" / name).write_text(content)
+    for gpus, instances, named in ((1, 2, []), (2, 4, [0, 1]), (8, 16, list(range(8)))):
+        sizing = sized_repository(tmp_path / "repository", 16, tmp_path / f"on-{gpus}", gpus=gpus)
+        assert (sizing.instances, sizing.gpus) == ({"classifier": instances, "tokenizer": 6}, gpus)
+        (group,) = config_of(sizing.repository, "classifier").instance_group
+        assert (group.count, list(group.gpus)) == (2, named)
+        pending = config_of(sizing.repository, "tokenizer").parameters["max_pending_requests"].string_value
+        assert pending == str(2048 * gpus)
+
+
+def test_gpus_that_are_named_stay(tmp_path: Path) -> None:
+    model = tmp_path / "repository" / "classifier"
+    model.mkdir(parents=True)
+    (model / "config.pbtxt").write_text("instance_group [ { count: 3 kind: KIND_GPU gpus: [ 1 ] } ]")
+    sizing = sized_repository(tmp_path / "repository", 2, tmp_path / "sized", gpus=2)
+    assert (sizing.repository, sizing.instances) == (tmp_path / "repository", {"classifier": 3})
+
+
 def test_no_core_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--cores 0 is too few"):
         sized_repository(REPOSITORY, 0, tmp_path / "sized")

@@ -8,6 +8,8 @@ from rejection_server.graph.opset import at_least_opset
 _OPSET = 18
 _OF_SHAPES = ("Shape", "Size")
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+_MASKED = -32000.0
+"""For a mask's -inf or least number: softmax makes 0 of it and of a score more, and two of them add up to a number."""
 
 
 def to_float16(model: ModelProto) -> ModelProto:
@@ -21,6 +23,7 @@ def to_float16(model: ModelProto) -> ModelProto:
     converted: ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(kept))
     _join(converted, kept)
     _drop_copies(converted)
+    _soften_masks(converted)
     OnnxModel(converted).topological_sort()  # casts between the two types were added at the end
     del converted.graph.value_info[:]
     return converted
@@ -53,6 +56,24 @@ def _drop_copies(model: ModelProto) -> None:
         if written.issuperset(node.output):
             model.graph.node.remove(node)
         written.update(node.output)
+
+
+def _soften_masks(model: ModelProto) -> None:
+    """Keep what masks attention finite: -65504 and a score, or the mask of a row and that of a column, are -inf.
+
+    Of a row that is masked altogether -inf makes NaN, which spreads to all rows.
+    """
+    held = [
+        node.attribute[0].t
+        for node in model.graph.node
+        if node.op_type in ("Constant", "ConstantOfShape") and node.attribute
+    ]
+    for tensor in [*model.graph.initializer, *held]:
+        if tensor.data_type != TensorProto.FLOAT16:
+            continue
+        array = numpy_helper.to_array(tensor)
+        if (array < _MASKED).any():
+            tensor.CopyFrom(numpy_helper.from_array(np.maximum(array, np.float16(_MASKED)), tensor.name))
 
 
 def _join(model: ModelProto, names: set[str]) -> None:

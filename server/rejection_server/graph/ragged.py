@@ -1,13 +1,15 @@
 """Ragged form of a padded classifier: flat tokens of all rows in, one row of scores per text out.
 
 Triton concatenates the ``input_ids`` of the requests of a batch and tells each row's length; the graph does the rest,
-so texts of different lengths share an execution, and the same file serves on every host. Two ways, for two kinds of
-hardware:
+so texts of different lengths share an execution, and the same file serves on every host. Three ways, for three kinds
+of runtime:
 
 ``loop``    a ``Loop`` over the rows whose body is the whole model: no padding, and a row's scores cannot depend on its
             batch mates. For CPUs, where a batch buys little and padding costs much.
 ``padded``  rows padded to the longest of the batch, with the attention mask made from the lengths. For GPUs, where the
             batch is the throughput.
+``tensorrt`` the same in operators that TensorRT's parser takes, with one input more: see
+            :mod:`rejection_server.graph.tensorrt_rows`.
 """
 
 from collections.abc import Sequence
@@ -28,9 +30,10 @@ from rejection_server.graph.rows import (
     served_graph,
     tell,
 )
+from rejection_server.graph.tensorrt_rows import LONGEST, tensorrt_rows
 from rejection_server.onnx_backend.token_ids import TokenIds
 
-Form = Literal["loop", "padded"]
+Form = Literal["loop", "padded", "tensorrt"]
 
 _MINIMUM_OPSET = 13  # since then axes are inputs of Unsqueeze and Squeeze, as written below
 KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -77,7 +80,8 @@ def to_ragged(
     ignores ids of -1, with which rows of one request are filled up (``sequence_lengths`` counts them). It has the
     outputs ``logits`` and ``probabilities``, float32 [rows, labels]; ``probabilities`` is the softmax of the logits,
     their sigmoid for models whose labels do not exclude each other, or the logits themselves. ``pad_id`` matters to the
-    padded form only.
+    forms that pad only. With ``tensorrt`` there is a third input, ``longest`` float32 [n], whose values mean nothing:
+    no row may be longer than n.
 
     A row without tokens is scored as the one token 0. A row that holds ids or more tokens than ``model`` can take,
     which ``accepted`` says, is answered with NaN. Neither changes another row's scores.
@@ -89,7 +93,7 @@ def to_ragged(
     unknown = sorted(set(names) - set(KNOWN_INPUTS))
     if unknown or INPUT_IDS not in names:
         raise GraphError(f"a text classifier takes {', '.join(KNOWN_INPUTS)}; this model takes {', '.join(names)}")
-    if form == "padded" and takes_one_row(model.graph):
+    if form != "loop" and takes_one_row(model.graph):
         raise GraphError(
             "the model takes one text at a time, and a GPU needs many: give it a padding token (pad_token_id) if it "
             "has none, or export it with dynamic axes"
@@ -101,7 +105,7 @@ def to_ragged(
     if form == "loop":
         nodes = [*real_tokens(accepted), *_loop(inner, labels)]
     else:
-        nodes = gpu_rows(accepted) + parse_nodes(_PADDED.replace("PAD", str(pad_id)))
+        nodes = tensorrt_rows(accepted, pad_id) if form == "tensorrt" else _padded(accepted, pad_id)
         nodes += [*inner.node, helper.make_node("Identity", ["row_logits"], ["ragged_logits"])]
         initializers = list(inner.initializer)
     as_float = helper.make_node("Cast", ["ragged_logits"], ["ragged_scores"], to=TensorProto.FLOAT)
@@ -111,11 +115,17 @@ def to_ragged(
         labels,
         initializers,
     )
+    if form == "tensorrt":
+        graph.input.append(helper.make_tensor_value_info(LONGEST, TensorProto.FLOAT, ["columns"]))
     result = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     result.functions.extend(model.functions)
     tell(result, accepted)
     onnx.checker.check_model(result)
     return result
+
+
+def _padded(accepted: TokenIds, pad_id: int) -> list[NodeProto]:
+    return gpu_rows(accepted) + parse_nodes(_PADDED.replace("PAD", str(pad_id)))
 
 
 def takes_one_row(graph: GraphProto) -> bool:

@@ -52,7 +52,8 @@ class GpuError(Exception):
 def check_device(repository: Path, device: Device, *, tries: bool = True) -> None:
     """Check that the repository is for that device, and, for a GPU if it `tries`, that it answers there as it should.
 
-    It does not where Triton has an onnxruntime of its own: then that is asked, by `check_served`, once it serves.
+    It does not where Triton runs the model by itself, with an onnxruntime of its own or with TensorRT: then that is
+    asked, by `check_served`, once it serves.
 
     Raises OptionError for a repository that is for the other device, UnsupportedMachineError where the GPU cannot be
     used, and HostError where its answers are not those of the original.

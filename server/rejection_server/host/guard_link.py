@@ -20,11 +20,10 @@ from rejection_server.guard.answers import PROBABILITIES
 from rejection_server.guard.settings import GuardSettings
 from rejection_server.host.errors import GuardError, PortTakenError
 from rejection_server.host.options import Endpoints, ServeOptions
+from rejection_server.host.sizing import MAX_PENDING
 
 __all__ = ["GuardLink", "guard_settings"]
 
-MAX_PENDING = "max_pending_requests"
-"""Parameter of a model: how many requests may wait, 0 for any number."""
 PROBLEM_TYPE, ONE_LABEL = "problem_type", "single_label_classification"
 """Parameter of the public model, and its value where each text has one label."""
 UNBOUNDED = 1 << 30
@@ -113,7 +112,7 @@ def _room(config: Any) -> int:
     batch = 1
     if config.HasField("dynamic_batching"):
         batch = max([*config.dynamic_batching.preferred_batch_size, 0]) or config.max_batch_size or 1
-    return batch * sum(group.count or 1 for group in config.instance_group)
+    return batch * sum((group.count or 1) * (len(group.gpus) or 1) for group in config.instance_group)
 
 
 class GuardLink:

@@ -120,6 +120,8 @@ class ServeOptions:
     """
     device: Literal["cpu", "gpu"] = "cpu"
     """What the classifier runs on; a repository that was prepared for the other one is refused."""
+    engine_cache: Path | None = None
+    """Folder in which TensorRT's engines are kept, which a first start builds; None is this user's cache."""
     cores: int | None = None
     """Cores to give instances to, for models that grow with the machine; None leaves the counts as configured."""
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from rejection_server.facts import facts_of, newest_version
 from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host.access import check_access
-from rejection_server.host.errors import HostError, PortTakenError, StartupTimeoutError, TritonExitedError
+from rejection_server.host.cuda import Gpu, find_gpus
+from rejection_server.host.engine import EngineMaker, linked_with_plans, order_of
+from rejection_server.host.errors import HostError, OptionError, PortTakenError, StartupTimeoutError, TritonExitedError
 from rejection_server.host.gpu import check_device, check_served
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
@@ -33,6 +36,7 @@ from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
 from rejection_server.host.watchdog import Watchdog
+from rejection_server.names import classifiers_in
 from rejection_server.reload.control import Control
 from rejection_server.reload.exchange import Exchange
 from rejection_server.reload.repository import ServedRepository
@@ -67,6 +71,7 @@ class Server:
         on_event: called, from another thread, with each event that the guard tells (`rejection_server.guard.__main__`
             lists them); without it they go to the logger `rejection_server.guard`.
         on_wait: called about twenty times a second while the models load, with the seconds since the start.
+        on_step: called with a line for each step of what takes minutes before that: the building of an engine.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Server:
         on_log: Callable[[str], None] | None = None,
         on_event: Callable[[Mapping[str, Any]], None] | None = None,
         on_wait: Callable[[float], None] | None = None,
+        on_step: Callable[[str], None] | None = None,
     ) -> None:
         self.options = options
         self._on_log = on_log or _triton_log.info
@@ -83,6 +89,10 @@ class Server:
         self._on_wait = on_wait
         self._has_gpu = any(device.exists() for device in GPU_DEVICES)
         self._is_usage = False
+        self._engines = EngineMaker(options.engine_cache, on_step or _log.info)
+        self._gpus: tuple[Gpu, ...] = ()
+        self._plans: Mapping[Path, Mapping[tuple[int, int], Path]] = {}
+        """TensorRT's engines by the classifier's version that they were built of, and by compute capability."""
         self._admin_key: str | None = None
         self._endpoints: Endpoints | None = None
         self._sizing = Sizing(options.repository, {})
@@ -104,7 +114,12 @@ class Server:
         check_repository(self.options.repository)
         self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
-        check_device(self.options.repository, self.options.device, tries=triton.backends is None)
+        for_tensorrt = self._for_tensorrt()
+        tries = triton.backends is None and not for_tensorrt
+        check_device(self.options.repository, self.options.device, tries=tries)
+        self._gpus = find_gpus() if self.options.device == "gpu" else ()
+        if for_tensorrt:
+            self._plans = self._made_plans(triton, for_tensorrt)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._start_once(triton)
@@ -127,6 +142,7 @@ class Server:
 
     def request_stop(self) -> None:
         """Ask Triton to stop, as `stop` does, without waiting; safe in a signal handler."""
+        self._engines.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._processes is not None:
@@ -178,6 +194,11 @@ class Server:
     def shares(self) -> Mapping[str, int]:
         """Cores that each classifier was sized for, by its public name; empty without `cores`."""
         return self._sizing.shares
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Names of the GPUs that are served on; empty where it is the processor."""
+        return tuple(gpu.name for gpu in self._gpus)
 
     @property
     def grpc_address(self) -> str:
@@ -243,9 +264,14 @@ class Server:
         self._endpoints = endpoints
         processes = Processes(layout, on_line=self._take_line, on_event=self._on_event, log_path=self.options.log_path)
         try:
+            repository = self.options.repository
+            for number, (version, plans) in enumerate(self._plans.items()):
+                repository = linked_with_plans(repository, version, plans, layout.folder / f"engines-{number}")
+            self._sizing = Sizing(repository, {})
             if self.options.cores is not None:
+                folder = layout.folder / "repository"
                 self._sizing = sized_repository(
-                    self.options.repository, self.options.cores, layout.folder / "repository", self.options.weights
+                    repository, self.options.cores, folder, self.options.weights, gpus=len(self._gpus)
                 )
             self._served = self._versioned(layout.folder / "served")
             runtime = Runtime(
@@ -271,6 +297,21 @@ class Server:
         except BaseException:
             processes.abandon()
             raise
+
+    def _for_tensorrt(self) -> list[Path]:
+        """Folders of the classifiers' versions that TensorRT is to run."""
+        repository = self.options.repository
+        versions = [newest_version(repository, names) for names in classifiers_in(repository)]
+        return [version for version in versions if facts_of(version).get("engine") == "tensorrt"]
+
+    def _made_plans(self, triton: Triton, versions: Iterable[Path]) -> Mapping[Path, Mapping[tuple[int, int], Path]]:
+        """The engines of the repository's graphs, built if need be."""
+        if self.options.changes_models or self.options.model_config_name:
+            raise OptionError(
+                "a repository for TensorRT goes with neither --model-control-mode nor --model-config-name: its engine "
+                "is built before Triton starts"
+            )
+        return {version: self._engines.engines(triton, self._gpus, order_of(version)) for version in versions}
 
     def _wait_until_ready(self, endpoints: Endpoints, processes: Processes) -> None:
         arguments = self.options.triton_arguments
@@ -336,8 +377,11 @@ class Server:
         _log.info("Triton is ready after %.1f s", elapsed_s)
 
     def _versioned(self, folder: Path) -> ServedRepository | None:
-        """The repository in a form whose versions can be exchanged; None where it has no prepared classifier."""
-        if self.options.changes_models:
+        """The repository in a form whose versions can be exchanged; None where it has no prepared classifier.
+
+        None, too, where TensorRT runs one: the engine of another version would have to be built first.
+        """
+        if self.options.changes_models or self._plans:
             return None
         served = ServedRepository(
             self.options.repository, self._sizing.repository, folder, self.options.model_config_name

@@ -1,4 +1,4 @@
-"""How many instances a model gets on a machine of N cores, and the repository that says so to Triton.
+"""How many instances a model gets on a machine of N cores and M GPUs, and the repository that says so to Triton.
 
 Triton takes instance counts from `config.pbtxt` only, which cannot know the machine. A model that should grow with it
 says how many instances it wants for each core:
@@ -11,6 +11,9 @@ what those before it leave. Any other host ignores the parameter and starts what
 
 Several classifiers of a repository share the cores, in equal parts or by weight: each is sized as if its part were all
 there is. So many instances as cores run at a time, however many classifiers there are, but for one each.
+
+A group of GPU instances (KIND_GPU) that names no GPUs has its count on each of them, as Triton has it by itself; here
+they are named, and `max_pending_requests`, the bound of requests under way, is for each GPU.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -31,6 +35,8 @@ from rejection_server.names import classifiers_in
 __all__ = ["Sizing", "instance_counts", "shared_cores", "sized_repository", "usable_cores"]
 
 PER_CORE = "instances_per_core"
+MAX_PENDING = "max_pending_requests"
+"""Parameter of a model: how many requests may wait, 0 for any number."""
 CONFIG = "config.pbtxt"
 
 
@@ -44,6 +50,8 @@ class Sizing:
     """Instances of each model that grows with the machine."""
     shares: Mapping[str, int] = field(default_factory=dict)
     """Cores that each classifier has, by its public name."""
+    gpus: int = 0
+    """GPUs that they are on."""
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
@@ -101,9 +109,9 @@ def shared_cores(cores: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def sized_repository(
-    repository: Path, cores: int, folder: Path, weights: Mapping[str, float] = MappingProxyType({})
+    repository: Path, cores: int, folder: Path, weights: Mapping[str, float] = MappingProxyType({}), *, gpus: int = 0
 ) -> Sizing:
-    """Write to `folder`, which is made, a repository of links with the instance counts for `cores` cores.
+    """Write to `folder`, which is made, a repository of links with the instance counts for these cores and GPUs.
 
     `weights` are those of classifiers, by public name; others have 1. Nothing is written where the counts are right as
     they stand, and `repository` itself is never touched.
@@ -120,16 +128,15 @@ def sized_repository(
     instances: dict[str, int] = {}
     changed: dict[str, str] = {}
     for config in sorted(repository.glob(f"*/{CONFIG}")):
-        sized = _sized(config, cores_of.get(config.parent.name, cores))
-        if sized is None:
-            continue
-        instances[config.parent.name], text = sized
+        count, text = _sized(config, cores_of.get(config.parent.name, cores), gpus)
+        if count:
+            instances[config.parent.name] = count
         if text:
             changed[config.parent.name] = text
     if not changed:
-        return Sizing(repository, instances, shares)
+        return Sizing(repository, instances, shares, gpus)
     _link(repository, folder, changed)
-    return Sizing(folder, instances, shares)
+    return Sizing(folder, instances, shares, gpus)
 
 
 def _link(repository: Path, folder: Path, changed: Mapping[str, str]) -> None:
@@ -146,28 +153,47 @@ def _link(repository: Path, folder: Path, changed: Mapping[str, str]) -> None:
         (folder / model.name / CONFIG).write_text(changed[model.name], encoding="utf-8")
 
 
-def _sized(path: Path, cores: int) -> tuple[int, str] | None:
-    """Instances for `cores`, and the configuration that says so, empty if it does already.
+def _sized(path: Path, cores: int, gpus: int) -> tuple[int, str]:
+    """Instances, and the configuration that says so, empty if it does already.
 
-    None for a model that does not grow; a broken configuration, too: Triton tells what is wrong with it.
+    0 for a model that does not grow; a broken configuration, too: Triton tells what is wrong with it.
     """
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
         per_core = float(config.parameters[PER_CORE].string_value) if PER_CORE in config.parameters else 0.0
+        pending = int(config.parameters[MAX_PENDING].string_value) if MAX_PENDING in config.parameters else 0
     except (OSError, ValueError, text_format.ParseError):
-        return None
+        return 0, ""
+    before = config.SerializeToString(deterministic=True)
+    count = _on_cores(config, cores, per_core) + _on_gpus(config, gpus)
+    if pending and gpus > 1:
+        config.parameters[MAX_PENDING].string_value = str(pending * gpus)
+    is_as_before = config.SerializeToString(deterministic=True) == before
+    return count, "" if is_as_before else text_format.MessageToString(config)
+
+
+def _on_cores(config: Any, cores: int, per_core: float) -> int:
+    """Give the configuration its CPU instances; returns how many, 0 if it does not grow with the cores."""
     kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
     groups = [group for group in config.instance_group if group.kind == kind]
     if not groups or not per_core > 0 or not math.isfinite(per_core):
-        return None
-    count = instance_counts(cores, per_core)
+        return 0
+    count = left = instance_counts(cores, per_core)
     if sum(group.count for group in groups) == count:
-        return count, ""
-    left = count
+        return count
     for group in groups:
         group.count = left if group is groups[-1] else min(group.count, left)
         left -= group.count
     kept = [group for group in config.instance_group if group.kind != kind or group.count > 0]
     del config.instance_group[:]
     config.instance_group.extend(kept)
-    return count, text_format.MessageToString(config)
+    return count
+
+
+def _on_gpus(config: Any, gpus: int) -> int:
+    """Name the GPUs of its instances where it names none; returns how many instances there are on GPUs."""
+    groups = [group for group in config.instance_group if group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU]
+    for group in groups:
+        if not group.gpus and gpus > 1:
+            group.gpus.extend(range(gpus))
+    return sum((group.count or 1) * (len(group.gpus) or 1) for group in groups) if gpus else 0

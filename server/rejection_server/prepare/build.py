@@ -19,7 +19,7 @@ from rejection_server.graph.ragged import Form, GraphError, to_ragged
 from rejection_server.graph.varlen import cpu_twin, to_varlen
 from rejection_server.graph.walk import drop_traces, graphs
 from rejection_server.onnx_backend.token_ids import TokenIds
-from rejection_server.prepare.configuration import Device
+from rejection_server.prepare.configuration import Device, Engine
 from rejection_server.prepare.describe import Description, check_vocabulary
 from rejection_server.prepare.errors import (
     CorruptedError,
@@ -59,7 +59,7 @@ class Built:
     milliseconds: dict[str, float]
     """Time of a text of so many tokens on one thread of this machine, the fastest of several runs."""
     form: str
-    """loop or packed, for a GPU padded or varlen."""
+    """loop or packed, for a GPU padded, varlen or tensorrt."""
     packed: str = "not tried"
     """Whether the packed form, for a GPU the varlen form, was taken, and why."""
     twin: Path | None = None
@@ -73,6 +73,7 @@ class Plan:
     model: Description
     precision: Precision
     device: Device = "cpu"
+    engine: Engine = "onnxruntime"
     packed: bool = True
     """Whether the packed form, for a GPU the varlen form, may be taken."""
     quantized: bool = False
@@ -82,11 +83,14 @@ class Plan:
 def build(padded: Path, served: Path, plan: Plan) -> Built:
     """Write the served form of the padded model to `served`: for a CPU packed, where allowed, possible and not slower.
 
-    For a GPU varlen, where allowed and possible. Otherwise with or without onnxruntime's optimiser, whichever is
-    faster. Each step has a process of its own: memory is what a large float32 model is short of. Raises
-    UnsupportedError, VocabularyError, CorruptedError or DiskFullError.
+    For a GPU varlen, where allowed and possible; for TensorRT in the form of that name. Otherwise with or without
+    onnxruntime's optimiser, whichever is faster. Each step has a process of its own: memory is what a large float32
+    model is short of. Raises UnsupportedError, VocabularyError, CorruptedError or DiskFullError.
     """
     packed = "not tried"
+    if plan.engine == "tensorrt":
+        isolated(write_graph, padded, served, plan)
+        return Built("not used: TensorRT fuses by itself", {}, "tensorrt")
     if plan.packed and plan.device == "gpu":
         twin = served.with_name("twin.onnx")
         packed = _varlen(padded, served, twin, plan)
@@ -166,6 +170,8 @@ def write_packed(padded: Path, path: Path, plan: Plan) -> None:
 
 
 def _ragged_form(plan: Plan) -> Form:
+    if plan.engine == "tensorrt":
+        return "tensorrt"
     return "padded" if plan.device == "gpu" else "loop"
 
 

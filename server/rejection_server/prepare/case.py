@@ -10,6 +10,7 @@ import numpy as np
 from rejection_server.graph.original import Found
 from rejection_server.prepare import gate, repository
 from rejection_server.prepare.answers import Answers
+from rejection_server.prepare.build import Plan
 from rejection_server.prepare.configuration import Shape
 from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import CorruptedError, GateError
@@ -87,7 +88,7 @@ def make_case(options: Options, source: Source, texts: list[str], work: Path, re
         raise CorruptedError("the original answers texts with what is not a number: the model's weights are damaged")
     if source.weights is None:
         check_raw(expected.logits, str(source.onnx))
-    shape = Shape(model.labels, model.model_max_length, model.activation, options.device)
+    shape = Shape(model.labels, model.model_max_length, model.activation, options.device, engine=options.engine)
     version = 1 if options.version is None else options.version
     if options.adds_version:
         repository.check_version(options.output, options.names, shape, version, work / TOKENIZER_JSON)
@@ -165,7 +166,8 @@ def _check_tokens(case: Case, work: Path) -> None:
 def _prove(case: Case, work: Path) -> None:
     """Raise GateError unless the served form answers in float32 like the original, to the last digits."""
     graph, texts = work / "float32.onnx", case.compared_texts()
-    found = isolated(answers_in_float32, case.padded, graph, work / TOKENIZER_JSON, case.model, texts)
+    plan = Plan(case.model, "fp32", engine=case.options.engine, packed=False)
+    found = isolated(answers_in_float32, case.padded, graph, work / TOKENIZER_JSON, plan, texts)
     graph.unlink()
     figures, missed = judged(case, found, gate.THRESHOLDS["fp32"])
     if missed:

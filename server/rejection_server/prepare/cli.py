@@ -107,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("cpu", "gpu"), default="cpu", help="what the repository is for (default: %(default)s)"
     )
     parser.add_argument(
+        "--engine",
+        choices=("onnxruntime", "tensorrt"),
+        default="onnxruntime",
+        help="what runs the model; tensorrt means --device gpu, and the server builds the engine on its GPU when it "
+        "first starts (default: %(default)s)",
+    )
+    parser.add_argument(
         "--max-length",
         type=_positive,
         metavar="TOKENS",
@@ -206,7 +213,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         adds=arguments.output is None,
         revision=arguments.revision,
         precision=arguments.precision,
-        device=arguments.device,
+        device="gpu" if arguments.engine == "tensorrt" else arguments.device,
+        engine=arguments.engine,
         texts=arguments.texts,
         max_length=arguments.max_length,
         version=arguments.version,

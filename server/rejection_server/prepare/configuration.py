@@ -24,9 +24,10 @@ from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 if TYPE_CHECKING:
     from rejection_server.graph.rows import Activation
 
-__all__ = ["MEANING", "Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
+__all__ = ["MEANING", "Device", "Engine", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
 
 Device = Literal["cpu", "gpu"]
+Engine = Literal["onnxruntime", "tensorrt"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("public", "scoring", "tokenizer", "classifier")
@@ -43,6 +44,7 @@ MEANING = (
 """Names of what `meaning_of` tells."""
 POSITIVE_LABEL = "REJECTION"
 """The label that counts as a refusal where nothing else is said, in whatever case."""
+RUNS: Mapping[Engine, str] = {"onnxruntime": 'backend: "onnxruntime"', "tensorrt": 'platform: "tensorrt_plan"'}
 SHORT_TEXT = 16
 """Tokens of the second warm-up."""
 
@@ -58,11 +60,13 @@ class Shape:
     device: Device = "cpu"
     model_min_length: int = 1
     """Fewest tokens that a longer text may be cut to."""
+    engine: Engine = "onnxruntime"
+    """What runs the graph; TensorRT's needs a GPU, and on a processor onnxruntime runs the graph made for it."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Shape:
         """The shape that a `model.json` holds; raises KeyError naming what it lacks."""
-        names = ("model_max_length", "activation", "device", "model_min_length")
+        names = ("model_max_length", "activation", "device", "model_min_length", "engine")
         return cls(tuple(facts["labels"]), *(facts[name] for name in names))
 
 
@@ -99,6 +103,8 @@ def configurations(shape: Shape, names: Names, meaning: Mapping[str, str] = Mapp
         "short_length": min(SHORT_TEXT, shape.model_max_length),
         # A processor runs the rows of a batch one after the other or in small groups.
         "warmup_rows": 64 if shape.device == "gpu" else 1,
+        "runs": RUNS[shape.engine if shape.device == "gpu" else "onnxruntime"],
+        "more_batch_inputs": ",\n" + _template("longest").rstrip("\n") if shape.engine == "tensorrt" else "",
         "instances": _template(f"instances.{shape.device}").rstrip("\n"),
         "meaning": "".join(
             f',\n  {{ key: "{name}" value: {{ string_value: {json.dumps(value, ensure_ascii=False)} }} }}'

@@ -9,7 +9,7 @@ from typing import Literal
 from rejection_server.names import DEFAULT, Names
 from rejection_server.prepare import gate
 from rejection_server.prepare.build import Precision
-from rejection_server.prepare.configuration import Device
+from rejection_server.prepare.configuration import Device, Engine
 from rejection_server.prepare.errors import PrepareError
 
 SAMPLE = Path(__file__).parent / "texts.jsonl"
@@ -33,6 +33,8 @@ class Options:
     precision: Precision | Literal["auto"] = "auto"
     """auto: int8 for a CPU, fp16 for a GPU; where either is not near enough, fp32."""
     device: Device = "cpu"
+    engine: Engine = "onnxruntime"
+    """What is to run the graph on a GPU."""
     texts: Path | None = None
     """Texts to compare on, one a line or JSON lines with `text`; None takes the bundled sample."""
     max_length: int | None = None

@@ -14,7 +14,7 @@ from rejection_server.prepare.build import Built, Plan, Precision, build
 from rejection_server.prepare.case import Case, judged, make_case
 from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.configuration import Shape, configurations, rendered
-from rejection_server.prepare.errors import GateError
+from rejection_server.prepare.errors import GateError, PrepareError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.options import SAMPLE, Options, read_texts
 from rejection_server.prepare.proof import shortest_row
@@ -60,6 +60,8 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
         repository.check_addition(options.output, names, options.device)
     else:
         repository.check_output(options.output, names, replaces=not options.adds_version)
+    if options.engine == "tensorrt" and options.precision == "int8":
+        raise PrepareError("a repository for TensorRT is in fp16 or fp32: leave out --precision int8")
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
     check_whole(source)
@@ -95,6 +97,8 @@ def _attempts(case: Case) -> Sequence[tuple[Precision, bool]]:
     """
     if case.quantized:
         return [("int8", False)]
+    if case.options.engine == "tensorrt":
+        return [(precision, True) for precision in case.options.precisions]
     return [(precision, packed) for precision in case.options.precisions for packed in (True, False)]
 
 
@@ -106,7 +110,7 @@ def _chosen(case: Case, work: Path, report: Callable[[str], None]) -> _Candidate
     for precision, packed in attempts:
         if not packed and form != better:
             continue  # it would be the same graph again
-        plan = Plan(case.model, precision, case.options.device, packed, case.quantized)
+        plan = Plan(case.model, precision, case.options.device, case.options.engine, packed, case.quantized)
         candidate = _candidate(case, plan, work, report)
         form, missed = candidate.built.form, "; ".join(candidate.missed)
         if not missed:

@@ -6,9 +6,12 @@ but rounding, the same graph has to answer in float32 to the last digits first.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rejection_server.graph.tensorrt_rows import LONGEST
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.build import Plan, session, write_graph
 from rejection_server.prepare.describe import Description
@@ -20,25 +23,20 @@ ROWS = 8
 """Texts that share an execution."""
 
 
-def answers_in_float32(
-    padded: Path, graph: Path, tokenizer_json: Path, model: Description, texts: Sequence[str]
-) -> Answers:
-    """Answers of the padded model's served form in float32, which is written to `graph`; labels are the model's.
+def answers_in_float32(padded: Path, graph: Path, tokenizer_json: Path, plan: Plan, texts: Sequence[str]) -> Answers:
+    """Answers of the padded model's served form, which is written to `graph` as the plan says: in float32.
 
     Raises UnsupportedError and what `write_graph` does.
     """
-    write_graph(padded, graph, Plan(model, "fp32", packed=False))
+    model = plan.model
+    write_graph(padded, graph, plan)
     ids, counts = tokens_as_served(tokenizer_json, texts, model.model_max_length)
     logits, scores = [], []
     running = session(graph, "cpu")
     for start in range(0, len(ids), ROWS):
         rows = ids[start : start + ROWS]
-        feed = {
-            "input_ids": np.concatenate([np.asarray(row, np.int64) for row in rows]),
-            "sequence_lengths": np.asarray([[len(row)] for row in rows], np.int32),
-        }
         try:
-            found = running.run(["logits", "probabilities"], feed)
+            found = running.run(["logits", "probabilities"], _feed(running, rows))
         except Exception as exc:  # onnxruntime raises nothing narrower
             raise UnsupportedError(f"the model's ONNX graph fails on real texts: {one_line(exc, 200)}") from exc
         logits.append(found[0])
@@ -57,9 +55,8 @@ def shortest_row(graph: Path, tokenizer_json: Path, model: Description) -> int:
     rows = rows_of_limits(tokenizer_json, model.model_max_length)
     for index in reversed(range(len(rows))):
         row = rows[index]
-        feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
         try:
-            running.run(["logits"], feed)
+            running.run(["logits"], _feed(running, [row]))
         except Exception as exc:  # onnxruntime raises nothing narrower
             if index + 1 == len(rows):
                 raise UnsupportedError(
@@ -67,3 +64,12 @@ def shortest_row(graph: Path, tokenizer_json: Path, model: Description) -> int:
                 ) from exc
             return index + 2  # the rows are those of limits from 1 on
     return 1
+
+
+def _feed(running: Any, rows: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
+    """The graph's inputs for these rows, as Triton makes them of as many requests."""
+    lengths = np.asarray([[len(row)] for row in rows], np.int32)
+    feed = {"input_ids": np.concatenate([np.asarray(row, np.int64) for row in rows]), "sequence_lengths": lengths}
+    if LONGEST in {value.name for value in running.get_inputs()}:
+        feed[LONGEST] = np.zeros(lengths.max(), np.float32)
+    return feed

@@ -174,6 +174,8 @@ def check_version(output: Path, names: Names, shape: Shape, version: int, tokeni
                 raise OutputError(f"{differs} {name} {facts[name]}, this one {mine}{other}")
         if facts.get("device", shape.device) != shape.device:
             raise OutputError(f"{differs} the configuration for {facts['device']}, this one for {shape.device}{other}")
+        if facts.get("engine", shape.engine) != shape.engine:
+            raise OutputError(f"{differs} the engine {facts['engine']}, this one {shape.engine}{other}")
 
 
 def _facts_of(classifier: Path) -> Iterator[dict[str, Any]]:
