@@ -146,6 +146,8 @@ def describe_model(repository: Path) -> tuple[str, str]:
 
 def _describe_layout(instances: Mapping[str, int], options: ServeOptions) -> str:
     counts = ", ".join(f"{count} {model}" for model, count in sorted(instances.items()))
+    if options.guard and options.guard_count > 1:
+        counts += f", {options.guard_count} guards"
     return f"{counts} ({options.cores} core{'' if options.cores == 1 else 's'})"
 
 
