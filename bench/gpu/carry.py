@@ -136,7 +136,7 @@ def unpack(pieces: Path, into: Path) -> str:
 
 def _download(files: Path, kind: str, python: str) -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
-    from _environment import requirements  # the lock's own reader, which no package holds
+    from _environment import requirements  # type: ignore[import-not-found]  # the lock's own reader, which no package holds
 
     try:
         wanted = requirements(kind)

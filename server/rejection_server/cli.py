@@ -82,6 +82,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         host=arguments.host,
         grpc_port=arguments.grpc_port,
         guard=not arguments.no_guard,
+        guards=arguments.guards,
         tls_cert=arguments.tls_cert,
         tls_key=arguments.tls_key,
         tls_client_ca=arguments.tls_client_ca,
@@ -105,6 +106,9 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     elif arguments.cores is not None or arguments.weight:
         which = "--weight" if arguments.cores is None else "--cores"
         console.say(f"{which} goes with neither --model-config-name nor --model-control-mode")
+        return 2
+    if arguments.no_guard and arguments.guards is not None:
+        console.say("--guards does not go with --no-guard")
         return 2
     for warning in _warnings(options):
         console.say(warning, "warning")

@@ -130,6 +130,13 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         help="let callers talk to Triton itself, without the guard that checks requests, bounds what they take and "
         "keeps administration from them: for trusted callers only, and for options of Triton's own gRPC port",
     )
+    serve.add_argument(
+        "--guards",
+        type=int,
+        metavar="N",
+        help="processes of the guard, which share the port and its bounds: a connection has one of them, so a caller "
+        "with one connection has one's part (default: one for every eight cores, at most 4)",
+    )
     for name, metavar, what in (
         ("tls-cert", "PEM", "the server's certificate and its chain: callers then have to speak TLS"),
         ("tls-key", "PEM", "the certificate's private key, not encrypted"),

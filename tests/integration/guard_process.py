@@ -73,10 +73,10 @@ class GuardProcess:
         else:
             self._input.close()
 
-    def counts(self) -> dict[str, Any]:
-        """A snapshot of its counts."""
+    def counts(self, within_s: float = 60) -> dict[str, Any]:
+        """A snapshot of its counts; raises queue.Empty if it does not say them."""
         self._tell("")
-        return self._said.get(timeout=60)
+        return self._said.get(timeout=within_s)
 
     def memory_bytes(self) -> int:
         """Its resident memory."""

@@ -31,8 +31,8 @@ STOPPING = {"the server is stopping", "failed to connect to all addresses"}
 
 
 @pytest.fixture
-def serving() -> Iterator[Launched]:
-    launched = Launched(REPOSITORY)
+def serving(request: pytest.FixtureRequest) -> Iterator[Launched]:
+    launched = Launched(REPOSITORY, *getattr(request, "param", ()))
     yield launched
     for process in (launched.guardian, *launched.everything):
         if process.is_running():
@@ -123,6 +123,18 @@ def test_what_stands_still_ends_the_server(serving: Launched, kind: str, words: 
     assert status == 128 + signal.SIGKILL
     (said,) = re.findall(r"scripts/serve: .*", errors)
     assert re.match(f"scripts/serve: {words}", said)
+    assert traces(serving.folder) == []
+
+
+@pytest.mark.parametrize("serving", [("--guards", "2")], indirect=True, ids=["2 guards"])
+def test_a_further_guard_that_stands_still_ends_the_server(serving: Launched) -> None:
+    assert any("layout" in line and "2 guards" in line for line in serving.output)
+    (other,) = kinds(serving)["guard"].children()
+    other.suspend()
+    status, errors = serving.finish()
+    assert status == 128 + signal.SIGKILL
+    assert "scripts/serve: the guard gave no sign of life for 3 s: " in errors
+    assert not other.is_running()
     assert traces(serving.folder) == []
 
 

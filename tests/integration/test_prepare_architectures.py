@@ -24,7 +24,7 @@ from support import ragged_graphs, tiny_transformers
 from support.repository import tokenizing
 from support.tiny_transformers import torch, transformers
 
-PACKED = ("bert", "distilbert", "distilroberta", "roberta", "xlm-roberta")
+PACKED = ("albert", "bert", "distilbert", "distilroberta", "electra", "roberta", "xlm-roberta")
 """Those whose graph is recognised; the others are served with a loop."""
 TEXTS = read_texts(SAMPLE)[:40]
 

@@ -32,15 +32,19 @@ _MASKS = {
 }
 
 
-def bert(
+def bert(  # noqa: PLR0913 - each is a way in which models differ
     *,
     roberta: bool = False,
     activation: str = "gelu",
     types: bool = True,
     early_norm: bool = False,
     masked: str = "added",
+    width: int = HIDDEN,
 ) -> ModelProto:
-    """A random padded BERT (or RoBERTa, or without token types DistilBERT), spelled as PyTorch's exporter does."""
+    """A random padded BERT (or RoBERTa, or without token types DistilBERT), spelled as PyTorch's exporter does.
+
+    With embeddings of another `width` it is an ALBERT: they are projected, and all layers share their weights.
+    """
     random = np.random.default_rng(3)
     constants = {
         "padding": np.int64(PADDING),
@@ -74,28 +78,35 @@ def bert(
 
     shared = ("input_ids", "attention_mask", "position_ids", "penalty", "logits")
     SHARED = set(shared)
-    table("words", WORDS, HIDDEN)
-    table("places", POSITIONS, HIDDEN)
+    table("words", WORDS, width)
+    table("places", POSITIONS, width)
     write(_NUMBERED if roberta else _COUNTED)
     write("w = Gather(words, input_ids) p = Gather(places, position_ids)")
     total = "Add(w, p)"
     if types:
-        table("kinds", 2, HIDDEN)
+        table("kinds", 2, width)
         constants["zero_type"] = np.zeros((1, 1), np.int64)
         write("k = Gather(kinds, zero_type) s = Add(w, k)")
         total = "Add(s, p)"
 
-    def norm(name: str) -> None:
-        constants[f"{name}_gain"] = (1 + random.standard_normal(HIDDEN) * 0.1).astype(np.float32)
-        table(f"{name}_shift", HIDDEN, scale=0.1)
+    def norm(name: str, size: int = HIDDEN) -> None:
+        constants[f"{name}_gain"] = (1 + random.standard_normal(size) * 0.1).astype(np.float32)
+        table(f"{name}_shift", size, scale=0.1)
 
-    norm("n0")
-    write(f"t = {total} x = LayerNormalization<epsilon=1e-12>(t, n0_gain, n0_shift)", x="x_0")
+    norm("n0", width)
+    normed = f"t = {total} x = LayerNormalization<epsilon=1e-12>(t, n0_gain, n0_shift)"
+    if width == HIDDEN:
+        write(normed, x="x_0")
+    else:
+        table("wide", width, HIDDEN, scale=width**-0.5)
+        table("wide_bias", HIDDEN, scale=0.3)
+        write(normed + "y = MatMul(x, wide) z = Add(y, wide_bias)", x="x_narrow", z="x_0")
     write(
         "m = Cast<to=1>(attention_mask) i = Sub(unit, m) j = Mul(i, far) penalty = Unsqueeze(j, axes)",
         suffix="_mask",
     )
     for i in range(LAYERS):
+        of = i if width == HIDDEN else 0  # whose weights
         for name, rows, columns in (
             ("wq", HIDDEN, HIDDEN),
             ("wk", HIDDEN, HIDDEN),
@@ -104,12 +115,12 @@ def bert(
             ("wu", HIDDEN, INNER),
             ("wd", INNER, HIDDEN),
         ):
-            table(f"{name}_{i}", rows, columns, scale=rows**-0.5)
-            table(f"b{name}_{i}", columns, scale=0.3)
-        norm(f"na_{i}")
-        norm(f"nb_{i}")
+            table(f"{name}_{of}", rows, columns, scale=rows**-0.5)
+            table(f"b{name}_{of}", columns, scale=0.3)
+        norm(f"na_{of}")
+        norm(f"nb_{of}")
         linear = " ".join(
-            f"{s}0 = MatMul(x, w{s}_{i}) {s}1 = Add({s}0, bw{s}_{i}) {s}2 = Reshape({s}1, split)" for s in "qkv"
+            f"{s}0 = MatMul(x, w{s}_{of}) {s}1 = Add({s}0, bw{s}_{of}) {s}2 = Reshape({s}1, split)" for s in "qkv"
         )
         write(
             linear
@@ -117,11 +128,11 @@ def bert(
             q3 = Transpose<perm=[0,2,1,3]>(q2) v3 = Transpose<perm=[0,2,1,3]>(v2) k3 = Transpose<perm=[0,2,3,1]>(k2)
             a = MatMul(q3, k3) {_MASKS[masked]} probs = Softmax<axis=-1>(c)
             mixed = MatMul(probs, v3) turned = Transpose<perm=[0,2,1,3]>(mixed) joined = Reshape(turned, join)
-            o0 = MatMul(joined, wo_{i}) o1 = Add(o0, bwo_{i}) r = Add(o1, x)
-            middle = LayerNormalization<epsilon=1e-12>(r, na_{i}_gain, na_{i}_shift)
-            u0 = MatMul(middle, wu_{i}) up = Add(u0, bwu_{i}) {_ACTIVATIONS[activation]}
-            d0 = MatMul(bent, wd_{i}) d1 = Add(d0, bwd_{i}) r2 = Add(d1, {"x" if early_norm else "middle"})
-            y = LayerNormalization<epsilon=1e-12>(r2, nb_{i}_gain, nb_{i}_shift)""",
+            o0 = MatMul(joined, wo_{of}) o1 = Add(o0, bwo_{of}) r = Add(o1, x)
+            middle = LayerNormalization<epsilon=1e-12>(r, na_{of}_gain, na_{of}_shift)
+            u0 = MatMul(middle, wu_{of}) up = Add(u0, bwu_{of}) {_ACTIVATIONS[activation]}
+            d0 = MatMul(bent, wd_{of}) d1 = Add(d0, bwd_{of}) r2 = Add(d1, {"x" if early_norm else "middle"})
+            y = LayerNormalization<epsilon=1e-12>(r2, nb_{of}_gain, nb_{of}_shift)""",
             suffix=f"_l{i}",
             x=f"x_{i}",
             y=f"x_{i + 1}",

@@ -11,7 +11,7 @@ from rejection_server.graph.packed import to_packed
 from rejection_server.graph.ragged import GraphError, to_ragged
 from rejection_server.onnx_backend.token_ids import TokenIds
 from support import ragged_graphs
-from support.bert_graph import HEADS, PADDING, POSITIONS, WORDS, bert
+from support.bert_graph import HEADS, HIDDEN, INNER, LAYERS, PADDING, POSITIONS, WORDS, bert
 from support.ragged_graphs import Ids, run, session
 from support.tiny_models import padded_classifier
 
@@ -25,8 +25,13 @@ def rows_of_ids(lengths: Iterable[int]) -> list[Ids]:
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"roberta": True, "masked": "divided"}, {"types": False, "activation": "relu", "masked": "chosen"}],
-    ids=["bert", "roberta", "distilbert"],
+    [
+        {},
+        {"roberta": True, "masked": "divided"},
+        {"types": False, "activation": "relu", "masked": "chosen"},
+        {"width": 24},
+    ],
+    ids=["bert", "roberta", "distilbert", "albert"],
 )
 def test_float32_equals_the_padded_classifier(shape: dict[str, Any]) -> None:
     model, rows = bert(**shape), rows_of_ids(LENGTHS)
@@ -36,6 +41,17 @@ def test_float32_equals_the_padded_classifier(shape: dict[str, Any]) -> None:
     np.testing.assert_allclose(run(packed, rows), expected, atol=1e-5)
     filler = [3, 0, 9, 0, 1, 0, 0, 2, 0, 0, 30, 0]
     np.testing.assert_allclose(run(packed, rows, filler), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+def test_weights_that_layers_share_are_kept_once(int8: bool) -> None:
+    kept = []
+    for width in (HIDDEN, HIDDEN // 2):
+        packed = to_packed(bert(width=width), heads=HEADS, int8=int8)
+        (loop,) = (node for node in packed.graph.node if node.op_type == "Loop")
+        weights = loop.attribute[0].g.initializer
+        kept.append(sum(list(tensor.dims) == [HIDDEN, INNER] for tensor in weights))
+    assert kept == [LAYERS, 1]
 
 
 @pytest.mark.parametrize("roberta", [False, True])

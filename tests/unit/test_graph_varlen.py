@@ -20,6 +20,7 @@ LENGTHS = (12, 200, 1, 512, 47, 12, 16, 17, 64, 65, 3, 13)
 SHAPES = {
     "bert": {},
     "roberta": {"roberta": True, "masked": "divided"},
+    "albert": {"width": 24},
     "distilbert": {"types": False, "activation": "relu", "masked": "chosen"},
 }
 ATTENTION = "PackedMultiHeadAttention"

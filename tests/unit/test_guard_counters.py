@@ -70,3 +70,15 @@ def test_names_are_escaped() -> None:
 )
 def test_a_peer_is_its_address_or_its_network(name: object, peer: str) -> None:
     assert peer_of(name) == peer
+
+
+def test_counts_of_several_guards_are_added_up() -> None:
+    other = replace(SNAPSHOT, calls={"ModelInfer": {"OK": 4}, "Watch": {"OK": 1}}, certificate_expires=1800000000.0)
+    both = SNAPSHOT.with_others([other])
+    assert both.calls == {"ModelInfer": {"OK": 7, "CANCELLED": 1}, "Check": {"OK": 2}, "Watch": {"OK": 1}}
+    assert (both.connections, both.durations_sum_s, both.labels["rejection"]["NORMAL"]) == (8, 123.0, 4)
+    assert both.durations == [2 * count for count in SNAPSHOT.durations]
+    assert both.certificate_expires == 1800000000.0
+    assert SNAPSHOT.with_others([]) == SNAPSHOT
+    without = replace(SNAPSHOT, certificate_expires=None)
+    assert without.with_others([without]).certificate_expires is None

@@ -11,7 +11,7 @@ from rejection_server.guard.metrics import MetricsServer
 from rejection_server.guard.settings import GuardSettings
 
 
-def nothing() -> Snapshot:
+async def nothing() -> Snapshot:
     raise AssertionError("nobody asks for metrics")
 
 

@@ -33,6 +33,8 @@ def test_settings_come_back_as_they_were_written() -> None:
         ('{"upstream": "a:1", "public_models": [], "port": true}', "setting 'port' is True"),
         ('{"upstream": "a", "public_models": []}', "upstream 'a' is neither HOST:PORT nor unix:PATH"),
         ('{"upstream": "a:1", "public_models": [], "tls_key": "k"}', "tls_cert and tls_key belong together"),
+        ('{"upstream": "a:1", "public_models": [], "processes": 0}', "processes is 0; at least 1 is needed"),
+        ('{"upstream": "a:1", "public_models": [], "processes": 2, "listen_fd": 5}', "share a port, not a socket"),
         (
             '{"upstream": "a:1", "public_models": [], "upstream_metrics": "b:2"}',
             "is neither a URL that begins with http:// nor unix:PATH",
@@ -90,3 +92,13 @@ def test_in_an_overload_that_lasts_half_as_many_may_be_under_way() -> None:
     for _ in range(5):
         admission.enter()  # after a second without
     assert "at most 10 requests" in refusal()
+
+
+def test_several_guards_share_the_bounds_out() -> None:
+    settings = GuardSettings(upstream="a:1", public_models=(), processes=4, max_upstream_long=2, port=7)
+    share = settings.share
+    assert (share.processes, share.reuse_port, share.port) == (1, True, 7)
+    assert (share.max_requests, share.max_upstream_requests, share.max_connections) == (128, 64, 1024)
+    assert share.max_upstream_long == 1, "else nothing long would pass"
+    assert share.max_bytes == settings.max_message_bytes, "else the largest request would not"
+    assert settings.memory_bytes == 4 * share.memory_bytes

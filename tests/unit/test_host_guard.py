@@ -43,6 +43,14 @@ def test_the_bundled_repository() -> None:
     assert (found.max_requests, found.max_upstream_requests, found.drain_timeout_s) == (512, 32, 7.0)
 
 
+def test_guards_follow_the_cores() -> None:
+    counts = {cores: settings(REPOSITORY, cores=cores).processes for cores in (None, 1, 8, 15, 16, 64)}
+    assert counts == {None: 1, 1: 1, 8: 1, 15: 1, 16: 2, 64: 4}
+    assert settings(REPOSITORY, cores=2, guards=3).processes == 3
+    with pytest.raises(OptionError, match="--guards 0 is too few"):
+        triton_command(options(guards=0), ENDPOINTS, RUNTIME)
+
+
 def test_metrics_of_both_are_published_by_the_guard_or_by_nobody() -> None:
     found = settings(REPOSITORY)
     assert (found.metrics_host, found.metrics_port) == ("0.0.0.0", 2)

@@ -229,7 +229,7 @@ def head_of(encoder: Encoder, labels: int, *, int8: bool = False) -> tuple[list[
     graph = helper.make_graph(
         list(encoder.head),
         "head",
-        [value(encoder.hidden, TensorProto.FLOAT, ["rows", 1, encoder.words.shape[1]])],
+        [value(encoder.hidden, TensorProto.FLOAT, ["rows", 1, encoder.hidden_size])],
         [value(encoder.logits, TensorProto.FLOAT, ["rows", labels])],
         list(encoder.head_weights),
     )

@@ -1,4 +1,4 @@
-"""Reads the weights of a BERT-like classifier (BERT, RoBERTa, DistilBERT, MiniLM) out of its ONNX graph.
+"""Reads the weights of a BERT-like classifier (BERT, RoBERTa, DistilBERT, ALBERT) out of its ONNX graph.
 
 onnxruntime first brings the graph into one spelling (constants folded, normalisations and GELU as single operators).
 Then each attention is found by its softmax, and what follows it by the data flow. What was read is a proposal: who
@@ -58,14 +58,16 @@ class Encoder:
     """A classifier: embeddings, layers, and the head as the nodes of the graph it was read from."""
 
     words: Floats
-    """[vocabulary, hidden]"""
+    """[vocabulary, width]"""
     positions: Floats
-    """[positions, hidden], from the first token's on, the embedding of token type 0 added."""
+    """[positions, width], from the first token's on, the embedding of token type 0 added."""
     padding_id: int | None
     """Token that takes the row before the first of `positions` and no number (RoBERTa); None numbers every token."""
     padding_position: Floats
-    """[hidden]: that row."""
+    """[width]: that row."""
     norm: Norm
+    projection: Linear | None
+    """From the width of embeddings to that of the layers (ALBERT, small ELECTRA); None where it is the same."""
     layers: tuple[Layer, ...]
     head: tuple[NodeProto, ...]
     """From `hidden`, the last layer's [rows, 1, hidden], to `logits`; they see the first token of each row."""
@@ -73,11 +75,16 @@ class Encoder:
     hidden: str
     logits: str
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the layers."""
+        return int(self.layers[0].query.weight.shape[0])
+
 
 def read_encoder(model: ModelProto, heads: int) -> Encoder:
     """Recognise ``model``, a classifier of ``heads`` attention heads; raises GraphError, which says what is amiss."""
     encoder = _Reader(_in_one_spelling(model)).encoder()
-    hidden = encoder.words.shape[1]
+    hidden = encoder.hidden_size
     if heads < 1 or hidden % heads:
         raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
     return encoder
@@ -119,7 +126,10 @@ class _Reader:
             layer, after = self._layer(softmax, hidden)
             layers.append(layer)
             hidden = after
-        words, positions, padding_id, padding_position = self._embeddings(first)
+        normed, projection = first, None
+        if self.blocks.producer(first).op_type != "LayerNormalization":
+            normed, projection = self.blocks.linear_behind(first)
+        words, positions, padding_id, padding_position = self._embeddings(normed)
         logits = self._logits()
         head = self._head(hidden, logits)
         used = {name for node in head for name in node.input}
@@ -134,7 +144,8 @@ class _Reader:
             positions=positions,
             padding_id=padding_id,
             padding_position=padding_position,
-            norm=self.blocks.norm(self.blocks.producer(first, "LayerNormalization")),
+            norm=self.blocks.norm(self.blocks.producer(normed, "LayerNormalization")),
+            projection=projection,
             layers=tuple(layers),
             head=head,
             head_weights=tuple(weights),
@@ -179,8 +190,8 @@ class _Reader:
         norm, after = self.blocks.residual(lowered, middle)
         return Layer(query, key, value, out, attention_norm, up, activation, down, norm), after
 
-    def _embeddings(self, first: str) -> tuple[Floats, Floats, int | None, Floats]:
-        lookups, kind = self._lookups(first)
+    def _embeddings(self, normed: str) -> tuple[Floats, Floats, int | None, Floats]:
+        lookups, kind = self._lookups(normed)
         try:
             numbers = self._probe([node.input[1] for node in lookups])
         except Exception as exc:  # onnxruntime raises nothing narrower
@@ -208,10 +219,10 @@ class _Reader:
         folded = table if kind is None else table + kind
         return words, folded[start:], padding_id, folded[start - 1] if start else folded[0]
 
-    def _lookups(self, first: str) -> tuple[list[NodeProto], Floats | None]:
-        """The lookups whose sum the first layer reads, and the embedding of token type 0 if it was looked up before."""
+    def _lookups(self, normed: str) -> tuple[list[NodeProto], Floats | None]:
+        """The lookups of whose sum `normed` is made, and the embedding of token type 0 if it was looked up before."""
         lookups = []
-        pending = [self.blocks.producer(first, "LayerNormalization").input[0]]
+        pending = [self.blocks.producer(normed, "LayerNormalization").input[0]]
         kind: Floats | None = None
         while pending:
             name = pending.pop()

@@ -104,7 +104,7 @@ def varlen_of(encoder: Encoder, heads: int, labels: int, activation: Activation,
     numbers = _NUMBERS
     if encoder.padding_id is not None:
         numbers = _NUMBERS_BUT_PADDING.replace("=PADDING>", f"={encoder.padding_id}>")
-    offsets = _OFFSETS if reads_offsets(encoder.words.shape[1] // heads, float16=float16) else _NO_OFFSETS
+    offsets = _OFFSETS if reads_offsets(encoder.hidden_size // heads, float16=float16) else _NO_OFFSETS
     nodes.nodes += parse_nodes(numbers + _TOKENS + offsets)
     table = np.concatenate([encoder.padding_position[None], encoder.positions])
     encoder = dataclasses.replace(encoder, positions=table)

@@ -56,6 +56,9 @@ class VarlenLayers:
         words = n.add("Gather", self._weight("word_table", encoder.words), self.rows.ids)
         positions = n.add("Gather", self._weight("position_table", encoder.positions), self.rows.positions)
         x = self._sum_and_norm(words, positions, None, encoder.norm, "embeddings")
+        if encoder.projection is not None:
+            x = self._product(x, encoder.projection.weight, "projection")
+            x = n.add("Add", x, self._weight("projection_bias", encoder.projection.bias))
         for i, layer in enumerate(encoder.layers):
             x = self._layer(layer, x, f"layer{i}", last=i == len(encoder.layers) - 1)
         return n.add("Cast", x, to=TensorProto.FLOAT)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from rejection_server.guard.answers import BOUNDS_S, Durations
@@ -51,6 +51,16 @@ class Snapshot:
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
+
+    def with_others(self, others: Sequence[Snapshot]) -> Snapshot:
+        """These counts and those of other guards together."""
+        together = {
+            part.name: _added([getattr(one, part.name) for one in (self, *others)])
+            for part in fields(self)
+            if part.name != "certificate_expires"
+        }
+        ends = [one.certificate_expires for one in (self, *others) if one.certificate_expires is not None]
+        return Snapshot(**together, certificate_expires=min(ends, default=None))
 
     def prometheus(self, memory: Mapping[str, int] | None = None) -> str:
         """In Prometheus' text format; `memory` is resident bytes by process."""
@@ -99,6 +109,16 @@ class Snapshot:
             so_far += count
             lines.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
         return [*lines, f"{name}_sum {self.durations_sum_s:.6f}", f"{name}_count {so_far}"]
+
+
+def _added(values: Sequence[Any]) -> Any:
+    """The sum of numbers, of lists place by place, of mappings key by key."""
+    if isinstance(values[0], dict):
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: _added([value[key] for value in values if key in value]) for key in keys}
+    if isinstance(values[0], list):
+        return [_added(places) for places in zip(*values, strict=True)]
+    return sum(values)
 
 
 def _pairs(nested: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, str], int]:

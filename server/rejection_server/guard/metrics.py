@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from rejection_server.guard.counters import Snapshot
@@ -29,10 +29,10 @@ class MetricsServer:
 
     Args:
         settings: of the guard.
-        snapshot: what the guard has done so far.
+        snapshot: what the guard, and those that share its port, have done so far.
     """
 
-    def __init__(self, settings: GuardSettings, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, settings: GuardSettings, snapshot: Callable[[], Awaitable[Snapshot]]) -> None:
         self._settings = settings
         self._snapshot = snapshot
         self._server: asyncio.Server | None = None
@@ -80,7 +80,7 @@ class MetricsServer:
         if rest.partition(b" ")[0].partition(b"?")[0] != b"/metrics":
             return "404 Not Found", b"only /metrics is here\n"
         memory = await asyncio.to_thread(resident_bytes, os.getppid()) if self._settings.measures_parent else {}
-        return "200 OK", await self._upstream() + self._snapshot().prometheus(memory).encode()
+        return "200 OK", await self._upstream() + (await self._snapshot()).prometheus(memory).encode()
 
     async def _upstream(self) -> bytes:
         """Triton's own metrics, nothing if it does not answer."""

@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from rejection_server.guard import nghttp2
 from rejection_server.guard.context import Context
@@ -57,6 +57,8 @@ class Guard:
         """Whether the listener still has what `access.tls` was before."""
         self._metrics: MetricsServer | None = None
         self._ticker: asyncio.Task[None] | None = None
+        self.others: Callable[[], Awaitable[Sequence[Snapshot]]] | None = None
+        """Asks the other guards of the port, if there are any, what they have done."""
         self.port = 0
         """Where it listens."""
         self.metrics_port: int | None = None
@@ -90,7 +92,7 @@ class Guard:
         await self._listen(listening)
         self.port = int(listening.getsockname()[1])
         if settings.metrics_port is not None:
-            self._metrics = MetricsServer(settings, self.snapshot)
+            self._metrics = MetricsServer(settings, self.total)
             self.metrics_port = await self._metrics.start()
         self._ticker = loop.create_task(self._tick())
 
@@ -183,6 +185,10 @@ class Guard:
             durations=list(counters.durations.counts),
             durations_sum_s=counters.durations.sum_s,
         )
+
+    async def total(self) -> Snapshot:
+        """What it and the others have done so far."""
+        return self.snapshot() if self.others is None else self.snapshot().with_others(await self.others())
 
     async def _tick(self) -> None:
         context, loop = self._context, asyncio.get_running_loop()

@@ -23,6 +23,11 @@ UNIX = "unix:"
 ADMIN_KEY = "triton-grpc-protocol-admin-key"
 """The header that carries the key of administration, here as in Triton's restricted protocols."""
 _MEBIBYTE = 1 << 20
+SHARED = (
+    *("max_requests", "max_upstream_requests", "max_upstream_long"),
+    *("max_connections", "max_connections_per_peer", "max_all_streams"),
+)
+"""Bounds of which each of several guards has its part; that of bytes is the other one."""
 
 
 class SettingsError(ValueError):
@@ -45,6 +50,9 @@ class GuardSettings:
     """Descriptor of a listening socket that was inherited, in place of `host` and `port`."""
     reuse_port: bool = False
     """Whether several guards share the port, each taking its part of the connections."""
+
+    processes: int = 1
+    """Guards in all, on as many cores, which share the port and the bounds below."""
 
     labels: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Labels of public models, of whose answers each text's most probable one is counted."""
@@ -132,10 +140,23 @@ class GuardSettings:
             )
         if not (self.upstream.startswith(UNIX) or self.upstream.rpartition(":")[2].isdigit()):
             raise SettingsError(f"upstream '{self.upstream}' is neither HOST:PORT nor unix:PATH")
+        if self.processes < 1:
+            raise SettingsError(f"processes is {self.processes}; at least 1 is needed")
+        if self.processes > 1 and self.listen_fd is not None:
+            raise SettingsError("several guards share a port, not a socket: leave out listen_fd")
+
+    @property
+    def share(self) -> GuardSettings:
+        """What each of several guards is told: its part of the bounds, none so small that nothing would pass."""
+        bounds = {name: max(1, getattr(self, name) // self.processes) for name in SHARED}
+        most = max(self.max_message_bytes, self.max_bytes // self.processes)
+        return dataclasses.replace(self, **bounds, max_bytes=most, processes=1, reuse_port=True)
 
     @property
     def memory_bytes(self) -> int:
-        """Most memory that a guard with these settings takes, whatever its callers do."""
+        """Most memory that the guards with these settings take, whatever their callers do."""
+        if self.processes > 1:
+            return self.processes * self.share.memory_bytes
         requests = self.max_bytes * 5 // 4 + 6 * self.max_message_bytes
         return 80 * _MEBIBYTE + requests + self.max_connections * (1 << 18) + self.max_all_streams * (1 << 13)
 

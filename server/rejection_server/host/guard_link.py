@@ -51,6 +51,7 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         upstream=endpoints.triton,
         public_models=tuple(sorted(configs.keys() - steps)),
         labels=_labels(repository, configs),
+        processes=options.guard_count,
         measures_parent=True,
         host=endpoints.address,
         port=endpoints.grpc_port,
