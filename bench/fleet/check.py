@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,14 +13,17 @@ import numpy as np
 
 from bench.fleet.door import door
 from bench.fleet.events import Floats, Pod, poisson, simulate
-from bench.fleet.real import latencies, servers, sleeping_repository
+from bench.fleet.real import Fleet, latencies, sleeping_repository
+from bench.fleet.ways import bare
 from bench.settings import ROOT
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.host.options import ServeOptions
 
 POD = Pod(instances=2, fixed_s=0.04, token_s=0.0008)
 """Twice as slow as a real one, so that what the processor of this machine has to do on the way counts for little."""
 TEXTS = ROOT / "tests" / "load" / "data" / "mixed.jsonl"
 PROBES = 15
+CALL_TIMEOUT_S = 120.0
 SHARES = (0.5, 0.8, 0.9)
 
 
@@ -56,8 +60,9 @@ def check(counts: Sequence[int], seconds: float, say: Callable[[str], None]) -> 
         repository = sleeping_repository(folder, POD)
         for count in counts:
             say(f"starting {count} servers and Envoy")
-            with servers(repository, count) as fleet, door(folder, [one.grpc_address for one in fleet]) as front:
-                alone = latencies(front.address, texts[:PROBES], [0.7 * index for index in range(PROBES)])
+            options = ServeOptions(repository=repository, cache_bytes=0)
+            with Fleet(options, count) as fleet, door(folder, fleet.addresses) as front:
+                alone = _latencies(front.address, texts[:PROBES], [0.7 * index for index in range(PROBES)])
                 service_s = np.array([POD.fixed_s + POD.token_s * tokens[index] for index in range(PROBES)])
                 pod = replace(POD, way_s=float(np.median(alone - service_s)))
                 for share in SHARES:
@@ -66,7 +71,7 @@ def check(counts: Sequence[int], seconds: float, say: Callable[[str], None]) -> 
                     arrivals = poisson(rate, seconds, seed=count)
                     drawn = np.random.default_rng(count).integers(0, len(texts), len(arrivals)).tolist()
                     begin = front.cpu_s()
-                    real = latencies(front.address, [texts[index] for index in drawn], arrivals)
+                    real = _latencies(front.address, [texts[index] for index in drawn], arrivals)
                     cpu_s = front.cpu_s() - begin
                     simulated = simulate(arrivals, [tokens[index] for index in drawn], servers=count, pod=pod)
                     found.append(_compared(count, share, real, simulated.latencies_s, cpu_s))
@@ -89,6 +94,14 @@ def sample(tokens: float | None = None) -> tuple[list[str], list[int]]:
         for _ in range(10):  # what is cut at 512 is missing from the mean
             counts = np.clip(counts * tokens / counts.mean(), 4, 512)
     return texts, counts.round().astype(int).tolist()
+
+
+def _latencies(address: str, texts: Sequence[str], arrivals_s: Sequence[float]) -> Floats:
+    async def send() -> Floats:
+        async with bare()([address], CALL_TIMEOUT_S) as call:
+            return await latencies([call], texts, arrivals_s)
+
+    return asyncio.run(send())
 
 
 def _compared(count: int, share: float, real: Floats, simulated: Floats, cpu_s: float) -> Compared:

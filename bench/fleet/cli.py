@@ -15,7 +15,7 @@ import numpy as np
 from bench.fleet.check import as_json, check, sample
 from bench.fleet.day import Day, Fleet, simulate_day
 from bench.fleet.events import Pod, Steady
-from bench.fleet.page import text, write
+from bench.fleet.page import PAGE, text, write
 from bench.fleet.scaling import Rules
 from bench.fleet.traffic import day
 from bench.machine import hardware
@@ -25,6 +25,7 @@ EPILOG = """examples:
   scripts/bench fleet                    days of fleets, simulated; a minute
   scripts/bench fleet --check 1,2,4      first hold the simulation against so many real servers behind Envoy
   scripts/bench fleet --check 1,2,4 --docs   write the tables and the plot of docs/scaling.md
+  scripts/bench fleet clients --help     the ways that callers have to servers, measured
 
 The times of a server are those that docs/benchmarks.md has measured; of another one give --pod-rate-short and
 --pod-rate-mixed, texts a second of one that is never idle. Prices are yours to give."""
@@ -89,12 +90,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
+    if arguments[:1] == ["clients"]:
+        from bench.fleet.clients_cli import main as clients
+
+        return clients(arguments[1:])
     options = parser().parse_args(arguments)
     result = run(options, arguments, lambda words: print(words, file=sys.stderr, flush=True))
     if options.docs:
-        page = ROOT / "docs" / "scaling.md"
-        write(result, page)
-        print(f"Written: {page.relative_to(ROOT)}")
+        write(result)
+        print(f"Written: {PAGE.relative_to(ROOT)}")
     else:
         print(text(result))
     return 0
@@ -143,11 +147,20 @@ def run(options: argparse.Namespace, arguments: Sequence[str], say: Callable[[st
               "rate measured without a container; the day calculated"),
     ]  # fmt: skip
     return {
-        "command": shlex.join(["scripts/bench", "fleet", *arguments]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": hardware()["processor"], "peak": options.peak, "checks": as_json(checks), "days": days,
+        **origin("fleet", *arguments), "peak": options.peak, "checks": as_json(checks), "days": days,
         "sizes": sizes, "costs": costs,
     }  # fmt: skip
+
+
+def origin(*words: str) -> dict[str, Any]:
+    """The command `scripts/bench` with these words, when it ran, and on what."""
+    machine = hardware()
+    return {
+        "command": shlex.join(["scripts/bench", *words]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": machine["processor"],
+        "cores": machine["cores"],
+    }
 
 
 def pod_of(short: float, mixed: float) -> Pod:

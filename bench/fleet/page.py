@@ -7,35 +7,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.settings import ROOT
 from load.charts import AMBER, BLUE, GREY, Panel, Series, draw
 from load.tables import Table
 
-BEGIN = "<!-- written by scripts/bench fleet --docs: begin -->\n"
-END = "<!-- written by scripts/bench fleet --docs: end -->\n"
+PAGE = ROOT / "docs" / "scaling.md"
+COMMAND = "scripts/bench fleet --docs"
 
 
 class PageError(ValueError):
     """The page has no place for the tables."""
 
 
-def write(result: Mapping[str, Any], page: Path) -> None:
-    """Write tables and plot between the marks of the page, the plot and the figures in the folder beside it."""
-    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise PageError(f"{page} has no place for the tables: the lines {BEGIN.strip()} and {END.strip()}")
+def write(result: Mapping[str, Any], page: Path = PAGE) -> None:
+    """Write tables and plot into the page, the plot and the figures in the folder beside it."""
+    replace_between_marks(page, COMMAND, text(result))
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     days = result["days"]
     kept = {**result, "days": [{name: value for name, value in day.items() if name != "minutes"} for day in days]}
     (folder / "fleet.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     (folder / "day.svg").write_text(_plot(days), encoding="utf-8")
-    page.write_text(before + BEGIN + text(result) + END + after, encoding="utf-8")
+
+
+def replace_between_marks(page: Path, command: str, written: str) -> None:
+    """Write what a command found between its marks in the page; raises PageError if it has none."""
+    begin, end = (f"<!-- written by {command}: {edge} -->\n" for edge in ("begin", "end"))
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise PageError(f"{page} has no place for the tables: the lines {begin.strip()} and {end.strip()}")
+    page.write_text(before + begin + written + end + after, encoding="utf-8")
 
 
 def text(result: Mapping[str, Any]) -> str:
     """What stands between the marks."""
-    parts = [f"Command: `{result['command']}`, {result['date']}, {result['processor']}."]
+    parts = [source(result)]
     if result["checks"]:
         parts += ["Mean latency in seconds, of real servers behind Envoy and simulated:", _checks(result["checks"])]
     parts += [
@@ -48,6 +55,11 @@ def text(result: Mapping[str, Any]) -> str:
         _costs(result["costs"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def source(result: Mapping[str, Any]) -> str:
+    """How the figures came about."""
+    return f"Command: `{result['command']}`, {result['date']}, {result['processor']}, {result['cores']} cores."
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2_grpc
 
 from bench.fleet.events import Pod
-from rejection_client.protocol import infer_request
+from bench.fleet.ways import LOST, Call
+from bench.ports import free_ports
 from rejection_server import MODEL_REPOSITORY
 from rejection_server.host.options import ServeOptions
 from rejection_server.host.server import Server
 
 Floats = NDArray[np.float64]
-CALL_TIMEOUT_S = 120.0
 
 _CONFIG = """\
 name: "classifier"
@@ -53,34 +55,57 @@ def sleeping_repository(folder: Path, pod: Pod) -> Path:
     return repository
 
 
-@contextlib.contextmanager
-def servers(repository: Path, count: int) -> Iterator[list[Server]]:
-    """So many servers of the repository, on free ports of this machine, without a response cache."""
-    options = ServeOptions(repository=repository, grpc_port=0, metrics_port=None, cache_bytes=0)
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Server(options, on_log=lambda _: None)) for _ in range(count)]
+class Fleet:
+    """Equal servers on ports of their own, any of which may die and come back; closed by a `with` block."""
+
+    def __init__(self, options: ServeOptions, count: int) -> None:
+        self._options = options
+        self._ports = free_ports(count)
+        with ThreadPoolExecutor(count) as pool:
+            self.servers = list(pool.map(self._started, self._ports))
+
+    @property
+    def addresses(self) -> list[str]:
+        """HOST:PORT of each, the same after a restart."""
+        return [f"127.0.0.1:{port}" for port in self._ports]
+
+    def _started(self, port: int) -> Server:
+        server = Server(replace(self._options, grpc_port=port, metrics_port=None), on_log=lambda _: None)
+        server.start()
+        return server
+
+    def restart(self, index: int) -> None:
+        """Stop one as a supervisor does, which lets it answer what it has, unless it is dead; then start it again."""
+        self.servers[index].stop()
+        self.servers[index] = self._started(self._ports[index])
+
+    def signal(self, index: int, number: signal.Signals) -> None:
+        """Send a signal to every process of one."""
+        for pid in self.servers[index].pids:
+            os.kill(pid, number)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for server in self.servers:
+            server.kill()
+        for server in self.servers:
+            server.wait()
 
 
-def latencies(address: str, texts: Sequence[str], arrivals_s: Sequence[float]) -> Floats:
-    """Seconds [texts] from when each was due to its answer, NaN for a failed one; one call a text, on time."""
-    return asyncio.run(_send(address, texts, arrivals_s))
-
-
-async def _send(address: str, texts: Sequence[str], arrivals_s: Sequence[float]) -> Floats:
+async def latencies(calls: Sequence[Call], texts: Sequence[str], arrivals_s: Sequence[float]) -> Floats:
+    """Seconds [texts] from when each was due to its answer, NaN for a failed one; sent on time, by `calls` in turn."""
     found = np.full(len(texts), np.nan)
-    async with grpc.aio.insecure_channel(address) as channel:
-        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
-        begin = time.monotonic() + 0.2
+    begin = time.monotonic() + 0.2
 
-        async def one(index: int) -> None:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                request = infer_request("rejection", [texts[index]], outputs=("probabilities",))
-                await infer(request, timeout=CALL_TIMEOUT_S)
-                found[index] = time.monotonic() - begin - arrivals_s[index]
+    async def one(index: int) -> None:
+        with contextlib.suppress(*LOST):
+            await calls[index % len(calls)](texts[index])
+            found[index] = time.monotonic() - begin - arrivals_s[index]
 
-        tasks = []
+    async with asyncio.TaskGroup() as tasks:
         for index, at in enumerate(arrivals_s):
             await asyncio.sleep(max(0.0, begin + at - time.monotonic()))
-            tasks.append(asyncio.create_task(one(index)))
-        await asyncio.gather(*tasks)
+            tasks.create_task(one(index))
     return found
