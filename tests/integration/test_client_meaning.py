@@ -12,7 +12,7 @@ import pytest
 from integration.client_servers import Blocking, MakeClient
 from integration.meaning_models import LABELS, MEANING
 from rejection_client import ClientConfig, InvalidInputError, ModelNotFoundError, NoPositiveLabelError, RejectionClient
-from rejection_client.llm_guard import NoRefusal
+from rejection_client.llm_guard.output_scanners import NoRefusal
 from rejection_server.host import Server
 from support.kserve import Wire
 
@@ -87,9 +87,9 @@ def test_texts_are_asked_of_several_models_and_each_fails_alone(kinds: Server, m
         assert {type(result["nobody"].error) for result in streamed} == {ModelNotFoundError}
         with pytest.raises(ModelNotFoundError):
             list(client.stream_all(texts, ["nobody"]))
-        for models in ("five", []):
+        for wrong in ("five", list[str]()):
             with pytest.raises(ValueError, match="one model or several"):
-                client.classify_all("a", models)
+                client.classify_all("a", wrong)
         with pytest.raises(TypeError, match="text row 1 is of type bytes"):
             client.classify_all(["a", b"a"], ["five"])  # type: ignore[list-item]
 
