@@ -2,7 +2,7 @@
 
 `RejectionClient` is the client, `AsyncRejectionClient` the same for asyncio, `ClientConfig` all they can be told, and
 `Prediction` what they answer. Every failure of a call is a `RejectionError` (see `rejection_client.errors` for the
-tree). `rejection_client.llm_guard` is a scanner for LLM Guard. The command `rejection` does the same from a shell.
+tree). `rejection_client.llm_guard` has scanners for LLM Guard. The command `rejection` does the same from a shell.
 """
 
 import logging as _logging

@@ -1,11 +1,13 @@
 """The two clients, method for method the same; what they do is in `_core`."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
-from typing import Literal, Self, TypedDict, Unpack
+from typing import Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from rejection_client._config import DEFAULT_URL, ClientConfig
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result
 from rejection_client._runtime import finish
+
+T = TypeVar("T")
 
 
 class CallOptions(TypedDict, total=False):
@@ -24,6 +26,24 @@ class TextOptions(CallOptions, total=False):
     max_length: int | None
     """Truncates each text to so many tokens, special tokens included: 1 or more; the model's maximum is the default and
     the most."""
+
+
+def _first_of(results: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
+    """The result of the only text, by model."""
+    return {model: of_model[0] for model, of_model in results.items()}
+
+
+def _blocking(results: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """A stream over threads as a generator."""
+    try:
+        while True:
+            try:
+                result = finish(results.__anext__())
+            except StopAsyncIteration:
+                return
+            yield result
+    finally:
+        finish(results.aclose())
 
 
 class RejectionClient:
@@ -68,16 +88,36 @@ class RejectionClient:
         request to fill. A text that fails is a `Result` with its error, and the rest goes on; what the iterable itself
         raises ends the stream after the results before it. Closing the iterator cancels what is under way.
         """
-        results = self._core.stream(texts, self._core.call(**options))
-        try:
-            while True:
-                try:
-                    result = finish(results.__anext__())
-                except StopAsyncIteration:
-                    return
-                yield result
-        finally:
-            finish(results.aclose())
+        yield from _blocking(self._core.stream(texts, self._core.call(**options)))
+
+    @overload
+    def classify_all(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, texts: str, models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> dict[str, Result]: ...
+
+    @overload
+    def classify_all(
+        self, texts: Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> dict[str, list[Result]]: ...
+
+    def classify_all(
+        self, texts: str | Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> dict[str, Result] | dict[str, list[Result]]:
+        """Classify a text, or several, with several models of the server, side by side.
+
+        Gives, by the name of the model, the result, or the results in the order of the texts. Labels, limits and the
+        positive label are each model's own, and so are errors: a model that fails is a result with its error. As many
+        requests as `ClientConfig.max_concurrent_requests` are under way at once. Which models there are, the server
+        does not tell its callers: name them.
+        """
+        results = finish(self._core.classify_all(texts, models, self._core.call(**options)))
+        return _first_of(results) if isinstance(texts, str) else results
+
+    def stream_all(
+        self, texts: Iterable[str], models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> Generator[dict[str, Result], None, None]:
+        """Classify an endless number of texts with several models: as `stream`, with a result by each model."""
+        yield from _blocking(self._core.stream_all(texts, models, self._core.call(**options)))
 
     def classify_document(
         self,
@@ -107,9 +147,9 @@ class RejectionClient:
         """Wait until `is_ready`; raises ServerUnavailableError after `timeout_s` seconds."""
         finish(self._core.wait_until_ready(timeout_s, self._core.call(metadata=metadata)))
 
-    def model_info(self, **options: Unpack[CallOptions]) -> ModelInfo:
-        """Ask the server what it tells of its model. Raises a `RejectionError`."""
-        return finish(self._core.model_info(self._core.call(**options)))
+    def model_info(self, model: str | None = None, **options: Unpack[CallOptions]) -> ModelInfo:
+        """Ask the server what it tells of the client's model, or of another. Raises a `RejectionError`."""
+        return finish(self._core.model_info(model, self._core.call(**options)))
 
     def close(self) -> None:
         """Close the connections; calls still running in other threads end with `RequestCancelledError`."""
@@ -160,6 +200,34 @@ class AsyncRejectionClient:
         finally:
             await results.aclose()
 
+    @overload
+    async def classify_all(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, texts: str, models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> dict[str, Result]: ...
+
+    @overload
+    async def classify_all(
+        self, texts: Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> dict[str, list[Result]]: ...
+
+    async def classify_all(
+        self, texts: str | Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> dict[str, Result] | dict[str, list[Result]]:
+        """Classify a text, or several, with several models, as `RejectionClient.classify_all` does."""
+        results = await self._core.classify_all(texts, models, self._core.call(**options))
+        return _first_of(results) if isinstance(texts, str) else results
+
+    async def stream_all(
+        self, texts: Iterable[str] | AsyncIterable[str], models: Sequence[str], **options: Unpack[TextOptions]
+    ) -> AsyncGenerator[dict[str, Result], None]:
+        """Classify an endless number of texts with several models: as `stream`, with a result by each model."""
+        results = self._core.stream_all(texts, models, self._core.call(**options))
+        try:
+            async for result in results:
+                yield result
+        finally:
+            await results.aclose()
+
     async def classify_document(
         self,
         text: str,
@@ -180,9 +248,9 @@ class AsyncRejectionClient:
         """Wait until `is_ready`; raises ServerUnavailableError after `timeout_s` seconds."""
         await self._core.wait_until_ready(timeout_s, self._core.call(metadata=metadata))
 
-    async def model_info(self, **options: Unpack[CallOptions]) -> ModelInfo:
-        """Ask the server what it tells of its model. Raises a `RejectionError`."""
-        return await self._core.model_info(self._core.call(**options))
+    async def model_info(self, model: str | None = None, **options: Unpack[CallOptions]) -> ModelInfo:
+        """Ask the server what it tells of the client's model, or of another. Raises a `RejectionError`."""
+        return await self._core.model_info(model, self._core.call(**options))
 
     async def close(self) -> None:
         """Close the connections; calls still running in other tasks end with `RequestCancelledError`."""

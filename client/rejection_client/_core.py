@@ -3,16 +3,18 @@
 import functools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
-from rejection_client import _documents, protocol
+from rejection_client import _documents, _several, protocol
 from rejection_client._config import ClientConfig, check_timeout, checked_metadata
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction, Result, Unit, needed
+from rejection_client._repeats import Found
 from rejection_client._retry import backoff_s
 from rejection_client._runtime import ClosedError
-from rejection_client._stream import Stream
+from rejection_client._stream import Ask, Stream, each
 from rejection_client._telemetry import current_trace
 from rejection_client._transport import LOOK_TIMEOUT_S, Call, Runtime, Transport
 from rejection_client.errors import (
@@ -25,10 +27,9 @@ from rejection_client.errors import (
     UnexpectedAnswerError,
 )
 
-_log = logging.getLogger("rejection_client")
+T = TypeVar("T")
 
-SMALLEST_SHARE = 8
-"""Texts below which a request is not divided: what a batch gains on a CPU, it gains with so many rows."""
+_log = logging.getLogger("rejection_client")
 
 MEANING = (
     "function_to_apply",
@@ -48,6 +49,8 @@ class Core:
     def __init__(self, url: str | Sequence[str], config: ClientConfig, runtime: Runtime) -> None:
         self.config = config
         self._io = runtime
+        self._address = url
+        self._others: dict[str, Core] = {}
         self._transport = Transport(url, config, runtime)
         self._rpc = self._transport.rpc
         self._url = self._transport.url
@@ -93,39 +96,71 @@ class Core:
 
     async def _many(self, texts: Sequence[str], rows: Sequence[int], call: Call) -> list[Prediction]:
         """The predictions for texts that stand at `rows` of the caller's sequence, in requests side by side."""
-        # With Triton's C++ backend a request runs on one instance of the model: all texts in one leave the others idle.
-        share = max(SMALLEST_SHARE, -(-len(texts) // self.config.max_concurrent_requests))
-        size = min(await self._texts_per_request(call), share)
+        size = min(await self.texts_per_request(call), _several.share(len(texts), self.config.max_concurrent_requests))
         if len(texts) <= size:
             return await self._request(texts, rows, call)
-        predictions: list[Prediction] = []
+        parts = [slice(first, first + size) for first in range(0, len(texts), size)]
+        found = await self._side_by_side(self._request(texts[part], rows[part], call) for part in parts)
+        return [prediction for predictions in found for prediction in predictions]
+
+    async def _side_by_side(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """What comes of them, in order, with as many under way as may be; the first failure ends all."""
+        done: list[T] = []
         under_way: deque[Any] = deque()
         try:
-            for first in range(0, len(texts), size):
+            for coroutine in coroutines:
+                under_way.append(self._io.start(coroutine))
                 if len(under_way) == self.config.max_concurrent_requests:
-                    predictions += await self._io.result(under_way[0])
+                    done.append(await self._io.result(under_way[0]))
                     under_way.popleft()
-                part = slice(first, first + size)
-                under_way.append(self._io.start(self._request(texts[part], rows[part], call)))
             while under_way:
-                predictions += await self._io.result(under_way[0])
+                done.append(await self._io.result(under_way[0]))
                 under_way.popleft()
         except ClosedError as error:
             raise self._transport.gone(error) from error
         finally:
             for handle in under_way:
                 handle.cancel()
-        return predictions
+        return done
+
+    async def classify_all(
+        self, texts: str | Sequence[str], models: Sequence[str], call: Call
+    ) -> dict[str, list[Result]]:
+        """The results for texts by each of several models."""
+        texts = [texts] if isinstance(texts, str) else texts
+        requests = self.config.max_concurrent_requests
+        return await _several.classify_all(self._cores(models), texts, call, self._side_by_side, requests)
+
+    async def stream_all(
+        self, texts: Any, models: Sequence[str], call: Call
+    ) -> AsyncGenerator[dict[str, Result], None]:
+        """The results for texts by each of several models, in order, as they come."""
+        cores = self._cores(models)
+        ask, size = await _several.asking(cores, call, self._side_by_side)
+        stream = self._stream(texts, ask, size)
+        try:
+            async for results in stream:
+                yield dict(zip(cores, results, strict=True))
+        finally:
+            await stream.aclose()
 
     async def stream(self, texts: Any, call: Call) -> AsyncGenerator[Result, None]:
         """The results for texts, in order, as they come."""
+
+        async def ask(texts: list[str], rows: list[int]) -> list[tuple[Found, ...]]:
+            return [(found,) for found in await self.each(texts, rows, call)]
+
+        stream = self._stream(texts, ask, await self.texts_per_request(call))
+        try:
+            async for (result,) in stream:
+                yield result
+        finally:
+            await stream.aclose()
+
+    async def _stream(self, texts: Any, ask: Ask, size: int) -> AsyncGenerator[list[Result], None]:
         if isinstance(texts, str):
             raise TypeError("texts is of type str; classify takes one text")
-        size = await self._texts_per_request(call)
-        stream = Stream(
-            self._io, functools.partial(self._request, call=call), size, self.config.max_concurrent_requests
-        )
-        results = stream.results(texts)
+        results = Stream(self._io, ask, size, self.config.max_concurrent_requests).results(texts)
         try:
             async for result in results:
                 yield result
@@ -189,16 +224,43 @@ class Core:
                 ) from error
             await self._io.sleep(pause_s)
 
-    async def model_info(self, call: Call) -> ModelInfo:
-        """What the server tells of its model, asked anew."""
+    async def model_info(self, model: str | None, call: Call) -> ModelInfo:
+        """What the server tells of the client's model, or of another, asked anew."""
+        if model is not None and model != self.config.model:
+            return await self._core_of(model).model_info(None, call)
         self._model = None
         return await self._served_model(call)
 
     async def close(self) -> None:
         """Close every connection."""
+        for core in self._others.values():
+            await core.close()
         await self._transport.close()
 
+    # --- other models of the server ------------------------------------------------------------------------------
+
+    def _core_of(self, model: str) -> "Core":
+        """The same for another model: with connections of its own, for a server may be ready for one and not the other.
+
+        Which of its labels means a rejection, that model says itself.
+        """
+        if model == self.config.model:
+            return self
+        if model not in self._others:
+            config = replace(self.config, model=model, positive_label=None)
+            self._others.setdefault(model, Core(self._address, config, self._io))
+        return self._others[model]
+
+    def _cores(self, models: Sequence[str]) -> dict[str, "Core"]:
+        if isinstance(models, str) or not models:
+            raise ValueError(f"models is {models!r}; give the names of one model or several, in a sequence")
+        return {model: self._core_of(model) for model in models}
+
     # --- requests ------------------------------------------------------------------------------------------------
+
+    async def each(self, texts: Sequence[str], rows: Sequence[int], call: Call) -> list[Found]:
+        """A prediction or an error for each of some texts, which stand at `rows` of the caller's."""
+        return await each(functools.partial(self._request, call=call), texts, rows)
 
     async def _request(self, texts: Sequence[str], rows: Sequence[int], call: Call) -> list[Prediction]:
         model = self._model or await self._served_model(call)
@@ -210,7 +272,8 @@ class Core:
             self._model = None  # perhaps another model by now; the next call asks
             raise
 
-    async def _texts_per_request(self, call: Call) -> int:
+    async def texts_per_request(self, call: Call) -> int:
+        """Texts in one request at most."""
         largest = (await self._served_model(call)).max_batch_size
         return min(largest, self.config.max_texts_per_request or largest)
 

@@ -1,4 +1,4 @@
-"""Equal texts of one stream are sent once: what is known of the answers so far, and of those still to come."""
+"""Equal texts of one stream or call are sent once: what is known of the answers so far, and of those still to come."""
 
 import hashlib
 from collections import OrderedDict
@@ -16,32 +16,45 @@ FRESH_S = 60.0
 """Seconds for which an answer counts: a stream may be endless, and the server may get another model meanwhile."""
 
 
+Found = Prediction | RejectionError
+"""What a model makes of a text."""
+
+
 @dataclass(slots=True, eq=False)
 class Answer:
-    """What comes of one text, for every place in the stream where it stands."""
+    """What comes of one text, for every place where it stands."""
 
     index: int
     """The first of these places."""
     read_s: float
-    prediction: Prediction | None = None
-    error: RejectionError | None = None
+    found: tuple[Found, ...] = ()
+    """By each model that was asked, once it is there."""
 
     @property
-    def is_known(self) -> bool:
-        """Whether it is there."""
-        return self.prediction is not None or self.error is not None
+    def has_failed(self) -> bool:
+        """Whether a model has no prediction."""
+        return any(isinstance(found, RejectionError) for found in self.found)
 
-    def result(self, index: int, text: str) -> Result:
-        """The result for one place; an error that names the text's row names this one."""
-        error = self.error
-        if isinstance(error, InvalidInputError) and error.row is not None and error.row != index:
-            error = InvalidInputError(ROW.sub(f"row {index}", str(error), count=1), index)
-            error.__cause__ = self.error
-        return Result(index, text, self.prediction, error)
+    def results(self, index: int, text: str) -> list[Result]:
+        """The results for one place, a model each; an error that names the text's row names this one."""
+        return [
+            Result(index, text, None, _of_row(found, index))
+            if isinstance(found, RejectionError)
+            else Result(index, text, found)
+            for found in self.found
+        ]
+
+
+def _of_row(error: RejectionError, index: int) -> RejectionError:
+    if not isinstance(error, InvalidInputError) or error.row in (None, index):
+        return error
+    other = InvalidInputError(ROW.sub(f"row {index}", str(error), count=1), index)
+    other.__cause__ = error
+    return other
 
 
 class Repeats:
-    """The texts of a stream so far, as far as they are remembered; only the stream's reader uses it."""
+    """The texts so far, as far as they are remembered; only one reader uses it."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
@@ -57,7 +70,7 @@ class Repeats:
         ).digest()
         now_s = monotonic()
         found = self._answers.get(key)
-        if found is not None and found.error is None and now_s - found.read_s < FRESH_S:
+        if found is not None and not found.has_failed and now_s - found.read_s < FRESH_S:
             self._answers.move_to_end(key)
             return found, False
         answer = Answer(index, now_s)

@@ -7,11 +7,11 @@ the same answer.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Protocol
 
 from rejection_client._prediction import Prediction, Result
-from rejection_client._repeats import Answer, Repeats
+from rejection_client._repeats import Answer, Found, Repeats
 from rejection_client._runtime import ClosedError
 from rejection_client._transport import Runtime
 from rejection_client.errors import InvalidInputError, RejectionError
@@ -26,12 +26,18 @@ class Request(Protocol):
     def __call__(self, texts: list[str], rows: list[int]) -> Awaitable[list[Prediction]]: ...
 
 
+class Ask(Protocol):
+    """Has some texts answered, by one model or several; fails for none of them."""
+
+    def __call__(self, texts: list[str], rows: list[int]) -> Awaitable[list[tuple[Found, ...]]]: ...
+
+
 class Stream:
     """One stream, with at most `size` texts in a request and `concurrency` requests under way."""
 
-    def __init__(self, runtime: Runtime, request: Request, size: int, concurrency: int) -> None:
+    def __init__(self, runtime: Runtime, ask: Ask, size: int, concurrency: int) -> None:
         self._io = runtime
-        self._request = request
+        self._ask = ask
         self._size = size
         self._concurrency = concurrency
         self._repeats = Repeats()
@@ -49,8 +55,11 @@ class Stream:
         """What the iterable raised at its end."""
         self._closed = False
 
-    async def results(self, texts: Any) -> AsyncGenerator[Result, None]:
-        """The results in order. Raises what the iterable raises, after the results before it; ClosedError."""
+    async def results(self, texts: Any) -> AsyncGenerator[list[Result], None]:
+        """The results in order, of each text one by each model.
+
+        Raises what the iterable raises, after the results before it; ClosedError.
+        """
         self._io.start_background(self._read(texts))
         try:
             while self._places or not self._ended:
@@ -59,10 +68,10 @@ class Stream:
                 self._send()  # first, for whoever takes the results may take its time
                 if done is not None:
                     await self._io.result(done)
-                while self._places and self._places[0][2].is_known:
+                while self._places and self._places[0][2].found:
                     text, index, answer = self._places.popleft()
                     self._room.set()
-                    yield answer.result(index, text)
+                    yield answer.results(index, text)
                     if self._under_way and self._under_way[0].done():
                         break  # there may be more to send
                 if done is None and (self._places or not self._ended):
@@ -114,26 +123,30 @@ class Stream:
         return is_full and not self._closed
 
     async def _classify(self, batch: list[tuple[str, Answer]]) -> None:
-        """Classify some texts; one that the server refuses fails alone."""
-        groups = [batch]
-        while groups:
-            group = groups.pop()
-            rows = [answer.index for _, answer in group]
-            try:
-                predictions = await self._request([text for text, _ in group], rows)
-            except InvalidInputError as error:
-                if error.row in rows:
-                    place = rows.index(error.row)
-                    group[place][1].error = error
-                    groups += [rest] if (rest := group[:place] + group[place + 1 :]) else []
-                elif len(group) == 1:
-                    group[0][1].error = error
-                else:  # the server does not say which
-                    middle = len(group) // 2
-                    groups += [group[:middle], group[middle:]]
-            except RejectionError as error:
-                for _, answer in group:
-                    answer.error = error
-            else:
-                for (_, answer), prediction in zip(group, predictions, strict=True):
-                    answer.prediction = prediction
+        """Have some texts answered."""
+        rows = [answer.index for _, answer in batch]
+        for (_, answer), found in zip(batch, await self._ask([text for text, _ in batch], rows), strict=True):
+            answer.found = found
+
+
+async def each(request: Request, texts: Sequence[str], rows: Sequence[int]) -> list[Found]:
+    """Classify some texts in one request, and in more if it fails: a text that the server refuses fails alone."""
+    found: dict[int, Found] = {}
+    groups = [list(zip(texts, rows, strict=True))]
+    while groups:
+        group = groups.pop()
+        places = [row for _, row in group]
+        try:
+            found.update(zip(places, await request([text for text, _ in group], places), strict=True))
+        except InvalidInputError as error:
+            if error.row in places:
+                found[error.row] = error
+                groups += [rest] if (rest := [(text, row) for text, row in group if row != error.row]) else []
+            elif len(group) == 1:
+                found[places[0]] = error
+            else:  # the server does not say which
+                middle = len(group) // 2
+                groups += [group[:middle], group[middle:]]
+        except RejectionError as error:
+            found.update(dict.fromkeys(places, error))
+    return [found[row] for row in rows]

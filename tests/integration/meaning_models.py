@@ -8,7 +8,22 @@ LABELS = {
     "topics": [f"topic {number}" for number in range(12)],
     "stars": ["low", "middle", "high"],
     "older": ["NORMAL", "REJECTION"],
+    # Of the models that LLM Guard's scanners have.
+    "injection": ["SAFE", "INJECTION"],
+    "toxic": [
+        *("toxicity", "severe_toxicity", "obscene", "identity_attack", "insult", "threat", "sexual_explicit", "male"),
+        *("female", "homosexual_gay_or_lesbian", "christian", "jewish", "muslim", "black", "white"),
+        "psychiatric_or_mental_illness",
+    ],
+    "gibberish": ["clean", "mild gibberish", "noise", "word salad"],
+    "language": [
+        *("ja", "nl", "ar", "pl", "de", "it", "pt", "tr", "es", "hi"),
+        *("el", "ur", "bg", "en", "fr", "zh", "ru", "th", "sw", "vi"),
+    ],
+    "bias": ["BIASED", "NEUTRAL"],
 }
+ONE_LABEL = {"function_to_apply": "softmax", "problem_type": "single_label_classification"}
+MULTI_LABEL = {"function_to_apply": "sigmoid", "problem_type": "multi_label_classification"}
 MEANING: dict[str, dict[str, str]] = {
     "reversed": {
         "function_to_apply": "softmax",
@@ -19,10 +34,15 @@ MEANING: dict[str, dict[str, str]] = {
         "precision": "fp32",
         "model_version": "3",
     },
-    "five": {"function_to_apply": "softmax", "problem_type": "single_label_classification"},
-    "topics": {"function_to_apply": "sigmoid", "problem_type": "multi_label_classification"},
+    "five": ONE_LABEL,
+    "topics": MULTI_LABEL,
     "stars": {"function_to_apply": "none", "problem_type": "regression"},
     "older": {},
+    "injection": ONE_LABEL,
+    "toxic": MULTI_LABEL,
+    "gibberish": ONE_LABEL,
+    "language": ONE_LABEL,
+    "bias": ONE_LABEL,
 }
 CONFIG = """
 backend: "python"

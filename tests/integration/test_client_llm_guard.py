@@ -1,13 +1,15 @@
-"""LLM Guard's own `scan_output` with the scanner, against a real server; and both scanners side by side on scores."""
+"""The scanners for LLM Guard against real servers, and within LLM Guard's own `scan_prompt` and `scan_output`."""
 
-import enum
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from integration.client_servers import make_repository, start_servers, stop_servers
-from rejection_client import RejectionClient
-from rejection_client.llm_guard import NoRefusal, risk_score
+from rejection_client import ModelNotFoundError, RejectionClient, UnexpectedAnswerError
+from rejection_client.llm_guard import input_scanners, output_scanners
+from rejection_client.llm_guard.output_scanners import NoRefusal
+from rejection_server.host import Server
 
 REASON = "LLM Guard is not installed; it brings torch, so it is no dependency of the tests: pip install llm-guard"
 
@@ -27,12 +29,41 @@ def test_without_llm_guard(client: RejectionClient) -> None:
     assert scanner.scan("How?", "It is late.") == ("It is late.", True, -0.9)
 
 
-def test_an_enumeration_of_the_match_types_is_taken(client: RejectionClient) -> None:
-    class MatchType(enum.Enum):
-        SENTENCE = "sentence"
+@pytest.mark.parametrize(
+    ("scanner", "options", "bad", "good"),
+    [
+        (input_scanners.PromptInjection, {"model": "injection"}, ("0.01 0.99", 0.9), ("0.9 0.1", -0.9)),
+        (input_scanners.Toxicity, {"model": "toxic"}, ("0 0 0.8 0", 0.6), ("0 0 0 0 0 0 0 0.99", -1.0)),
+        (input_scanners.Gibberish, {"model": "gibberish"}, ("0 0 1 0", 1.0), ("0.9 0.1 0", -0.9)),
+        (
+            input_scanners.Language,
+            {"model": "language", "valid_languages": ["en", "nl"]},
+            ("0.8 0.2 0", 0.5),
+            ("0 0.8 0", -1.0),
+        ),
+    ],
+    ids=["injection", "toxic", "gibberish", "language"],
+)
+def test_prompts_are_scanned_by_models_with_the_published_labels(
+    kinds: Server, scanner: Any, options: dict[str, Any], bad: tuple[str, float], good: tuple[str, float]
+) -> None:
+    with RejectionClient(kinds.grpc_address) as client:
+        for (text, risk), is_valid in ((bad, False), (good, True)):
+            assert scanner(client, **options).scan(text) == (text, is_valid, risk)
 
-    scanner = NoRefusal(client, match_type=MatchType.SENTENCE)  # type: ignore[arg-type]  # LLM Guard's own callers
-    assert scanner.scan("", "Fine. Sorry.")[1] is False
+
+def test_outputs_are_scanned_by_models_with_the_published_labels(kinds: Server) -> None:
+    with RejectionClient(kinds.grpc_address) as client:
+        assert output_scanners.Bias(client, model="bias").scan("0.9 0.1", "x") == ("x", False, 0.7)
+        assert output_scanners.Toxicity(client, model="toxic").scan("", "0.69 0")[1:] == (True, 0.0)
+        assert output_scanners.Gibberish(client, model="gibberish").scan("", "0 0 0.8 0.2")[1:] == (False, 0.3)
+        assert output_scanners.Language(client, ["nl"], model="language").scan("", "0.8 0")[1:] == (False, 0.3)
+        with pytest.raises(UnexpectedAnswerError, match="made by softmax"):
+            output_scanners.Toxicity(client, model="five").scan("", "x")
+        with pytest.raises(UnexpectedAnswerError, match="SAFE, INJECTION, and the scanner goes by BIASED"):
+            output_scanners.Bias(client, model="injection").scan("", "x")
+        with pytest.raises(ModelNotFoundError):
+            output_scanners.Bias(client, model="nobody").scan("", "x")
 
 
 def test_within_llm_guard(client: RejectionClient) -> None:
@@ -42,11 +73,3 @@ def test_within_llm_guard(client: RejectionClient) -> None:
     assert (text, valid, risk) == ("Sorry, I can't help with that.", {"NoRefusal": False}, {"NoRefusal": 0.6})
     assert guard.scan_output([scanner], "How?", "Like this.")[1:] == ({"NoRefusal": True}, {"NoRefusal": -0.9})
     assert guard.scan_output([scanner], "How?", "  ")[1:] == ({}, {})
-
-
-def test_the_risk_is_llm_guards() -> None:
-    util = pytest.importorskip("llm_guard.util", reason=REASON)
-    for threshold in (0.01, 0.25, 0.5, 0.75, 0.9, 0.99):
-        for percent in range(101):
-            score = percent / 100
-            assert risk_score(score, threshold) == util.calculate_risk_score(score, threshold), (score, threshold)

@@ -11,8 +11,8 @@ import pytest
 
 from integration.client_servers import Blocking, MakeClient
 from integration.meaning_models import LABELS, MEANING
-from rejection_client import ClientConfig, InvalidInputError, NoPositiveLabelError, RejectionClient
-from rejection_client.llm_guard import NoRefusal
+from rejection_client import ClientConfig, InvalidInputError, ModelNotFoundError, NoPositiveLabelError, RejectionClient
+from rejection_client.llm_guard.output_scanners import NoRefusal
 from rejection_server.host import Server
 from support.kserve import Wire
 
@@ -47,6 +47,51 @@ def test_a_refusal_is_a_named_label_wherever_it_stands(kinds: Server, make_clien
             assert getattr(info, name) == value
     with make_client(kinds.grpc_address, config("reversed", positive_label="NORMAL")) as client:
         assert [found.is_rejection() for found in client.classify_many([refusal, answer])] == [False, True]
+
+
+def test_a_text_is_asked_of_several_models_at_once(kinds: Server, make_client: MakeClient) -> None:
+    models = ["five", "reversed", "nobody", "topics"]
+    with make_client(kinds.grpc_address, config("reversed", positive_label="NORMAL")) as client:
+        results = client.classify_all("0.9 0.1", models)
+        assert list(results) == models
+        for model in ("five", "reversed", "topics"):
+            with make_client(kinds.grpc_address, config(model)) as alone:
+                single = alone.classify("0.9 0.1")
+                assert results[model].unwrap().scores == single.scores
+                if model != "reversed":  # the client's own, for which it was told another
+                    assert results[model].prediction == single
+        assert results["reversed"].unwrap().positive_label == "NORMAL"
+        assert isinstance(results["nobody"].error, ModelNotFoundError)
+        assert client.model_info("topics").is_multi_label
+
+
+def test_texts_are_asked_of_several_models_and_each_fails_alone(kinds: Server, make_client: MakeClient) -> None:
+    texts = ["0.1 0.9", "bad", *[f"0.{number % 10} 0.5" for number in range(40)], "0.1 0.9"]
+    with make_client(kinds.grpc_address, config("reversed")) as client:
+        results = client.classify_all(texts, ["five", "nobody", "reversed"])
+        for model in ("five", "reversed"):
+            assert [(result.index, result.text) for result in results[model]] == list(enumerate(texts))
+            failed = [(result.index, result.error) for result in results[model] if result.error is not None]
+            assert [index for index, _ in failed] == [1]
+            assert isinstance(failed[0][1], InvalidInputError)
+            assert failed[0][1].row == 1
+        scores = [list(result.unwrap().scores.values()) for result in results["reversed"] if result.index != 1]
+        asked = [[float(word) for word in text.split()] for text in texts if text != "bad"]
+        assert scores == [pytest.approx(numbers) for numbers in asked]
+        assert {type(result.error) for result in results["nobody"]} == {ModelNotFoundError}
+
+        assert client.classify_all([], ["five"]) == {"five": []}
+        streamed = list(client.stream_all(iter(texts), ["five", "nobody", "reversed"]))
+        for model in ("five", "reversed"):
+            assert [result[model].prediction for result in streamed] == [one.prediction for one in results[model]]
+        assert {type(result["nobody"].error) for result in streamed} == {ModelNotFoundError}
+        with pytest.raises(ModelNotFoundError):
+            list(client.stream_all(texts, ["nobody"]))
+        for wrong in ("five", list[str]()):
+            with pytest.raises(ValueError, match="one model or several"):
+                client.classify_all("a", wrong)
+        with pytest.raises(TypeError, match="text row 1 is of type bytes"):
+            client.classify_all(["a", b"a"], ["five"])  # type: ignore[list-item]
 
 
 def test_llm_guards_scanner_goes_by_the_name(kinds: Server) -> None:

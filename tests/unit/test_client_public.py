@@ -120,9 +120,7 @@ def signature(method: Callable[..., object]) -> tuple[list[tuple[object, ...]], 
     """Parameters and answer, with asyncio's iterators named as the plain ones."""
 
     def plain(annotation: object) -> str:
-        asynchronous = "collections.abc.AsyncGenerator[rejection_client._prediction.Result, None]"
-        plain = "collections.abc.Generator[rejection_client._prediction.Result, None, None]"
-        return str(annotation).replace(asynchronous, plain)
+        return re.sub(r"\bAsyncGenerator\[(.*), None\]", r"Generator[\1, None, None]", str(annotation))
 
     found = inspect.signature(method)
     either = "collections.abc.Iterable[str] | collections.abc.AsyncIterable[str]"

@@ -11,26 +11,27 @@ FOUND = Prediction("A", {"A": 1.0}, 3, False)
 def test_equal_texts_wait_for_one_answer() -> None:
     repeats = Repeats()
     first, is_new = repeats.answer_of("a", 0)
-    assert (is_new, first.is_known) == (True, False)
+    assert (is_new, first.found) == (True, ())
     assert repeats.answer_of("b", 1)[1]
     assert repeats.answer_of("a", 2) == (first, False)
-    first.prediction = FOUND
+    first.found = (FOUND,)
     assert repeats.answer_of("a", 3) == (first, False)
-    assert first.result(3, "a").prediction is FOUND
+    assert first.results(3, "a")[0].prediction is FOUND
 
 
 def test_an_error_is_for_those_who_wait_and_names_their_row() -> None:
     repeats = Repeats()
     answer, _ = repeats.answer_of("\ud83e", 7)
     assert repeats.answer_of("\ud83e", 9) == (answer, False)
-    answer.error = InvalidInputError("text row 7 cannot be sent", 7)
-    assert answer.result(7, "").error is answer.error
-    other = answer.result(9, "").error
+    error = InvalidInputError("text row 7 cannot be sent", 7)
+    answer.found = (FOUND, error)
+    assert [result.error for result in answer.results(7, "")] == [None, error]
+    other = answer.results(9, "")[1].error
     assert isinstance(other, InvalidInputError)
-    assert (str(other), other.row, other.__cause__) == ("text row 9 cannot be sent", 9, answer.error)
+    assert (str(other), other.row, other.__cause__) == ("text row 9 cannot be sent", 9, error)
     assert repeats.answer_of("\ud83e", 10)[1], "asked for anew"
-    answer.error = ServerError("out of order")
-    assert answer.result(9, "").error is answer.error
+    answer.found = (ServerError("out of order"),)
+    assert answer.results(9, "")[0].error is answer.found[0]
 
 
 def test_memory_and_its_age_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
