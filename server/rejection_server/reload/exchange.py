@@ -23,6 +23,7 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from rejection_server.commands import command
 from rejection_server.guard.memory import resident_bytes
 from rejection_server.host.errors import ExchangeError
 from rejection_server.host.gpu import compare_served
@@ -105,10 +106,11 @@ class Exchange:
             if new not in found:
                 raise ExchangeError(
                     f"version {new} of {names.public} is not in the repository, which has "
-                    f"{', '.join(map(str, found)) or 'none'}: add it with prepare --version {new}"
+                    f"{', '.join(map(str, found)) or 'none'}: add it with {command('prepare')} --version {new}"
                 )
             if new == self._history[names][-1]:
-                newer = "" if version is not None else ", and there is no newer one: add it with prepare --version"
+                add = f", and there is no newer one: add it with {command('prepare')} --version"
+                newer = add if version is None else ""
                 raise ExchangeError(f"version {new} of {names.public} is the one that answers{newer}")
             self._take_over(names, new, say)
             self._history[names].append(new)
