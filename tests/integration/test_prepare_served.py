@@ -15,13 +15,13 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from rejection_server.graph.varlen import cpu_twin
-from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.errors import GateError, OutputError
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import prepare
 from rejection_server.prepare.recorded import compare_again
+from rejection_server.reload.cli import main as reload
 from support import tiny_transformers
 from support.kserve import Wire, request
 from support.tree import fingerprint
@@ -68,21 +68,15 @@ def test_model_json_says_where_the_model_comes_from(repository: Path) -> None:
     assert {path.name for path in repository.parent.iterdir()} == {"original", "served"}, "nothing temporary is left"
 
 
-def test_a_second_version_takes_over_while_requests_flow(folder: Path, repository: Path) -> None:
+def test_a_second_version_takes_over_while_requests_flow(
+    folder: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = fingerprint(repository)
     newer = tiny_transformers.make(folder / "newer", "roberta", labels=LABELS, settings=MULTI_LABEL, seed=9)
-    key_file = folder / "key"
-    key_file.touch(mode=0o600)
-    key_file.write_text("key-of-administration")
-    key = [(ADMIN_KEY, "key-of-administration")]
-    options = ServeOptions(
-        repository=repository,
-        grpc_port=0,
-        admin_key_file=key_file,
-        metrics_port=None,
-        triton_arguments=("--model-control-mode=explicit", "--load-model=*"),
-    )
-    with Server(options) as server:
+    key = folder / "key"
+    key.touch(mode=0o600)
+    key.write_text("key-of-administration")
+    with Server(ServeOptions(repository=repository, grpc_port=0, metrics_port=None, admin_key_file=key)) as server:
         wire = Wire(server.grpc_address)
         metadata = wire.stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="rejection"), timeout=10)
         assert [list(t.shape) for t in metadata.outputs] == [[-1, 4], [-1, 4], [-1, 1]]
@@ -117,16 +111,16 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
         load = service_pb2.RepositoryModelLoadRequest(model_name="classifier")
         with pytest.raises(grpc.RpcError, match="takes the key of administration"):
             wire.stub.RepositoryModelLoad(load, timeout=60)
-        for model in ("classifier", "rejection"):
-            load = service_pb2.RepositoryModelLoadRequest(model_name=model)
-            wire.stub.RepositoryModelLoad(load, timeout=60, metadata=key)
+        command = ["reload", "--address", server.grpc_address]
+        assert reload(command) == 1
+        assert "takes the key of administration: name its file with --admin-key-file" in capsys.readouterr().err
+        assert reload([*command, "--admin-key-file", str(key)]) == 0
+        assert "comparing version 2 with the original's answers" in capsys.readouterr().err
         time.sleep(0.5)
         stop.set()
         for thread in threads:
             thread.join()
         new = wire.infer(["Where is the station?"])["logits"][0]
-        index = wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=10, metadata=key)
-        assert [m.version for m in index.models if m.name == "classifier"] == ["2"]
         config = wire.stub.ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config
         assert config.parameters["model_version"].string_value == "2"
         assert config.parameters["model_sha256"].string_value == facts_of(repository, 2)["sha256"]

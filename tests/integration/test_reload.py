@@ -5,7 +5,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rejection_server.host.errors import ModelProcessError
 from rejection_server.prepare import gate
 from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.recorded import Recorded
+from rejection_server.reload import exchange
 from rejection_server.reload.cli import main
 from support.kserve import Wire, arrays, request
 from support.repository import REPOSITORY, bundled_tokenizer
@@ -66,11 +67,11 @@ class Served:
 
     server: Server
     repository: Path
-    key: Path
+    events: list[Mapping[str, Any]]
 
     def __call__(self, *command: str) -> int:
         """Run a command of `rejection-server`; returns its exit status."""
-        return main([*command, "--address", self.server.grpc_address, "--admin-key-file", str(self.key)])
+        return main([*command, "--address", self.server.grpc_address])
 
     def answer(self, text: str = TEXT) -> tuple[str, bytes]:
         return answer(Wire(self.server.grpc_address), text)
@@ -102,14 +103,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     shutil.copytree(REPOSITORY, repository)
     shutil.rmtree(repository / "classifier" / "1")
     add_version(repository / "classifier", 1, seed=1)
-    key = folder / "key"
-    key.touch(mode=0o600)
-    key.write_text("key-of-administration")
-    options = ServeOptions(
-        repository=repository, grpc_port=0, metrics_port=None, cores=CORES, admin_key_file=key, silence_s=None
-    )
-    with Server(options) as server:
-        yield Served(server, repository, key)
+    events: list[Mapping[str, Any]] = []
+    options = ServeOptions(repository=repository, grpc_port=0, metrics_port=None, cores=CORES)
+    with Server(options, on_event=events.append) as server:
+        yield Served(server, repository, events)
         server.kill()
 
 
@@ -183,6 +180,7 @@ def test_versions_take_over_while_callers_go_on(served: Served, capsys: pytest.C
     assert [during[name] for name in told] == ["2", newer["name"], newer["sha256"], newer["precision"]]
     said = capsys.readouterr()
     assert said.out.splitlines() == ["version 2 of rejection answers", "version 1 of rejection answers again"]
+    assert said.out.splitlines() == [e["message"] for e in served.events if e["event"] == "exchanged"]
     assert [line.partition("] ")[2] for line in said.err.splitlines() if "] ..." not in line] == [
         "loading version 2 of rejection; version 1 goes on answering",
         "comparing version 2 with the original's answers",
@@ -241,6 +239,18 @@ def test_a_version_that_cannot_take_over_changes_nothing(
     assert (served.answer(), served.parameters(), served.loaded("classifier")) == (before, parameters, ["1"])
 
 
+def test_two_versions_that_do_not_fit_in_memory(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = add_version(served.repository / "classifier", 9, seed=3)
+    monkeypatch.setattr(exchange, "available_bytes", lambda: 1 << 20)
+    assert served("reload") == 1
+    shutil.rmtree(version)
+    assert re.search(
+        r"version 9 of rejection takes about \d\d+ MiB beside version 1, and 1 MiB are free", capsys.readouterr().err
+    )
+
+
 def test_what_is_there_already_is_not_exchanged(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, says in (
         (["reload", "--version", "1"], "version 1 of rejection is the one that answers"),
@@ -266,9 +276,8 @@ def test_who_has_no_key_changes_nothing(served: Served, tmp_path: Path, capsys: 
     other.write_text("key-of-somebody-else")
     address = ["--address", served.server.grpc_address]
     for arguments, says in (
-        (address, "the server takes the key of administration: name its file with --admin-key-file"),
         ([*address, "--admin-key-file", str(other)], "the key is not the server's: name the file that serve has"),
-        (["--address", "127.0.0.1:1", "--admin-key-file", str(served.key)], "no server of this user is at 127.0.0.1:1"),
+        (["--address", "127.0.0.1:1"], "no server of this user is at 127.0.0.1:1, but at "),
     ):
         for command in ("reload", "rollback", "versions"):
             assert main([command, *arguments]) == 1
