@@ -137,7 +137,7 @@ def _describe_models(told: list[Told], instances: Mapping[str, int]) -> list[str
     if len(told) == 1:
         return [f"  model    {told[0].model}, {told[0].precision}"]
     width = max(len(each.names.public) for each in told)
-    lines = []
+    lines: list[str] = []
     for each in told:
         more = ", ..." if len(each.labels) > MOST_LABELS else ""
         labels = ", ".join(each.labels[:MOST_LABELS]) + more

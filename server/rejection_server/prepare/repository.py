@@ -219,7 +219,7 @@ def publish_beside(staged: Path, output: Path, names: Names) -> None:
 
     Raises OutputError if another has taken the name meanwhile.
     """
-    whole = staged.with_name("whole")
+    whole = staged.with_name(f"{staged.name}.whole")
     with disk_errors(staged), _alone(output.parent):
         _check_free(output, names)
         shutil.copytree(output, whole, symlinks=True, copy_function=_linked)
