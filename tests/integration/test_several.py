@@ -52,7 +52,8 @@ def beside(several: Server) -> Wire:
 def alone(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Wire]]:
     """Each classifier in a server of its own, without a cache."""
     folder = tmp_path_factory.mktemp("alone")
-    made = [ServeOptions(repository=make_alone(name, folder / name), grpc_port=0, cache_bytes=0) for name in ALL[1:]]
+    given = {"grpc_port": 0, "metrics_port": None, "cache_bytes": 0}
+    made = [ServeOptions(repository=make_alone(name, folder / name), **given) for name in ALL[1:]]
     servers = [Server(options) for options in made]
     try:
         with ThreadPoolExecutor() as pool:
@@ -105,7 +106,7 @@ def test_each_has_its_own_labels_and_meaning(several: Server, beside: Wire, caps
     for model, labels in (("tone", TONE), ("topic", TOPIC)):
         url = ["--url", several.grpc_address]
         assert client_command(["classify", *url, "--model", model, "--output", "jsonl", "Hello."]) == 0
-        assert set(json.loads(capsys.readouterr().out)["probabilities"]) == set(labels)
+        assert set(json.loads(capsys.readouterr().out)["scores"]) == set(labels)
 
 
 @pytest.mark.parametrize(("model", "owner"), [("classifier", "rejection"), ("tone_scoring", "tone")])
