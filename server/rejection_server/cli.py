@@ -99,9 +99,11 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
     )
     # Where another configuration was chosen by name, or models come and go, the counts are the repository's own.
     if not (options.model_config_name or options.changes_models):
-        options = replace(options, cores=usable_cores() if arguments.cores is None else arguments.cores)
-    elif arguments.cores is not None:
-        console.say("--cores goes with neither --model-config-name nor --model-control-mode")
+        cores = usable_cores() if arguments.cores is None else arguments.cores
+        options = replace(options, cores=cores, weights=arguments.weight)
+    elif arguments.cores is not None or arguments.weight:
+        which = "--weight" if arguments.cores is None else "--cores"
+        console.say(f"{which} goes with neither --model-config-name nor --model-control-mode")
         return 2
     for warning in _warnings(options):
         console.say(warning, "warning")

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rejection_server.commands import command
+from rejection_server.facts import Told, told_of
+from rejection_server.names import DEFAULT, PARTS
 from rejection_server.parser import PROG
 from rejection_server.wording import printable
 
 if TYPE_CHECKING:
     from rejection_server.host import ServeOptions, Server
 
-__all__ = ["Console", "describe_event", "describe_model"]
+__all__ = ["Console", "describe_event"]
 
 EXAMPLE_TEXT = "Sorry, but I can't assist with that."
 PROGRESS_AFTER_S = 2.0
+MOST_LABELS = 4
+"""Labels of a classifier that are named where there are several classifiers."""
 _FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
 
 
@@ -113,37 +115,55 @@ def describe_event(event: Mapping[str, Any]) -> str:
 
 
 def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> None:
-    name, precision = describe_model(options.repository)
+    told = told_of(options.repository)
     print(f"Ready after {elapsed_s:.1f} s.")
     for service, address in server.bound.items():
         print(f"  {service:8} {address}")
-    print(f"  model    {name}, {precision}")
+    for line in _describe_models(told, server.instances):
+        print(line)
     if options.device == "gpu":
         print("  device   GPU, which answered the original's texts as the original did")
     if server.instances:
-        print(f"  layout   {_describe_layout(server.instances, options)}")
+        print(f"  layout   {_describe_layout(server, options)}")
     print(f"  cache    {_describe_cache(options.cache_size)}")
+    model = [] if told[0].names.public == DEFAULT else ["--model", told[0].names.public]
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
     url += [] if options.tls_cert is None else ["--tls"]
     url += [] if options.token_file is None else ["--token-file", str(options.token_file)]
-    print(f"Try it:    {shlex.join([*command('classify').split(), *url])} {_quoted(EXAMPLE_TEXT)}")
+    print(f"Try it:    {shlex.join([*command('classify').split(), *model, *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)
 
 
-def describe_model(repository: Path) -> tuple[str, str]:
-    """Name and precision of the classifier's newest version, as its preparation wrote them down beside it."""
-    versions = [folder for folder in repository.glob("classifier/[0-9]*") if folder.name.isdecimal()]
-    newest = max(versions, key=lambda folder: int(folder.name), default=repository / "classifier" / "1")
-    try:
-        facts = json.loads((newest / "model.json").read_text(encoding="utf-8"))
-        return str(facts.get("name", "rejection")), str(facts.get("precision", "unknown precision"))
-    except (OSError, ValueError, AttributeError):
-        return "rejection", "unknown precision"
+def _describe_models(told: list[Told], instances: Mapping[str, int]) -> list[str]:
+    """A line for each classifier; the only one's labels and instances need no line of their own."""
+    if len(told) == 1:
+        return [f"  model    {told[0].model}, {told[0].precision}"]
+    width = max(len(each.names.public) for each in told)
+    lines: list[str] = []
+    for each in told:
+        more = ", ..." if len(each.labels) > MOST_LABELS else ""
+        labels = ", ".join(each.labels[:MOST_LABELS]) + more
+        counts = {
+            part: instances[getattr(each.names, part)] for part in PARTS if getattr(each.names, part) in instances
+        }
+        facts = [f"{each.model}, {each.precision}", labels, _counted(counts)]
+        title = "  models  " if not lines else " " * 10
+        lines.append(f"{title} {each.names.public:{width}}  {'; '.join(filter(None, facts))}")
+    return lines
 
 
-def _describe_layout(instances: Mapping[str, int], options: ServeOptions) -> str:
-    counts = ", ".join(f"{count} {model}" for model, count in sorted(instances.items()))
-    return f"{counts} ({options.cores} core{'' if options.cores == 1 else 's'})"
+def _describe_layout(server: Server, options: ServeOptions) -> str:
+    cores = f"{options.cores} core{'' if options.cores == 1 else 's'}"
+    if len(server.shares) < 2:
+        return f"{_counted(server.instances)} ({cores})"
+    parts = ", ".join(f"{name} {count}" for name, count in server.shares.items())
+    if sum(server.shares.values()) > (options.cores or 0):
+        return f"one instance each, which is more than {cores}"
+    return f"{cores} shared out: {parts}"
+
+
+def _counted(instances: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {model}" for model, count in sorted(instances.items()))
 
 
 def _describe_cache(size: int) -> str:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rejection_server import __version__
-from rejection_server.console import Console, describe_event, describe_model
+from rejection_server.console import Console, describe_event
+from rejection_server.facts import told_of
 from rejection_server.host.triton_log import read_line
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class JsonConsole(Console):
 
     def ready(self, server: Server, options: ServeOptions, elapsed_s: float) -> None:
         """The server answers."""
-        name, precision = describe_model(options.repository)
+        told = told_of(options.repository)
         _write(
             "info",
             "serve",
@@ -80,10 +81,13 @@ class JsonConsole(Console):
             http=server.bound.get("HTTP"),
             metrics=server.bound.get("metrics"),
             tls=options.tls_cert is not None,
-            model=name,
-            precision=precision,
+            models={
+                each.names.public: {"model": each.model, "precision": each.precision, "labels": each.labels}
+                for each in told
+            },
             device=options.device,
             instances=dict(server.instances) or None,
+            cores=dict(server.shares) or None,
             cache_bytes=options.cache_size,
             version=__version__,
         )

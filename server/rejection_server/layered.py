@@ -56,7 +56,7 @@ class LayeredParser(configargparse.ArgumentParser):  # type: ignore[misc]  # it 
             value = getattr(options, action.dest)
             if value is None and action.default is not None:
                 value = "off"
-            if value is None or (source == _DEFAULT and value is False):
+            if value is None or (source == _DEFAULT and value in (False, {})):
                 lines.append((f"# {key}", "not set"))
             else:
                 lines.append((f"{key} = {_toml(value)}", source))
@@ -128,4 +128,6 @@ class _Toml(configargparse.ConfigFileParser):  # type: ignore[misc]
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        value = ",".join(f"{name}={number:g}" for name, number in value.items())
     return str(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)

@@ -17,10 +17,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEFAULT", "Names", "classifier_name", "classifiers_in"]
+__all__ = ["DEFAULT", "PARTS", "Names", "classifier_name", "classifiers_in"]
 
 DEFAULT = "rejection"
 PARTS = ("scoring", "tokenizer", "classifier")
+"""What `Names` calls them, too."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _PART = re.compile(rf"(?:(?P<public>.+)_)?(?P<part>{'|'.join(PARTS)})")

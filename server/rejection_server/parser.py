@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rejection_server import MODEL_REPOSITORY, __version__
 from rejection_server.commands import command
@@ -41,6 +42,8 @@ examples:
       see what an environment variable, a file and the command line come to
   {serve} --cores 4 --cache-size 1G
       use 4 cores of a larger machine, and remember more answers
+  {serve} --repository build/guard --weight toxicity=2
+      several classifiers, toxicity with twice the cores of each other
   {serve} --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --token-file tokens
       let in callers from elsewhere who have a token, encrypted; docs/security.md tells more
   {serve} --admin-key-file key
@@ -163,6 +166,14 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         "(default: all that this process may use, its control group's limit included)",
     )
     serve.add_argument(
+        "--weight",
+        action=_Weights,
+        default={},
+        metavar="NAME=N",
+        help="of a classifier, where the repository has several: they share the cores by weight, one instance each at "
+        "least; may be repeated, or commas between (default: 1 each, equal parts)",
+    )
+    serve.add_argument(
         "--cache-size",
         type=_size,
         metavar="SIZE",
@@ -214,6 +225,25 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         help="print the options that would be used, and where each is from, as such a file, and exit",
     )
     return serve
+
+
+class _Weights(argparse.Action):
+    """Puts NAME=N, or several with commas between, together to weights by name."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        del parser, option
+        found = dict(getattr(namespace, self.dest))
+        for part in values.split(","):
+            name, _, weight = part.partition("=")
+            try:
+                found[name] = float(weight)
+            except ValueError:
+                found[name] = math.nan
+            if not (name and 0 < found[name] < math.inf):
+                raise argparse.ArgumentError(self, f"'{part}' is no weight: give NAME=N, N above 0")
+        setattr(namespace, self.dest, found)
 
 
 def _port(text: str) -> int | None:

@@ -25,6 +25,7 @@ import onnxruntime
 
 from faults import folders
 from rejection_server.commands import command
+from rejection_server.names import Names
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare import cli, served
 from rejection_server.prepare.answers import Answers
@@ -58,19 +59,19 @@ class _HangError(BaseException):
     pass
 
 
-def without_server(repository: Path, texts: Sequence[str]) -> Answers:
+def without_server(repository: Path, names: Names, texts: Sequence[str]) -> Answers:
     """What the repository's files answer: the server adds nothing to what is looked at here but time."""
-    session = onnxruntime.InferenceSession(str(next(repository.glob("classifier/*/model.onnx"))))
+    session = onnxruntime.InferenceSession(str(next(repository.glob(f"{names.classifier}/*/model.onnx"))))
     accepted = TokenIds.of(session.get_modelmeta().custom_metadata_map)
     assert accepted is not None
-    tokenizer_json = repository / "tokenizer" / "1" / "tokenizer.json"
+    tokenizer_json = repository / names.tokenizer / "1" / "tokenizer.json"
     rows, counts = tokens_as_served(tokenizer_json, texts, accepted.longest_row)
     answers = []
     for row in rows:
         feed = {"input_ids": np.asarray(row, np.int64), "sequence_lengths": np.asarray([[len(row)]], np.int32)}
         answers.append(session.run(["logits", "probabilities"], feed))
     logits, scores = (np.concatenate(parts).astype(np.float64) for parts in zip(*answers, strict=True))
-    labels = (repository / "rejection" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    labels = (repository / names.public / "labels.txt").read_text(encoding="utf-8").splitlines()
     return Answers(tuple(labels), tuple(rows), tuple(counts), logits, scores)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -46,8 +47,8 @@ def repository(folder: Path, original: Path) -> Path:
     return prepare(Options(model=str(original), output=folder / "served", agreement=0.9)).output
 
 
-def facts_of(repository: Path, version: int = 1) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((repository / "classifier" / str(version) / "model.json").read_text())
+def facts_of(repository: Path, version: int = 1, classifier: str = "classifier") -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((repository / classifier / str(version) / "model.json").read_text())
     return facts
 
 
@@ -143,22 +144,29 @@ def test_a_version_with_other_labels_is_refused(folder: Path, repository: Path) 
 
 
 def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     original = tiny_transformers.make(folder / "single", "distilbert", labels=("score",), settings=GENTLE)
     said: list[str] = []
-    prepared = prepare(Options(model=str(original), output=folder / "gives-way", mean=1e-5), said.append)
-    assert prepared.precision == facts_of(prepared.output)["precision"] == "fp32"
-    assert facts_of(prepared.output)["form"] == "packed"
+    both = Path(shutil.copytree(repository, folder / "gives-way"))
+    before = fingerprint(both)
+    options = Options(model=str(original), output=both, name="single", adds=True, mean=1e-5)
+    prepared = prepare(options, said.append)
+    facts = facts_of(both, classifier="single_classifier")
+    assert prepared.precision == facts["precision"] == "fp32"
+    assert facts["form"] == "packed"
+    assert before.items() <= fingerprint(both).items(), "it joined another, which is as it was"
+    with pytest.raises(OutputError, match="already has single: choose another --name"):
+        prepare(options)
     built = [line.split(";")[0] for line in said if line.startswith("built")]
     assert built == ["built the int8 graph (packed)", "built the int8 graph (loop)", "built the fp32 graph (packed)"]
-    assert facts_of(prepared.output)["activation"] == "sigmoid", "a single logit has nothing to be weighed against"
+    assert facts["activation"] == "sigmoid", "a single logit has nothing to be weighed against"
     packed, loop = [line for line in said if line.startswith("warning")]
     assert "packed int8 is not good enough here, taking loop" in packed
     assert "int8 is not good enough for this model, taking fp32" in loop
     assert "on average, at most 1e-05 is allowed" in packed
-    assert (prepared.output / "classifier" / "labels.txt").read_text() == "score\n"
+    assert (both / "single_classifier" / "labels.txt").read_text() == "score\n"
 
 
 def test_a_model_beyond_the_thresholds_leaves_what_was_there(original: Path, repository: Path) -> None:

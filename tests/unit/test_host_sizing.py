@@ -10,7 +10,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from rejection_server.host.errors import OptionError
-from rejection_server.host.sizing import instance_counts, sized_repository, usable_cores
+from rejection_server.host.sizing import instance_counts, shared_cores, sized_repository, usable_cores
+from rejection_server.names import Names
+from rejection_server.prepare.configuration import Shape, configurations
 from support.repository import REPOSITORY
 
 MANY = 10**6
@@ -128,6 +130,63 @@ def test_broken_configuration_is_left_to_triton(tmp_path: Path) -> None:
     (tmp_path / "repository" / "broken" / "config.pbtxt").write_text("no such field: 1")
     sizing = sized_repository(tmp_path / "repository", 16, tmp_path / "sized")
     assert (sizing.repository, sizing.instances) == (tmp_path / "repository", {})
+
+
+@pytest.mark.parametrize(
+    ("cores", "weights", "shares"),
+    [
+        (8, {}, {}),
+        (8, {"a": 3}, {"a": 8}),
+        (1, {"a": 1, "b": 1}, {"a": 1, "b": 1}),
+        (2, {"a": 5, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}),
+        (4, {"a": 1, "b": 1}, {"a": 2, "b": 2}),
+        (5, {"a": 1, "b": 1}, {"a": 3, "b": 2}),
+        (6, {"a": 2, "b": 1}, {"a": 4, "b": 2}),
+        (64, {"a": 0.5, "b": 1.5}, {"a": 16, "b": 48}),
+        (4, {"a": 1000, "b": 1}, {"a": 3, "b": 1}),
+    ],
+)
+def test_cores_are_shared_out_by_weight(cores: int, weights: dict[str, float], shares: dict[str, int]) -> None:
+    assert shared_cores(cores, weights) == shares
+
+
+def several(repository: Path) -> Path:
+    """The configurations of three classifiers, and of a model that is no part of one."""
+    for name in ("rejection", "toxicity", "language"):
+        for file, content in configurations(Shape(("a", "b"), 64), Names(name)).items():
+            (repository / file).parent.mkdir(parents=True, exist_ok=True)
+            (repository / file).write_text(content)
+    (repository / "other").mkdir()
+    parameter = 'parameters { key: "instances_per_core" value: { string_value: "0.5" } }'
+    (repository / "other" / "config.pbtxt").write_text(f"instance_group [ {{ count: 1 kind: KIND_CPU }} ] {parameter}")
+    return repository
+
+
+def test_classifiers_share_the_cores(tmp_path: Path) -> None:
+    repository = several(tmp_path / "repository")
+    sizing = sized_repository(repository, 24, tmp_path / "sized", {"toxicity": 2})
+    assert sizing.shares == {"language": 6, "rejection": 6, "toxicity": 12}
+    assert sizing.instances == {
+        "classifier": 6,
+        "tokenizer": 1,
+        "language_classifier": 6,
+        "language_tokenizer": 1,
+        "toxicity_classifier": 12,
+        "toxicity_tokenizer": 2,
+        "other": 12,
+    }
+    assert counts_of(sizing.repository, "toxicity_classifier") == [1, 11]
+    one_each = sized_repository(repository, 2, tmp_path / "small").instances
+    assert {name: one_each[name] for name in one_each if "classifier" in name} == {
+        "classifier": 1,
+        "language_classifier": 1,
+        "toxicity_classifier": 1,
+    }
+
+
+def test_a_weight_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--weight toxic names no classifier of .*: it has language, rejection, tox"):
+        sized_repository(several(tmp_path), 4, tmp_path / "sized", {"toxic": 1})
 
 
 def test_no_core_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,27 @@ def test_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, expe
     assert parse(["serve", "--config", str(file)])[0].no_guard is expected
 
 
+def test_weights_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def weights(*arguments: str) -> object:
+        return parse(["serve", *arguments])[0].weight
+
+    file = tmp_path / "serve.toml"
+    file.write_text('weight = "a=2,b=0.5"\n')
+    assert weights() == {}
+    assert weights("--weight", "a=1", "--weight=b=3,c=2") == {"a": 1, "b": 3, "c": 2}
+    assert weights() == {}, "the default is nobody's to change"
+    assert weights("--config", str(file)) == {"a": 2, "b": 0.5}
+    monkeypatch.setenv("REJECTION_WEIGHT", "a=4")
+    assert weights("--config", str(file)) == {"a": 4}
+
+
+@pytest.mark.parametrize("text", ["toxicity", "=2", "a=0", "a=-1", "a=x", "a=inf", "a=1,", "a=nan"])
+def test_what_is_no_weight(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["serve", "--weight", text])
+    assert "is no weight: give NAME=N, N above 0" in capsys.readouterr().err
+
+
 def test_what_is_no_option_may_follow_two_dashes_only() -> None:
     assert parse(["serve", "--cores=2", "--", "--grpc-port=7", "--help"])[1] == ["--grpc-port=7", "--help"]
 

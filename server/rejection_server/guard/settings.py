@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ADMIN_KEY", "UNIX", "GuardSettings", "SettingsError"]
+__all__ = ["ADMIN_KEY", "UNIX", "GuardSettings", "ModelLimits", "SettingsError"]
 
 UNIX = "unix:"
 """What the address of a socket in the file system begins with."""
@@ -27,6 +27,20 @@ _MEBIBYTE = 1 << 20
 
 class SettingsError(ValueError):
     """A setting is unknown, missing or of the wrong type; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """Bounds of one public model."""
+
+    max_requests: int
+    """Its inference requests under way."""
+    max_upstream_requests: int
+    """Those of them that Triton has at a time."""
+    max_upstream_long: int
+    """Those of these with much text."""
+    read_bytes: int = 2048
+    """Bytes of a text that count as text: no more is read. So many give some 512 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +70,8 @@ class GuardSettings:
     upstream_admin_key: str | None = None
     """What opens Triton's own administration (`ADMIN_KEY`); it goes with calls of administration alone."""
 
+    models: dict[str, ModelLimits] = dataclasses.field(default_factory=dict)
+    """Bounds of public models, so that what one is asked for takes no room from another; else those below hold."""
     max_requests: int = 512
     """Inference requests under way, those that wait in the guard and those that Triton has."""
     max_bytes: int = 256 * _MEBIBYTE
@@ -124,6 +140,8 @@ class GuardSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        if unknown := self.models.keys() - set(self.public_models):
+            raise SettingsError(f"models has bounds of '{min(unknown)}', which is none of public_models")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("tls_cert and tls_key belong together: give both or neither")
         if self.upstream_metrics is not None and not self.upstream_metrics.startswith(("http://", UNIX)):
@@ -132,6 +150,14 @@ class GuardSettings:
             )
         if not (self.upstream.startswith(UNIX) or self.upstream.rpartition(":")[2].isdigit()):
             raise SettingsError(f"upstream '{self.upstream}' is neither HOST:PORT nor unix:PATH")
+
+    def limits(self, model: str) -> ModelLimits:
+        """The bounds of a model."""
+        return self.models.get(model) or ModelLimits(
+            max_requests=self.max_requests,
+            max_upstream_requests=self.max_upstream_requests,
+            max_upstream_long=self.max_upstream_long,
+        )
 
     @property
     def memory_bytes(self) -> int:
@@ -152,14 +178,18 @@ class GuardSettings:
             raise SettingsError(f"the settings are not a line of JSON: {exc}") from exc
         if not isinstance(given, dict):
             raise SettingsError("the settings are not a JSON object")
-        hints = typing.get_type_hints(cls)
-        if unknown := given.keys() - hints.keys():
-            raise SettingsError(f"there is no setting '{min(unknown)}'")
-        try:
-            values: dict[str, Any] = {name: _read(name, value, hints[name]) for name, value in given.items()}
-            return cls(**values)
-        except TypeError as exc:
-            raise SettingsError(str(exc).partition("() ")[2]) from exc
+        made: GuardSettings = _made(cls, given)
+        return made
+
+
+def _made(kind: type[Any], given: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    if unknown := given.keys() - hints.keys():
+        raise SettingsError(f"there is no setting '{min(unknown)}'")
+    try:
+        return kind(**{name: _read(name, value, hints[name]) for name, value in given.items()})
+    except TypeError as exc:
+        raise SettingsError(str(exc).partition("() ")[2]) from exc
 
 
 def _read(name: str, value: object, hint: object) -> object:
@@ -173,6 +203,8 @@ def _read(name: str, value: object, hint: object) -> object:
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         inner = typing.get_args(hint)[1]
         return {key: _read(name, part, inner) for key, part in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _made(typing.cast("type[Any]", hint), value)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in kinds:

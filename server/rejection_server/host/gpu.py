@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from rejection_server.commands import command
+from rejection_server.facts import facts_of, newest_version
 from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
-from rejection_server.prepare.configuration import FACTS
+from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.recorded import GATE, compare_again
 from rejection_server.wording import one_line
 
@@ -32,7 +33,6 @@ Device = Literal["cpu", "gpu"]
 
 PROVIDER = "CUDAExecutionProvider"
 CHECK_TIMEOUT_S = 300.0
-CLASSIFIER = "classifier"
 AT_ONCE = 32
 """Texts that a Triton is asked at a time, so that it makes batches of them."""
 TRY = f"import {__name__} as gpu; gpu.tell()"
@@ -57,9 +57,10 @@ def check_device(repository: Path, device: Device, *, tries: bool = True) -> Non
     Raises OptionError for a repository that is for the other device, UnsupportedMachineError where the GPU cannot be
     used, and HostError where its answers are not those of the original.
     """
-    version = _newest_version(repository)
-    made_for = _facts(version).get("device", device)
-    if made_for != device:
+    versions = {names.public: newest_version(repository, names) for names in classifiers_in(repository)}
+    found = {facts_of(version).get("device", device) for version in versions.values()}
+    if found - {device}:
+        made_for = min(found - {device})
         other = "a GPU" if made_for == "gpu" else "processors"
         way = (
             "add --device gpu"
@@ -68,21 +69,26 @@ def check_device(repository: Path, device: Device, *, tries: bool = True) -> Non
         )
         raise OptionError(f"the model repository {repository} was prepared for {other}: {way}")
     if device == "gpu" and tries:
-        _check_gpu(version)
+        for name, version in versions.items():
+            _check_gpu(name, version)
 
 
 def check_served(repository: Path, address: str) -> None:
     """Have the Triton at HOST:PORT answer the recorded texts; raises HostError if it does not as the original did."""
-    version = _newest_version(repository)
+    for names in classifiers_in(repository):
+        _check_classifier(names, newest_version(repository, names), address)
+
+
+def _check_classifier(names: Names, version: Path, address: str) -> None:
     if not (version / GATE).is_file():  # made by hand
         return
     try:
-        missed = compare_served(version, address, CLASSIFIER)
+        missed = compare_served(version, address, names.classifier)
     except (InferenceServerException, ValueError) as exc:
         raise HostError(
-            f"the model did not answer on this GPU ({one_line(exc, 200)}): look at it with nvidia-smi"
+            f"{names.public} did not answer on this GPU ({one_line(exc, 200)}): look at it with nvidia-smi"
         ) from exc
-    _raise_if_missed(missed)
+    _raise_if_missed(names.public, missed)
 
 
 def compare_served(version: Path, address: str, model: str, *, number: str = "", at_once: int = AT_ONCE) -> list[str]:
@@ -115,7 +121,7 @@ def compare_served(version: Path, address: str, model: str, *, number: str = "",
         return compare_again(version, run)[1]
 
 
-def _check_gpu(version: Path) -> None:
+def _check_gpu(name: str, version: Path) -> None:
     asked = [sys.executable, "-P", "-c", TRY, str(version)]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=CHECK_TIMEOUT_S)
@@ -131,13 +137,13 @@ def _check_gpu(version: Path) -> None:
         ) from exc
     if said.get("unusable"):
         raise UnsupportedMachineError(said["unusable"])
-    _raise_if_missed(said.get("missed", []))
+    _raise_if_missed(name, said.get("missed", []))
 
 
-def _raise_if_missed(missed: Sequence[str]) -> None:
+def _raise_if_missed(name: str, missed: Sequence[str]) -> None:
     if missed:
         raise HostError(
-            f"on this GPU the model does not answer like the original ({'; '.join(missed)}): prepare it again with "
+            f"on this GPU {name} does not answer like the original ({'; '.join(missed)}): prepare it again with "
             f"{command('prepare')} MODEL --device gpu --precision fp32"
         )
 
@@ -171,20 +177,6 @@ def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
     if PROVIDER not in session.get_providers():
         raise GpuError(NOT_STARTED)
     return session
-
-
-def _newest_version(repository: Path) -> Path:
-    versions = [folder for folder in repository.glob("classifier/[0-9]*") if folder.name.isdecimal()]
-    return max(versions, key=lambda folder: int(folder.name), default=repository / "classifier" / "1")
-
-
-def _facts(version: Path) -> dict[str, Any]:
-    """What `model.json` says; empty where there is none, or a broken one: such a repository was made by hand."""
-    try:
-        facts = json.loads((version / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def tell() -> None:

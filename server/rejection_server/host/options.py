@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -122,6 +122,8 @@ class ServeOptions:
     """What the classifier runs on; a repository that was prepared for the other one is refused."""
     cores: int | None = None
     """Cores to give instances to, for models that grow with the machine; None leaves the counts as configured."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By which several classifiers share the cores, by public name; 1 for those that are not named."""
     triton_arguments: tuple[str, ...] = ()
     """Further arguments of tritonserver, appended last so that they win."""
 

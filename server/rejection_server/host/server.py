@@ -176,6 +176,11 @@ class Server:
         return self._sizing.instances
 
     @property
+    def shares(self) -> Mapping[str, int]:
+        """Cores that each classifier was sized for, by its public name; empty without `cores`."""
+        return self._sizing.shares
+
+    @property
     def grpc_address(self) -> str:
         """HOST:PORT of the gRPC service, the guard's if there is one, for a client on this machine."""
         return _required(self._endpoints).grpc
@@ -241,7 +246,7 @@ class Server:
         try:
             if self.options.cores is not None:
                 self._sizing = sized_repository(
-                    self.options.repository, self.options.cores, layout.folder / "repository"
+                    self.options.repository, self.options.cores, layout.folder / "repository", self.options.weights
                 )
             self._served = self._versioned(layout.folder / "served")
             runtime = Runtime(

@@ -8,6 +8,9 @@ says how many instances it wants for each core:
 The embedded host then serves a repository in its own folder, of links to the one it was given, in which the CPU
 instance groups of such a model have max(1, round(cores x instances_per_core)) instances together: the last one takes
 what those before it leave. Any other host ignores the parameter and starts what `instance_group` says.
+
+Several classifiers of a repository share the cores, in equal parts or by weight: each is sized as if its part were all
+there is. So many instances as cores run at a time, however many classifiers there are, but for one each.
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from rejection_server.host.errors import OptionError
+from rejection_server.names import classifiers_in
 
-__all__ = ["Sizing", "instance_counts", "sized_repository", "usable_cores"]
+__all__ = ["Sizing", "instance_counts", "shared_cores", "sized_repository", "usable_cores"]
 
 PER_CORE = "instances_per_core"
 CONFIG = "config.pbtxt"
@@ -37,6 +42,8 @@ class Sizing:
     """The folder with the counts for this machine; the given one if it says them already."""
     instances: Mapping[str, int]
     """Instances of each model that grows with the machine."""
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """Cores that each classifier has, by its public name."""
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
@@ -82,25 +89,51 @@ def instance_counts(cores: int, per_core: float) -> int:
     return max(1, round(cores * per_core))
 
 
-def sized_repository(repository: Path, cores: int, folder: Path) -> Sizing:
+def shared_cores(cores: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Share `cores` cores out by weight, whole ones, at least one each; more than there are only where that takes it.
+
+    One after the other goes to whoever has the least for its weight (D'Hondt's method). Weights are above 0.
+    """
+    shares = dict.fromkeys(weights, 1)
+    for _ in range(cores - len(shares) if shares else 0):
+        shares[max(shares, key=lambda name: weights[name] / (shares[name] + 1))] += 1
+    return shares
+
+
+def sized_repository(
+    repository: Path, cores: int, folder: Path, weights: Mapping[str, float] = MappingProxyType({})
+) -> Sizing:
     """Write to `folder`, which is made, a repository of links with the instance counts for `cores` cores.
 
-    Nothing is written where the counts are right as they stand, and `repository` itself is never touched.
-    Raises OptionError for a number of cores below 1.
+    `weights` are those of classifiers, by public name; others have 1. Nothing is written where the counts are right as
+    they stand, and `repository` itself is never touched.
+    Raises OptionError for a number of cores below 1, and for the weight of a classifier that is not there.
     """
     if cores < 1:
         raise OptionError(f"--cores {cores} is too few: give 1 or more, or leave it out for all cores")
+    classifiers = {names.public: names for names in classifiers_in(repository)}
+    if unknown := sorted(weights.keys() - classifiers):
+        held = ", ".join(classifiers) or "none"
+        raise OptionError(f"--weight {unknown[0]} names no classifier of {repository}: it has {held}")
+    shares = shared_cores(cores, {name: weights.get(name, 1.0) for name in classifiers})
+    cores_of = {model: shares[name] for name, names in classifiers.items() for model in names.models}
     instances: dict[str, int] = {}
     changed: dict[str, str] = {}
     for config in sorted(repository.glob(f"*/{CONFIG}")):
-        sized = _sized(config, cores)
+        sized = _sized(config, cores_of.get(config.parent.name, cores))
         if sized is None:
             continue
         instances[config.parent.name], text = sized
         if text:
             changed[config.parent.name] = text
     if not changed:
-        return Sizing(repository, instances)
+        return Sizing(repository, instances, shares)
+    _link(repository, folder, changed)
+    return Sizing(folder, instances, shares)
+
+
+def _link(repository: Path, folder: Path, changed: Mapping[str, str]) -> None:
+    """Make `folder` the same repository by links, with other configurations of the models in `changed`."""
     folder.mkdir()
     for model in repository.iterdir():
         if model.name not in changed:
@@ -111,7 +144,6 @@ def sized_repository(repository: Path, cores: int, folder: Path) -> Sizing:
             if entry.name != CONFIG:
                 (folder / model.name / entry.name).symlink_to(entry.resolve())
         (folder / model.name / CONFIG).write_text(changed[model.name], encoding="utf-8")
-    return Sizing(folder, instances)
 
 
 def _sized(path: Path, cores: int) -> tuple[int, str] | None:

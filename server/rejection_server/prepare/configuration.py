@@ -17,20 +17,20 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.facts import FACTS
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.contract import INPUTS, OUTPUTS, declared, mapped
 
 if TYPE_CHECKING:
     from rejection_server.graph.rows import Activation
 
-__all__ = ["FACTS", "MEANING", "Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
+__all__ = ["MEANING", "Device", "Shape", "configurations", "meaning_of", "newest_facts", "rendered"]
 
 Device = Literal["cpu", "gpu"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("public", "scoring", "tokenizer", "classifier")
 """Templates of the models, by what `Names` calls them."""
-FACTS = "model.json"
 BY_DEVICE: Mapping[Device, Mapping[str, str]] = {
     "cpu": {"tokenizers_per_core": "0.125", "max_pending_requests": "512"},
     # A GPU classifies as fast as six processes tokenise, and answers such a queue within a fifth of a second.

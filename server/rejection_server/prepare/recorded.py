@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rejection_server.facts import FACTS
 from rejection_server.prepare import gate
-from rejection_server.prepare.configuration import FACTS
 from rejection_server.prepare.errors import disk_errors
 
 GATE = "gate.npz"

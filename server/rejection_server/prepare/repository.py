@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.facts import FACTS
 from rejection_server.names import Names, classifiers_in
-from rejection_server.prepare.configuration import FACTS, Device, Shape, configurations, newest_facts
+from rejection_server.prepare.configuration import Device, Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, disk_errors
 
 TOKENIZER_VERSION = "1"
@@ -244,7 +245,7 @@ def publish_beside(staged: Path, output: Path, names: Names) -> None:
 
     Raises OutputError if another has taken the name meanwhile.
     """
-    whole = staged.with_name("whole")
+    whole = staged.with_name(f"{staged.name}.whole")
     with disk_errors(staged), _alone(output.parent):
         _check_free(output, names)
         shutil.copytree(output, whole, symlinks=True, copy_function=_linked)

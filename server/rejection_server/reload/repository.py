@@ -12,7 +12,6 @@ model are those of the version that answers.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +20,9 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from rejection_server.facts import facts_of
 from rejection_server.names import Names, classifiers_in
-from rejection_server.prepare.configuration import FACTS, MEANING, meaning_of
+from rejection_server.prepare.configuration import MEANING, meaning_of
 from rejection_server.prepare.repository import numbered, tokenizer_version, version_folder
 
 __all__ = ["ServedRepository"]
@@ -73,11 +73,8 @@ class ServedRepository:
 
     def facts(self, names: Names, version: int) -> dict[str, Any]:
         """What `model.json` says of a version; nothing of one that was made by hand."""
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((self.version_folder(names, version) / FACTS).read_text(encoding="utf-8"))
-            if isinstance(facts, dict) and "labels" in facts and "activation" in facts:
-                return {**facts, "version": version}
-        return {}
+        facts = facts_of(self.version_folder(names, version))
+        return {**facts, "version": version} if {"labels", "activation"} <= facts.keys() else {}
 
     def write(self, names: Names, answering: int, *beside: int) -> list[str]:
         """Have one version answer, and others loaded beside it, as soon as Triton loads the models that are returned.
