@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from bench import callers, machine
+from bench import callers, machine, several
 from bench.compose import texts_of_length
 from bench.contract import Caller, Target
 from bench.figures import Row, spread_ms
@@ -232,5 +232,9 @@ SCENARIOS = {
     ),
     "repeats": Scenario(repeats, _windows(1)),
     "soak": Scenario(soak, lambda settings: settings.minutes * 60 + settings.warm_s),
+    "several": Scenario(
+        lambda bench: {"rows": several.in_turns(bench)},
+        lambda settings: 20.0 + settings.rounds * _windows(several.WINDOWS)(settings),
+    ),
     "growth": Scenario(growth, _windows(len(GROWTH_CALLERS) + len(GROWTH_TOKENS))),
 }

@@ -16,7 +16,7 @@ LOADGEN = ROOT / "build" / "loadgen" / "loadgen"
 
 MODELS = ("bundled", "distilroberta")
 WORKLOADS = ("mixed", "short", "long", "batch")
-SCENARIOS = ("bursts", "callers", "guard", "fairness", "repeats", "soak", "growth")
+SCENARIOS = ("bursts", "callers", "guard", "fairness", "repeats", "soak", "growth", "several")
 
 CONCURRENCY = {
     "mixed": (1, 8, 32, 128),

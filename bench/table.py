@@ -132,6 +132,11 @@ def _guard(entry: Row) -> Cases:
     return [_at_load("at ", row, f"{spent_ms:.2f} ms of the server's CPU a text") for row, spent_ms in cpu]
 
 
+def _several(entry: Row) -> Cases:
+    cpu = ((row, median(row, "cpu_ms_per_text")) for row in entry["rows"])
+    return [_at_load("", row, f"{spent_ms:.2f} ms of the server's CPU a text") for row, spent_ms in cpu]
+
+
 def _at_load(door: str, row: Row, spent: str) -> tuple[str, Row, str]:
     case = f"{door}{row['caller']}: {row['workload']}, {row['concurrency']} at once"
     return case, row, f"{spent}, {row['failed']} failed"
@@ -166,6 +171,7 @@ CASES = {
     "bursts": _bursts,
     "callers": _callers,
     "guard": _guard,
+    "several": _several,
     "fairness": _fairness,
     "repeats": _repeats,
     "soak": _soak,

@@ -50,20 +50,31 @@ class Running:
     direct: str
     """Triton's own address, behind the guard."""
     counts: Callable[[], "Counts"]
+    repository: Path
 
 
 @contextlib.contextmanager
 def started(
-    repository: Path, report: Callable[[str], None], arguments: Sequence[str] = (), *, cache: bool = False
+    repository: Path,
+    report: Callable[[str], None],
+    arguments: Sequence[str] = (),
+    *,
+    cache: bool = False,
+    cores: int | None = None,
 ) -> Iterator[Running]:
-    """The embedded Triton on free ports, with a repository, until the block ends.
+    """The embedded Triton on free ports, with a repository, until the block ends; sized for `cores` if they are given.
 
     Without its response cache unless asked for: texts come again and again, and what is measured is the model's rate.
     """
     report(f"{TITLE}: starting")
     options: dict[str, Any] = {} if cache else {"cache_bytes": 0}
     given = ServeOptions(
-        repository=repository, grpc_port=0, metrics_port=None, triton_arguments=tuple(arguments), **options
+        repository=repository,
+        grpc_port=0,
+        metrics_port=None,
+        cores=cores,
+        triton_arguments=tuple(arguments),
+        **options,
     )
     with Server(given, on_log=lambda _: None) as server, grpc.insecure_channel(server.grpc_address) as channel:
         ask = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics
@@ -73,7 +84,7 @@ def started(
             return {model.name: _counts(model) for model in answer.model_stats}
 
         target = Target(OURS, server.pids, TritonCaller(server.grpc_address))
-        yield Running(target, server.grpc_address, server.triton_address, counts)
+        yield Running(target, server.grpc_address, server.triton_address, counts, repository)
 
 
 Counts = Mapping[str, Mapping[str, int]]

@@ -40,11 +40,16 @@ def _share(part: str, whole: str) -> str:
 
 
 def _quantile(share: float) -> str:
-    return f"histogram_quantile({share}, sum by (le) ({_rate(f'{ANSWERED}_bucket')}))"
+    return f"histogram_quantile({share}, sum by (le) ({_rate(f'{ANSWERED}_bucket', MODEL)}))"
+
+
+def _part(name: str) -> str:
+    """The models of this kind of all classifiers; those of `rejection` go without a prefix."""
+    return f'model=~"(.+_)?{name}"'
 
 
 def _mean_ms(duration: str, model: str) -> str:
-    of = f'model="{model}"'
+    of = _part(model)
     return (
         f"sum({_rate(f'nv_inference_{duration}_duration_us', of)}) / 1e3 / "
         f"clamp_min(sum({_rate('nv_inference_request_success', of)}), 1e-9)"
@@ -52,15 +57,15 @@ def _mean_ms(duration: str, model: str) -> str:
 
 
 NOT_OK = 'code!="OK"'
-CLASSIFIER = 'model="classifier"'
-SCORING = 'model="scoring"'
+MODEL = 'model=~"$model"'
+CLASSIFIER, SCORING = _part("classifier"), _part("scoring")
 ROWS: dict[str, list[Panel]] = {
     "Callers": [
         Panel(
             "Answers",
             "Inference requests answered a second, messages of streams included, each counted once.",
             "reqps",
-            {"{{instance}}": f"sum by (instance) ({_rate(f'{ANSWERED}_count')})"},
+            {"{{model}} {{instance}}": f"sum by (model, instance) ({_rate(f'{ANSWERED}_count', MODEL)})"},
             stacked=True,
         ),
         Panel(
@@ -81,10 +86,10 @@ ROWS: dict[str, list[Panel]] = {
             "Share of the answered texts by their most probable label: for the bundled model, how much is refused.",
             "percentunit",
             {
-                "{{label}}": f"sum by (label) ({_rate('rejection_guard_verdicts_total')}) / ignoring (label) "
-                f"group_left () clamp_min(sum({_rate('rejection_guard_verdicts_total')}), 1e-9)"
+                "{{model}} {{label}}": f"sum by (model, label) ({_rate('rejection_guard_verdicts_total', MODEL)}) "
+                "/ ignoring (label) group_left () "
+                f"clamp_min(sum by (model) ({_rate('rejection_guard_verdicts_total', MODEL)}), 1e-9)"
             },
-            stacked=True,
         ),
         Panel(
             "Why refused",
@@ -107,8 +112,8 @@ ROWS: dict[str, list[Panel]] = {
             "Inference requests that were taken and not answered, and how many of them wait for the classifier.",
             "short",
             {
-                "under way": f"sum(rejection_guard_requests_under_way{{{CHOSEN}}})",
-                "wait for the classifier": f"sum({_rate('nv_inference_queue_duration_us', CLASSIFIER)}) / 1e6",
+                "{{model}}": f"sum by (model) (rejection_guard_requests_under_way{{{CHOSEN},{MODEL}}})",
+                "wait for {{model}}": f"sum by (model) ({_rate('nv_inference_queue_duration_us', CLASSIFIER)}) / 1e6",
             },
         ),
         Panel(
@@ -116,9 +121,9 @@ ROWS: dict[str, list[Panel]] = {
             "Texts that the classifier takes at a time, on average.",
             "short",
             {
-                "texts": _share(
-                    f"sum({_rate('nv_inference_count', CLASSIFIER)})",
-                    f"sum({_rate('nv_inference_exec_count', CLASSIFIER)})",
+                "{{model}}": _share(
+                    f"sum by (model) ({_rate('nv_inference_count', CLASSIFIER)})",
+                    f"sum by (model) ({_rate('nv_inference_exec_count', CLASSIFIER)})",
                 )
             },
         ),
@@ -127,10 +132,10 @@ ROWS: dict[str, list[Panel]] = {
             "Share of the requests whose answer was remembered.",
             "percentunit",
             {
-                "hits": _share(
-                    f"sum({_rate('nv_cache_num_hits_per_model', SCORING)})",
-                    f"(sum({_rate('nv_cache_num_hits_per_model', SCORING)}) + "
-                    f"sum({_rate('nv_cache_num_misses_per_model', SCORING)}))",
+                "{{model}}": _share(
+                    f"sum by (model) ({_rate('nv_cache_num_hits_per_model', SCORING)})",
+                    f"(sum by (model) ({_rate('nv_cache_num_hits_per_model', SCORING)}) + "
+                    f"sum by (model) ({_rate('nv_cache_num_misses_per_model', SCORING)}))",
                 )
             },
         ),
@@ -153,7 +158,7 @@ ROWS: dict[str, list[Panel]] = {
             {
                 "servers": f"sum(up{{{CHOSEN}}})",
                 "classifier instances": (
-                    f'count(rejection_guard_process_memory_bytes{{{CHOSEN},process=~"classifier_.+"}})'
+                    f'count(rejection_guard_process_memory_bytes{{{CHOSEN},process=~"(.+_)?classifier_.+"}})'
                 ),
             },
         ),
@@ -201,15 +206,16 @@ def build() -> str:
         .readonly()
         .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
     )
-    for name in ("job", "instance"):
+    for name in ("job", "instance", "model"):
         within = "" if name == "job" else ',job=~"$job"'
+        series = "rejection_guard_requests_under_way" if name == "model" else "up"
         made.with_variable(
             dashboard.QueryVariable(name)
             .datasource(SOURCE)
-            .query(f'label_values(up{{job=~"rejection.*"{within}}}, {name})')
+            .query(f'label_values({series}{{job=~"rejection.*"{within}}}, {name})')
             .multi(True)
             .include_all(True)
-            .all_value(".*" if name == "instance" else "rejection.*")
+            .all_value("rejection.*" if name == "job" else ".*")
         )
     for title, panels in ROWS.items():
         made.with_row(dashboard.Row(title))

@@ -61,7 +61,7 @@ class Console:
         print(f"{PROG}: {sentence}", file=sys.stderr, flush=True)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something that the guard tells."""
+        """Something that the guard tells, or that a version took over."""
         level = level_of(event)
         if level == "error" or self._least != "error":
             self.tell(event, level)
@@ -100,12 +100,14 @@ class Console:
 
 def level_of(event: Mapping[str, Any]) -> str:
     """`error` for what is the server's own fault, `warning` for what a caller or the load did."""
-    is_fault = event["event"] not in ("failed", "responsive") or event.get("code") in _FAULTS
+    is_fault = event["event"] not in ("failed", "responsive", "exchanged") or event.get("code") in _FAULTS
     return "error" if is_fault else "warning"
 
 
 def describe_event(event: Mapping[str, Any]) -> str:
-    """What the guard tells, as a sentence."""
+    """What the guard tells, or a version that took over, as a sentence."""
+    if event["event"] == "exchanged":
+        return str(event["message"])
     if event["event"] != "failed":
         after = f" after {event['seconds']} s without an answer" if "seconds" in event else ""
         return f"Triton is {event['event']}{after}"

@@ -55,7 +55,12 @@ class JsonConsole(Console):
     def tell(self, event: Mapping[str, Any], level: str) -> None:
         """Write what the guard tells."""
         fields = {name: value for name, value in event.items() if name != "message"}
-        _write(level, "guard", event.get("message") or describe_event(event), **fields)
+        _write(
+            level,
+            "serve" if event["event"] == "exchanged" else "guard",
+            event.get("message") or describe_event(event),
+            **fields,
+        )
 
     def stopping(self, sentence: str) -> None:
         """Say so within a signal handler."""

@@ -192,8 +192,8 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
         type=_size,
         metavar="SIZE",
         help="memory of the response cache, in bytes or with K, M, G: a repeated text is answered from it without "
-        "running a model; off is none (default: 64M; off with --model-control-mode, because Triton keeps the answers "
-        "of a model that has been replaced)",
+        "running a model; off is none (default: 64M; off with -- --model-control-mode, because Triton then keeps "
+        "the answers of a model that has been replaced)",
     )
     serve.add_argument(
         "--log-level",

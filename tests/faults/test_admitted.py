@@ -54,7 +54,9 @@ def assert_whole(request: Any) -> None:
 def checked(message: bytes) -> tuple[Refusal | None, Any]:
     """Why a message is refused, or the request that goes on."""
     try:
-        return None, service_pb2.ModelInferRequest.FromString(b"".join(contract.checked(message, 4096).pieces))
+        return None, service_pb2.ModelInferRequest.FromString(
+            b"".join(contract.checked(message, 4096, lambda _: 2048).pieces)
+        )
     except Refusal as refusal:
         return refusal, None
 

@@ -141,7 +141,7 @@ def test_one_port_publishes_the_metrics_of_both(triton: Any) -> None:
             'rejection_guard_refused_total{reason="invalid"} 1',
             "rejection_guard_cancelled_total 0",
             "rejection_guard_connections 1",
-            "rejection_guard_requests_under_way 0",
+            'rejection_guard_requests_under_way{model="rejection"} 0',
         ]:
             assert line in lines
         assert fetch(port, "/") == (404, "only /metrics is here\n")

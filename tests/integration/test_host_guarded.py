@@ -242,7 +242,6 @@ def test_callers_show_a_token_and_administrators_a_key(tmp_path: Path) -> None:
     launched = Launched(
         REPOSITORY,
         *("--token-file", str(tmp_path / "tokens"), "--admin-key-file", str(tmp_path / "key"), "--host", "0.0.0.0"),
-        *("--", "--model-control-mode=explicit", "--load-model=*"),
     )
     try:
         (said,) = [line.split()[1] for line in launched.output if "gRPC" in line]

@@ -129,7 +129,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[O
 def test_that_it_is_ready_is_an_event(observed: Observed) -> None:
     ready = observed.ready
     assert ready["level"] == "info"
-    assert ready["model"] == "rejection-minilm-l6"
+    assert ready["models"]["rejection"]["model"] == "rejection-minilm-l6"
     assert ready["models"]["rejection"]["precision"] == "int8"
     assert set(ready["instances"]) == {"classifier", "tokenizer"}
     assert ready["metrics"].endswith("/metrics")
@@ -288,7 +288,7 @@ def test_every_panel_has_data_under_load(observed: Observed, tmp_path: Path) -> 
 
 def filled(expression: str) -> str:
     """An expression with what Grafana puts in for its variables."""
-    values = {"$__rate_interval": "5s", "$job": "rejection.*", "$instance": ".*"}
+    values = {"$__rate_interval": "5s", "$job": "rejection.*", "$instance": ".*", "$model": ".*"}
     for name, value in values.items():
         expression = expression.replace(name, value)
     assert "$" not in expression

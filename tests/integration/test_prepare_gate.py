@@ -50,7 +50,9 @@ class Case:
     def refusals(self, found: Answers) -> list[str]:
         """What the gate says of these answers in float32."""
         mistakes = gate.mistakes(self.expected, found, self.texts, 4096)
-        figures = gate.compare_all(self.expected, found, self.edge_cases, self.model.activation)
+        figures = gate.compare_all(
+            self.expected.scores, found.scores, self.expected.token_counts, self.edge_cases, self.model.activation
+        )
         return [
             *mistakes,
             *gate.failures(figures, gate.THRESHOLDS["fp32"]),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from rejection_server.graph.varlen import cpu_twin
-from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.configuration import Engine
@@ -25,6 +25,7 @@ from rejection_server.prepare.errors import GateError, OutputError
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import prepare
 from rejection_server.prepare.recorded import compare_again
+from rejection_server.reload.cli import main as reload
 from support import tiny_transformers
 from support.kserve import Wire, request
 from support.tree import fingerprint
@@ -49,8 +50,8 @@ def repository(folder: Path, original: Path) -> Path:
     return prepare(Options(model=str(original), output=folder / "served", agreement=0.9)).output
 
 
-def facts_of(repository: Path, version: int = 1) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((repository / "classifier" / str(version) / "model.json").read_text())
+def facts_of(repository: Path, version: int = 1, classifier: str = "classifier") -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((repository / classifier / str(version) / "model.json").read_text())
     return facts
 
 
@@ -71,21 +72,15 @@ def test_model_json_says_where_the_model_comes_from(repository: Path) -> None:
     assert {path.name for path in repository.parent.iterdir()} == {"original", "served"}, "nothing temporary is left"
 
 
-def test_a_second_version_takes_over_while_requests_flow(folder: Path, repository: Path) -> None:
+def test_a_second_version_takes_over_while_requests_flow(
+    folder: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = fingerprint(repository)
     newer = tiny_transformers.make(folder / "newer", "roberta", labels=LABELS, settings=MULTI_LABEL, seed=9)
-    key_file = folder / "key"
-    key_file.touch(mode=0o600)
-    key_file.write_text("key-of-administration")
-    key = [(ADMIN_KEY, "key-of-administration")]
-    options = ServeOptions(
-        repository=repository,
-        grpc_port=0,
-        admin_key_file=key_file,
-        metrics_port=None,
-        triton_arguments=("--model-control-mode=explicit", "--load-model=*"),
-    )
-    with Server(options) as server:
+    key = folder / "key"
+    key.touch(mode=0o600)
+    key.write_text("key-of-administration")
+    with Server(ServeOptions(repository=repository, grpc_port=0, metrics_port=None, admin_key_file=key)) as server:
         wire = Wire(server.grpc_address)
         metadata = wire.stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="rejection"), timeout=10)
         assert [list(t.shape) for t in metadata.outputs] == [[-1, 4], [-1, 4], [-1, 1]]
@@ -120,16 +115,16 @@ def test_a_second_version_takes_over_while_requests_flow(folder: Path, repositor
         load = service_pb2.RepositoryModelLoadRequest(model_name="classifier")
         with pytest.raises(grpc.RpcError, match="takes the key of administration"):
             wire.stub.RepositoryModelLoad(load, timeout=60)
-        for model in ("classifier", "rejection"):
-            load = service_pb2.RepositoryModelLoadRequest(model_name=model)
-            wire.stub.RepositoryModelLoad(load, timeout=60, metadata=key)
+        command = ["reload", "--address", server.grpc_address]
+        assert reload(command) == 1
+        assert "takes the key of administration: name its file with --admin-key-file" in capsys.readouterr().err
+        assert reload([*command, "--admin-key-file", str(key)]) == 0
+        assert "comparing version 2 with the original's answers" in capsys.readouterr().err
         time.sleep(0.5)
         stop.set()
         for thread in threads:
             thread.join()
         new = wire.infer(["Where is the station?"])["logits"][0]
-        index = wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=10, metadata=key)
-        assert [m.version for m in index.models if m.name == "classifier"] == ["2"]
         config = wire.stub.ModelConfig(service_pb2.ModelConfigRequest(name="rejection"), timeout=10).config
         assert config.parameters["model_version"].string_value == "2"
         assert config.parameters["model_sha256"].string_value == facts_of(repository, 2)["sha256"]
@@ -152,22 +147,29 @@ def test_a_version_with_other_labels_is_refused(folder: Path, repository: Path) 
 
 
 def test_int8_that_is_not_good_enough_gives_way_to_a_loop_and_then_to_fp32(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "PACKED_SLOWER", float("inf"))
     original = tiny_transformers.make(folder / "single", "distilbert", labels=("score",), settings=GENTLE)
     said: list[str] = []
-    prepared = prepare(Options(model=str(original), output=folder / "gives-way", mean=1e-5), said.append)
-    assert prepared.precision == facts_of(prepared.output)["precision"] == "fp32"
-    assert facts_of(prepared.output)["form"] == "packed"
+    both = Path(shutil.copytree(repository, folder / "gives-way"))
+    before = fingerprint(both)
+    options = Options(model=str(original), output=both, name="single", adds=True, mean=1e-5)
+    prepared = prepare(options, said.append)
+    facts = facts_of(both, classifier="single_classifier")
+    assert prepared.precision == facts["precision"] == "fp32"
+    assert facts["form"] == "packed"
+    assert before.items() <= fingerprint(both).items(), "it joined another, which is as it was"
+    with pytest.raises(OutputError, match="already has single: choose another --name"):
+        prepare(options)
     built = [line.split(";")[0] for line in said if line.startswith("built")]
     assert built == ["built the int8 graph (packed)", "built the int8 graph (loop)", "built the fp32 graph (packed)"]
-    assert facts_of(prepared.output)["activation"] == "sigmoid", "a single logit has nothing to be weighed against"
+    assert facts["activation"] == "sigmoid", "a single logit has nothing to be weighed against"
     packed, loop = [line for line in said if line.startswith("warning")]
     assert "packed int8 is not good enough here, taking loop" in packed
     assert "int8 is not good enough for this model, taking fp32" in loop
     assert "on average, at most 1e-05 is allowed" in packed
-    assert (prepared.output / "classifier" / "labels.txt").read_text() == "score\n"
+    assert (both / "single_classifier" / "labels.txt").read_text() == "score\n"
 
 
 def test_a_model_beyond_the_thresholds_leaves_what_was_there(original: Path, repository: Path) -> None:

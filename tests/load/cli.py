@@ -43,6 +43,7 @@ examples:
   scripts/loadtest                                            the knee of the bundled model on this machine, and beyond
   scripts/loadtest --shape steady --rate 50 --goal p99=100ms --goal failures=0.1%
   scripts/loadtest --url 127.0.0.1:8001 --shape spike --rate 20
+  scripts/loadtest --repository build/guard --model toxicity  one of several classifiers
   scripts/loadtest --url gpu-box:8001 --yes --ca ca.pem --rate 500 --processes 4
   scripts/loadtest --shape knee --compare build/loadtest/EARLIER/result.json
   scripts/loadtest --capacity                                 what the generator itself can send
@@ -85,6 +86,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         parser.error(f"--check-with {options.check_with} is not a file")
     if options.check_with and (options.shape != "knee" or options.users != "single"):
         parser.error("--check-with compares knees of single texts: it goes with --shape knee --users single")
+    if options.check_with and options.model != "rejection":
+        parser.error("--check-with asks the model rejection: leave out --model")
     if options.processes + options.remote_workers < 1:
         parser.error("--processes 0 needs --remote-workers")
     try:

@@ -23,7 +23,7 @@ SIGNIFICANT = 1.96
 """Standard errors beyond which a change is more than noise, at 95% confidence."""
 UNITS = {"answers": "/s", "failures": "%", "p50": "ms", "p90": "ms", "p99": "ms"}
 """Of what is compared; of a rate more is better, of all else less."""
-SETTINGS = ("shape", "rate", "users", "texts", "repeat", "spacing", "duration_s")
+SETTINGS = ("shape", "rate", "model", "users", "texts", "repeat", "spacing", "duration_s")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from load import cli, goals, knee, result
 from load.controller import Controller, Stage
 from load.sending import Run, Sending
 
-SETTINGS = ("shape", "duration_s", "users", "repeat", "spacing", "timeout_s")
+SETTINGS = ("shape", "duration_s", "model", "users", "repeat", "spacing", "timeout_s")
 
 
 def gather(options: cli.Options, controller: Controller, sending: Sending, run: Run) -> dict[str, Any]:

@@ -13,9 +13,10 @@ SNAPSHOT = Snapshot(
     sent_bytes=500,
     connections=4,
     under_way=5,
+    under_way_by={"rejection": 4},
     under_way_bytes=600,
     certificate_expires=1900000000.4,
     labels={"rejection": {"NORMAL": 2, "REJECTION": 1}},
-    durations=[0, 2, 1, *[0] * (len(BOUNDS_S) - 3), 1],
-    durations_sum_s=61.5,
+    durations={"rejection": [0, 2, 1, *[0] * (len(BOUNDS_S) - 3), 1]},
+    durations_sum_s={"rejection": 61.5},
 )

@@ -152,6 +152,13 @@ SCENARIOS: dict[str, Any] = {
             | {"latency_ms": {"p50": {"median": 50.5}, "p99": {"median": 79.0}}, "cpu_ms_per_text": {"median": 6.1}}
         ]
     },
+    "several": {
+        "rows": [
+            {"caller": caller, "workload": "short", "concurrency": 4, "texts_per_s": {"median": rate}, "failed": 0}
+            | {"latency_ms": {"p50": {"median": 5.5}, "p99": {"median": 9.0}}, "cpu_ms_per_text": {"median": 6.1}}
+            for caller, rate in (("one alone", 310.0), ("two in turns", 300.0))
+        ]
+    },
     "fairness": {
         "longest_alone_p50_ms": 71.4,
         "short_quiet": {"p50": 5.0, "p99": 11.0},
@@ -183,6 +190,10 @@ def test_scenarios_are_a_row_a_case(result: Result) -> None:
             "79.00",
             "6.10 ms of the server's CPU a text, 0 failed",
         ],
+        *(
+            ["several", f"{case}: short, 4 at once", rate, "5.50", "9.00", f"6.10 {SERVERS_CPU} a text, 0 failed"]
+            for case, rate in (("one alone", "310.0"), ("two in turns", "300.0"))
+        ),
         ["fairness", "short alone", "", "5.00", "11.00", ""],
         ["repeats", "one text, one caller", "1,690.0", "0.60", "", "6,765 cache hits, 0 executions"],
         ["soak", "10.0 minutes, 32 callers", "", "", "", "52,528 texts, 0 failed, memory +0.89% from 60 s on"],

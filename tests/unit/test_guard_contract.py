@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2
 
-from rejection_server.guard.contract import checked
+from rejection_server.guard.contract import checked, part_of
 from rejection_server.guard.refusal import Code, Refusal
 
 MAX_ELEMENTS = 4096
@@ -25,12 +25,16 @@ def request(raw: bytes = elements(b"No."), shape: tuple[int, ...] = (1, 1), data
     return message
 
 
+def read_bytes(model: str) -> int:
+    return {"brief": 512, "lengthy": 8192}.get(model, 2048)
+
+
 def check(message: Any) -> Any:
     return passed_on(message.SerializeToString())
 
 
 def passed_on(message: bytes) -> Any:
-    return service_pb2.ModelInferRequest.FromString(b"".join(checked(message, MAX_ELEMENTS).pieces))
+    return service_pb2.ModelInferRequest.FromString(b"".join(checked(message, MAX_ELEMENTS, read_bytes).pieces))
 
 
 def refused(message: Any) -> str:
@@ -199,7 +203,7 @@ def test_unknown_fields_stay_behind() -> None:
     plain = request().SerializeToString()
     large = request(elements(bytes(100_000))).SerializeToString()
     for message in (plain, large):
-        assert b"".join(checked(message + b"\xfa\x07\x03abc", MAX_ELEMENTS).pieces) == message
+        assert b"".join(checked(message + b"\xfa\x07\x03abc", MAX_ELEMENTS, read_bytes).pieces) == message
 
 
 def test_sixty_four_texts_of_a_mebibyte_go_on_without_a_copy() -> None:
@@ -207,7 +211,7 @@ def test_sixty_four_texts_of_a_mebibyte_go_on_without_a_copy() -> None:
     message.inputs.add(name="max_length", datatype="INT32", shape=[64, 1])
     message.raw_input_contents.append(bytes(256))
     arrived = memoryview(bytearray(message.SerializeToString()))
-    pieces = checked(arrived, MAX_ELEMENTS).pieces
+    pieces = checked(arrived, MAX_ELEMENTS, read_bytes).pieces
     assert sum(isinstance(piece, memoryview) and piece.obj is arrived.obj for piece in pieces) == 2
     assert b"".join(pieces) == arrived
 
@@ -237,22 +241,26 @@ def test_typed_texts_may_be_large_but_not_as_large() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "is_long"),
+    ("texts", "model", "is_long"),
     [
-        ([b"a" * 2048] * 16, False),
-        ([b"a" * 2048] * 17, True),
-        ([b"a" * 1_000_000] * 3, False),
-        ([b"a" * 1_000_000] * 5, True),
-        ([b"a" * 500] * 64, False),
+        ([b"a" * 2048] * 16, "rejection", False),
+        ([b"a" * 2048] * 17, "rejection", True),
+        ([b"a" * 2048] * 64, "brief", False),
+        ([b"a" * 10_000] * 4, "lengthy", False),
+        ([b"a" * 10_000] * 5, "lengthy", True),
+        ([b"a" * 1_000_000] * 3, "rejection", False),
+        ([b"a" * 1_000_000] * 5, "rejection", True),
+        ([b"a" * 500] * 64, "rejection", False),
     ],
 )
-def test_requests_with_much_to_read_are_long(texts: list[bytes], is_long: bool) -> None:
+def test_requests_with_much_to_read_are_long(texts: list[bytes], model: str, is_long: bool) -> None:
     message = request(elements(*texts), (len(texts), 1))
-    assert checked(message.SerializeToString(), MAX_ELEMENTS).is_long is is_long
+    message.model_name = model
+    assert checked(message.SerializeToString(), MAX_ELEMENTS, read_bytes).is_long is is_long
     message.inputs[0].contents.bytes_contents.extend(texts)
     del message.raw_input_contents[:]
     if message.ByteSize() < 1 << 22:
-        assert checked(message.SerializeToString(), MAX_ELEMENTS).is_long is is_long
+        assert checked(message.SerializeToString(), MAX_ELEMENTS, read_bytes).is_long is is_long
 
 
 @pytest.mark.parametrize(
@@ -267,7 +275,7 @@ def test_requests_with_much_to_read_are_long(texts: list[bytes], is_long: bool) 
 )
 def test_what_grows_when_it_is_parsed_is_refused_before(bomb: bytes) -> None:
     with pytest.raises(Refusal, match=r"too many tensors, elements or options|cannot be parsed"):
-        checked(bomb, MAX_ELEMENTS)
+        checked(bomb, MAX_ELEMENTS, read_bytes)
 
 
 def raw_is_exact(message: Any) -> bool:
@@ -321,3 +329,10 @@ def test_any_bytes_end_in_a_request_or_a_refusal(seed: int) -> None:
             assert refusal.code is Code.INVALID_ARGUMENT  # noqa: PT017 - either outcome is right
         else:
             assert passed_on(request_back.SerializeToString()) == request_back
+
+
+def test_a_part_is_told_of_its_owner() -> None:
+    public = ("rejection", "toxicity")
+    assert "'toxicity_scoring' is a part of 'toxicity' and" in part_of("toxicity_scoring", public).sentence
+    assert "'tokenizer' is a part of 'rejection' and" in part_of("tokenizer", public).sentence
+    assert "'by_hand' is a part of 'rejection', 'toxicity' and" in part_of("by_hand", public).sentence

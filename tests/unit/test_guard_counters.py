@@ -28,19 +28,19 @@ def test_every_count_is_a_sample_of_a_described_metric() -> None:
         "rejection_guard_received_bytes_total": "1000",
         "rejection_guard_sent_bytes_total": "500",
         "rejection_guard_connections": "4",
-        "rejection_guard_requests_under_way": "5",
+        'rejection_guard_requests_under_way{model="rejection"}': "4",
         "rejection_guard_bytes_under_way": "600",
         "rejection_guard_certificate_expires_seconds": "1900000000",
         'rejection_guard_verdicts_total{model="rejection",label="NORMAL"}': "2",
         'rejection_guard_verdicts_total{model="rejection",label="REJECTION"}': "1",
         'rejection_guard_process_memory_bytes{process="guard"}': "7",
-        "rejection_request_duration_seconds_sum": "61.500000",
-        "rejection_request_duration_seconds_count": "4",
+        'rejection_request_duration_seconds_sum{model="rejection"}': "61.500000",
+        'rejection_request_duration_seconds_count{model="rejection"}': "4",
     }
     # Cumulative, as Prometheus wants them.
     assert list(buckets.values()) == ["0", "2", *["3"] * (len(BOUNDS_S) - 2), "4"]
-    assert list(buckets)[1] == 'rejection_request_duration_seconds_bucket{le="0.0025"}'
-    assert list(buckets)[-1] == 'rejection_request_duration_seconds_bucket{le="+Inf"}'
+    assert list(buckets)[1] == 'rejection_request_duration_seconds_bucket{model="rejection",le="0.0025"}'
+    assert list(buckets)[-1] == 'rejection_request_duration_seconds_bucket{model="rejection",le="+Inf"}'
     names = {re.sub(r"(?<=_seconds)_\w+$", "", name.partition("{")[0]) for name in samples(text)}
     assert names == {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert text.endswith("\n")

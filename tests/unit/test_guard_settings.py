@@ -6,7 +6,7 @@ import pytest
 
 from rejection_server.guard.admission import STANDING_S, Admission
 from rejection_server.guard.refusal import Code, Refusal
-from rejection_server.guard.settings import GuardSettings, SettingsError
+from rejection_server.guard.settings import GuardSettings, ModelLimits, SettingsError
 
 
 def test_settings_come_back_as_they_were_written() -> None:
@@ -17,6 +17,7 @@ def test_settings_come_back_as_they_were_written() -> None:
         tls_cert=Path("a.pem"),
         tls_key=Path("b.pem"),
         receive_timeout_s=3,
+        models={"tone": ModelLimits(max_requests=4, max_upstream_requests=2, max_upstream_long=1, read_bytes=512)},
     )
     assert GuardSettings.from_json(settings.to_json()) == settings
 
@@ -26,6 +27,15 @@ def test_settings_come_back_as_they_were_written() -> None:
     [
         ("{", "not a line of JSON"),
         ("[]", "not a JSON object"),
+        (
+            '{"upstream": "a:1", "public_models": [], "models": {"b": {"max_requests": 1}}}',
+            "missing 2 required keyword-only arguments: 'max_upstream_requests' and 'max_upstream_long'",
+        ),
+        (
+            '{"upstream": "a:1", "public_models": [], "models": {"b": {"max_requests": 1, "max_upstream_requests": 1,'
+            ' "max_upstream_long": 1}}}',
+            "models has bounds of 'b', which is none of public_models",
+        ),
         ('{"upstream": "a:1", "public_models": [], "prot": 1}', "there is no setting 'prot'"),
         ('{"upstream": "a:1"}', "missing 1 required keyword-only argument: 'public_models'"),
         ('{"upstream": "a:1", "public_models": "rejection"}', "setting 'public_models' is 'rejection'"),

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from rejection_server.guard import GuardSettings
+from rejection_server.guard.settings import ModelLimits
 from rejection_server.host.access import check_access
 from rejection_server.host.errors import GuardError, OptionError, PortTakenError
 from rejection_server.host.guard_link import GuardLink, guard_settings
 from rejection_server.host.options import Endpoints, ServeOptions, choose_endpoints, is_loopback, triton_command
+from rejection_server.host.sizing import sized_repository
+from rejection_server.names import Names
+from rejection_server.prepare.configuration import Shape, configurations
 from support.certificates import Authority
 from support.host_runtime import RUNTIME
 from support.repository import REPOSITORY
@@ -40,7 +44,9 @@ def test_the_bundled_repository() -> None:
     found = settings(REPOSITORY, exit_timeout_s=7)
     assert found.public_models == ("rejection",)
     assert (found.upstream, found.host, found.port) == ("unix:/run/it/grpc:1", "0.0.0.0", 1)
-    assert (found.max_requests, found.max_upstream_requests, found.drain_timeout_s) == (512, 32, 7.0)
+    assert (found.max_requests, found.drain_timeout_s) == (512, 7.0)
+    limits = ModelLimits(max_requests=512, max_upstream_requests=32, max_upstream_long=1, read_bytes=2048)
+    assert found.models == {"rejection": limits}
 
 
 def test_guards_follow_the_cores() -> None:
@@ -91,7 +97,24 @@ def test_public_are_the_models_that_are_no_step_of_another(tmp_path: Path) -> No
 def test_bounds(tmp_path: Path, config: str, most: int, upstream: int) -> None:
     write(tmp_path, "model", config)
     found = settings(tmp_path)
-    assert (found.max_requests, found.max_upstream_requests) == (most, upstream)
+    assert (found.max_requests, found.models["model"].max_upstream_requests) == (most, upstream)
+
+
+def test_each_classifier_has_bounds_of_its_own(tmp_path: Path) -> None:
+    for name, length in (("rejection", 512), ("toxicity", 128)):
+        for file, content in configurations(Shape(("a", "b"), length), Names(name)).items():
+            write(tmp_path / "all", str(Path(file).parent), content, Path(file).name)
+    sized = sized_repository(tmp_path / "all", 12, tmp_path / "sized", {"toxicity": 2}).repository
+    found = settings(sized)
+    assert found.public_models == ("rejection", "toxicity")
+    assert found.models == {
+        "rejection": ModelLimits(max_requests=512, max_upstream_requests=64, max_upstream_long=3, read_bytes=2048),
+        "toxicity": ModelLimits(max_requests=512, max_upstream_requests=128, max_upstream_long=7, read_bytes=512),
+    }
+    assert found.max_requests == 1024
+    assert found.labels == {"rejection": ("a", "b"), "toxicity": ("a", "b"), "classifier": ("a", "b")} | {
+        "toxicity_classifier": ("a", "b")
+    }
 
 
 def test_triton_is_on_sockets_behind_the_guard() -> None:

@@ -53,3 +53,15 @@ def test_a_kill_for_want_of_memory_is_told(group: Path) -> None:
         assert "memory" not in str(error)
     (group / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
     assert "memory" not in str(TritonExitedError(-9))
+
+
+def test_what_is_left_is_what_no_group_above_has_used(group: Path) -> None:
+    machine = limits.available_bytes()
+    assert machine is not None
+    assert machine > 1 << 20
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text(f"{7 << 10}\n")
+    (group.parent / "memory.max").write_text(f"{900 << 10}\n")
+    (group.parent / "memory.current").write_text(f"{500 << 10}\n")
+    (group.parent / "memory.stat").write_text(f"anon 1\ninactive_file {100 << 10}\n")
+    assert limits.available_bytes() == 500 << 10, "files are forgotten first"

@@ -25,6 +25,7 @@ from rejection_server import __version__
         (["--repeat", "2"], "from 0 to 1"),
         (["--processes", "0"], "needs --remote-workers"),
         (["--check-with", "/nowhere"], "is not a file"),
+        (["--shape=knee", "--model=toxicity", "--check-with", __file__], "asks the model rejection: leave out --model"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_sentence(

@@ -143,7 +143,7 @@ def test_edge_cases_have_bounds_of_their_own() -> None:
         changed = scores.copy()
         changed[-2:] = [wrong, 1 - wrong]
         found = replace(expected, scores=changed)
-        figures = gate.compare_all(expected, found, 20, "softmax")
+        figures = gate.compare_all(expected.scores, found.scores, expected.token_counts, 20, "softmax")
         assert [figure.tokens for figure in figures] == ["1-16", gate.EDGE_CASES, "all"]
         assert (figures[-1].texts, figures[-1].largest) == (200, 0)
         assert (not gate.failures(figures, gate.THRESHOLDS[precision])) == passes

@@ -160,18 +160,16 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "tokenizer", "says"),
+    ("shape", "says"),
     [
-        (Shape(("NO", "YES"), 512), "{}", "the labels NORMAL, REJECTION, this one NO, YES"),
-        (Shape(SHAPE.labels, 256), "{}", "model_max_length 512, this one 256"),
-        (Shape(SHAPE.labels, 512, "sigmoid"), "{}", "activation softmax, this one sigmoid"),
-        (Shape(SHAPE.labels, 512, device="gpu"), "{}", "the configuration for cpu, this one for gpu"),
-        (SHAPE, "{ }", "another tokenizer"),
+        (Shape(("NO", "YES"), 512), "the labels NORMAL, REJECTION, this one NO, YES"),
+        (Shape(SHAPE.labels, 256), "model_max_length 512, this one 256"),
+        (Shape(SHAPE.labels, 512, "sigmoid"), "activation softmax, this one sigmoid"),
+        (Shape(SHAPE.labels, 512, device="gpu"), "the configuration for cpu, this one for gpu"),
     ],
 )
-def test_versions_that_cannot_stand_side_by_side(tmp_path: Path, shape: Shape, tokenizer: str, says: str) -> None:
+def test_versions_that_cannot_stand_side_by_side(tmp_path: Path, shape: Shape, says: str) -> None:
     output = staged(tmp_path / "served")
-    (tmp_path / "tokenizer.json").write_text(tokenizer)
     with pytest.raises(OutputError, match=says):
         repository.check_version(output, ONLY, shape, 2, tmp_path / "tokenizer.json")
 
@@ -186,6 +184,28 @@ def test_a_second_version(tmp_path: Path) -> None:
     assert before.items() <= after.items()
     with pytest.raises(OutputError, match="already has version 2"):
         repository.check_version(output, ONLY, SHAPE, 2, tmp_path / "tokenizer.json")
+
+
+def test_a_version_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    made = staged(tmp_path / "made", version=4)
+    (tmp_path / "changed").mkdir()
+    changed = tmp_path / "changed" / "tokenizer.json"
+    changed.write_text('{"other": 1}')
+    shutil.copy(changed, made / "tokenizer" / "1")
+    repository.check_version(output, ONLY, SHAPE, 4, changed)
+    repository.publish_version(made, output, ONLY, 4)
+    assert (output / "tokenizer" / "4" / "tokenizer.json").read_text() == '{"other": 1}'
+    assert [repository.tokenizer_version(output, ONLY, version) for version in (1, 2, 4, 5)] == [1, 1, 4, 4]
+    newest = (output / "rejection" / "config.pbtxt").read_bytes()
+    with pytest.raises(OutputError, match=r"version 3 has a tokenizer of its own and would come between.*: take 5"):
+        repository.check_version(output, ONLY, SHAPE, 3, changed)
+    older = staged(tmp_path / "older", version=3)
+    (older / "rejection" / "config.pbtxt").write_text("of version 3")
+    repository.check_version(output, ONLY, SHAPE, 3, older / "tokenizer" / "1" / "tokenizer.json")
+    repository.publish_version(older, output, ONLY, 3)
+    assert repository.numbered(output / "tokenizer") == [1, 4], "it shares version 1's"
+    assert (output / "rejection" / "config.pbtxt").read_bytes() == newest, "it tells of the newest version"
 
 
 def test_one_classifier_joins_others_and_takes_nothing_from_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rejection_server.console import Console
 from rejection_server.host import ServeOptions, Server
 from rejection_server.host.options import Endpoints
+from rejection_server.host.sizing import Sizing
 from rejection_server.json_console import JsonConsole
 from support.repository import REPOSITORY
 
@@ -90,3 +91,18 @@ def test_ready_tells_what_is_listened_on(capfd: pytest.CaptureFixture[str], monk
     (event,) = written(capfd)
     assert (event["grpc"], event["metrics"]) == ("0.0.0.0:8001", "http://0.0.0.0:8002/metrics")
     assert "http" not in event
+
+
+def test_more_classifiers_than_cores_are_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ServeOptions(repository=REPOSITORY, cores=2)
+    server = Server(options)
+    monkeypatch.setattr(server, "_endpoints", Endpoints("127.0.0.1", 8001, None, 8002, True))
+    for shares, told in (
+        ({"a": 1, "b": 1, "c": 1}, "one instance each, which is more than 2 cores"),
+        ({"a": 1, "b": 1}, "2 cores shared out: a 1, b 1"),
+    ):
+        monkeypatch.setattr(server, "_sizing", Sizing(REPOSITORY, {"classifier": 1}, shares))
+        Console("warning").ready(server, options, 1.0)
+        assert f"  layout   {told}\n" in capfd.readouterr().out

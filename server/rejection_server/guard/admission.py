@@ -11,28 +11,27 @@ from collections.abc import Callable
 
 from rejection_server.guard.refusal import Code, Refusal
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Queue"]
 
 STANDING_S = 1.0
 """After refusing for so long, with no pause of this length, half of the bound holds."""
 
 
-class Admission:
-    """Counts inference requests and the bytes of all requests.
+class Queue:
+    """Counts inference requests.
 
     Args:
-        max_requests: inference requests under way at a time.
-        max_bytes: bytes of requests at a time, those that are still arriving included.
+        max_requests: how many may be under way at a time.
+        of: whose queue it is, in words; empty for everybody's.
         clock: gives seconds.
     """
 
-    def __init__(self, max_requests: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_requests: int, of: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._refused_since = self._refused_last = float("-inf")
         self._max_requests = max_requests
-        self._max_bytes = max_bytes
+        self._of = of and f" of {of}"
         self.requests = 0
-        self.bytes = 0
 
     def enter(self) -> None:
         """Count one more request; raises Refusal if there is no room."""
@@ -41,7 +40,8 @@ class Admission:
             if self.requests >= bound:
                 raise Refusal(
                     Code.UNAVAILABLE,
-                    f"the queue is full: at most {bound} requests may be under way; send this one again after a while",
+                    f"the queue{self._of} is full: at most {bound} requests may be under way; send this one again "
+                    "after a while",
                 )
         self.requests += 1
 
@@ -58,6 +58,21 @@ class Admission:
     def leave(self) -> None:
         """A request that had entered is done with."""
         self.requests -= 1
+
+
+class Admission(Queue):
+    """Counts all inference requests, and the bytes of all requests.
+
+    Args:
+        max_requests: inference requests under way at a time.
+        max_bytes: bytes of requests at a time, those that are still arriving included.
+        clock: gives seconds.
+    """
+
+    def __init__(self, max_requests: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(max_requests, clock=clock)
+        self._max_bytes = max_bytes
+        self.bytes = 0
 
     def hold(self, size: int) -> None:
         """Count bytes that arrived; raises Refusal, with the bytes counted, if they are too many."""

@@ -6,6 +6,7 @@ from collections import Counter
 
 from rejection_server.guard.access import Access
 from rejection_server.guard.admission import Admission
+from rejection_server.guard.answers import Durations
 from rejection_server.guard.counters import Counters
 from rejection_server.guard.health import Health
 from rejection_server.guard.inference import Inferences
@@ -22,7 +23,7 @@ class Context:
     def __init__(self, settings: GuardSettings) -> None:
         self.settings = settings
         self.access = Access(settings)
-        self.counters = Counters()
+        self.counters = Counters(durations={name: Durations() for name in settings.public_models})
         self.reports = Reports()
         self.admission = Admission(settings.max_requests, settings.max_bytes)
         self.upstream = Upstream(settings, self.admission)

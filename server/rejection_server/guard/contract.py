@@ -7,7 +7,7 @@ on: Triton's words for it are the contract's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from rejection_server.guard.refusal import Code, Refusal, shown
 from rejection_server.guard.wire import joined, take_apart
+from rejection_server.names import Names
 
 __all__ = ["Checked", "checked", "metadata_request", "part_of"]
 
@@ -28,8 +29,8 @@ SMALL_BYTES = 1 << 16
 """What a message of this size may become when it is parsed needs no bound."""
 BULK_BYTES = 1 << 22
 """Larger requests are long, whatever is in them: it takes time to carry them about."""
-LONG_BYTES, READ_BYTES = 1 << 15, 1 << 11
-"""Requests with more bytes in their texts are long; of a text no more is counted than gives some 512 tokens."""
+LONG_BYTES = 1 << 15
+"""Requests with more bytes in their texts are long; of a text no more is counted than its model reads."""
 
 _SIZES = {
     "BOOL": 1,
@@ -75,10 +76,15 @@ class Checked(NamedTuple):
     """Whether it takes the server's cores for so long that others must not have to wait for it."""
 
 
-def checked(message: bytes | memoryview, max_elements: int) -> Checked:
+def checked(message: bytes | memoryview, max_elements: int, read_bytes: Callable[[str], int]) -> Checked:
     """Check a ModelInferRequest; what goes on has no unknown fields.
 
-    `max_elements`: most elements of a BYTES tensor. Raises Refusal, naming tensor and row, with the request's id.
+    Args:
+        message: as it came, not compressed.
+        max_elements: most elements of a BYTES tensor.
+        read_bytes: how much of a text the model of a name reads.
+
+    Raises Refusal, naming tensor and row, with the request's id.
     """
     raw: Sequence[bytes | memoryview]
     if len(message) <= SMALL_BYTES:
@@ -91,18 +97,19 @@ def checked(message: bytes | memoryview, max_elements: int) -> Checked:
         request = _parsed(rest)
         _check(request, raw, max_elements)
         pieces = joined(request.SerializeToString(), raw)
-    return Checked(request, pieces, len(message) > LONG_BYTES and _is_long(len(message), request.inputs, raw))
+    is_long = len(message) > LONG_BYTES and _is_long(len(message), request, raw, read_bytes(request.model_name))
+    return Checked(request, pieces, is_long)
 
 
-def _is_long(size: int, inputs: Any, raw: Sequence[bytes | memoryview]) -> bool:
+def _is_long(size: int, request: Any, raw: Sequence[bytes | memoryview], read_bytes: int) -> bool:
     if size > BULK_BYTES:
         return True
     texts = (
         [size for content in raw for size in _element_sizes(content)]
         if len(raw)
-        else [len(text) for tensor in inputs for text in tensor.contents.bytes_contents]
+        else [len(text) for tensor in request.inputs for text in tensor.contents.bytes_contents]
     )
-    return sum(min(size, READ_BYTES) for size in texts) > LONG_BYTES
+    return sum(min(size, read_bytes) for size in texts) > LONG_BYTES
 
 
 def _element_sizes(raw: bytes | memoryview) -> Iterator[int]:
@@ -144,7 +151,8 @@ def metadata_request(request: Any) -> bytes:
 
 def part_of(model: str, public_models: tuple[str, ...]) -> Refusal:
     """The refusal of inference with a model that exists and is not public."""
-    public = ", ".join(f"'{name}'" for name in public_models)
+    owners = [name for name in public_models if model in Names(name).models] or public_models
+    public = ", ".join(f"'{name}'" for name in owners)
     return Refusal(Code.PERMISSION_DENIED, f"model {shown(model)} is a part of {public} and is not called from outside")
 
 

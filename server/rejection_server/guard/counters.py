@@ -12,6 +12,9 @@ from rejection_server.guard.refusal import Code
 
 __all__ = ["Counters", "Snapshot"]
 
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+"""What Prometheus' text format has escaped in values of labels."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -38,14 +41,16 @@ class Snapshot:
     connections: int
     """Open connections of callers."""
     under_way: int
-    """Inference requests under way."""
+    """Inference requests under way, those that are not read yet included."""
+    under_way_by: dict[str, int]
+    """The same by public model, without these."""
     under_way_bytes: int
     """Bytes of requests under way."""
     labels: dict[str, dict[str, int]]
     """Texts by model and most probable label."""
-    durations: list[int]
-    """Answered inference requests by bucket of how long they took, `BOUNDS_S`."""
-    durations_sum_s: float
+    durations: dict[str, list[int]]
+    """Answered inference requests by public model and by bucket of how long they took, `BOUNDS_S`."""
+    durations_sum_s: dict[str, float]
     """How long they took together."""
 
     def to_dict(self) -> dict[str, object]:
@@ -79,7 +84,12 @@ class Snapshot:
             ("received_bytes_total", "counter", "Bytes from callers.", {"": self.received_bytes}),
             ("sent_bytes_total", "counter", "Bytes to callers.", {"": self.sent_bytes}),
             ("connections", "gauge", "Open connections of callers.", {"": self.connections}),
-            ("requests_under_way", "gauge", "Inference requests under way.", {"": self.under_way}),
+            (
+                "requests_under_way",
+                "gauge",
+                "Inference requests under way.",
+                _labelled(("model",), self.under_way_by),
+            ),
             ("bytes_under_way", "gauge", "Bytes of requests under way.", {"": self.under_way_bytes}),
             (
                 "process_memory_bytes",
@@ -104,11 +114,13 @@ class Snapshot:
             f"# HELP {name} From a whole inference request to its answer; refused and failed ones are not in it.",
             f"# TYPE {name} histogram",
         ]
-        so_far = 0
-        for bound, count in zip((*BOUNDS_S, "+Inf"), self.durations, strict=True):
-            so_far += count
-            lines.append(f'{name}_bucket{{le="{bound}"}} {so_far}')
-        return [*lines, f"{name}_sum {self.durations_sum_s:.6f}", f"{name}_count {so_far}"]
+        for model, counts in self.durations.items():
+            of, so_far = _pair("model", model), 0
+            for bound, count in zip((*BOUNDS_S, "+Inf"), counts, strict=True):
+                so_far += count
+                lines.append(f'{name}_bucket{{{of},le="{bound}"}} {so_far}')
+            lines += [f"{name}_sum{{{of}}} {self.durations_sum_s[model]:.6f}", f"{name}_count{{{of}}} {so_far}"]
+        return lines
 
 
 def _added(values: Sequence[Any]) -> Any:
@@ -126,13 +138,16 @@ def _pairs(nested: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, str], int
 
 
 def _labelled(names: tuple[str, ...], counts: Mapping[Any, int]) -> dict[str, int]:
-    escaped = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
     found = {}
     for key, count in counts.items():
         values = (key,) if isinstance(key, str) else key
-        pairs = ",".join(f'{name}="{value.translate(escaped)}"' for name, value in zip(names, values, strict=True))
+        pairs = ",".join(_pair(name, value) for name, value in zip(names, values, strict=True))
         found[f"{{{pairs}}}"] = count
     return found
+
+
+def _pair(name: str, value: str) -> str:
+    return f'{name}="{value.translate(_ESCAPED)}"'
 
 
 @dataclass
@@ -145,8 +160,8 @@ class Counters:
     refused: Counter[str] = field(default_factory=Counter)
     labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Texts by model and most probable label."""
-    durations: Durations = field(default_factory=Durations)
-    """Of inference requests that were answered."""
+    durations: dict[str, Durations] = field(default_factory=dict)
+    """Of inference requests that were answered, by public model."""
     cancelled: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0

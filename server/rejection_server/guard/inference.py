@@ -98,7 +98,7 @@ class Inferences:
 
     def answered(self, exchange: Exchange) -> None:
         """Count an answer that goes to its caller."""
-        self._counters.durations.add(monotonic() - exchange.begun)
+        self._counters.durations[exchange.model].add(monotonic() - exchange.begun)
         count_labels(exchange.body, exchange.model, self._settings.labels, self._counters.labels)
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Inferences:
         try:
             if grown:
                 admission.hold(grown)
-            request, pieces, is_long = contract.checked(message, settings.max_elements)
+            request, pieces, is_long = contract.checked(message, settings.max_elements, self._read_bytes)
         except Refusal as refusal:
             self._give_up(asker, held, refusal)
             return
@@ -122,6 +122,13 @@ class Inferences:
             self._give_up(asker, held, None)
             return
         name = request.model_name
+        lane = self._upstream.lane(name)
+        try:
+            lane.queue.enter()
+        except Refusal as refusal:
+            refusal.request_id, refusal.model = request.id, name
+            self._give_up(asker, held, refusal)
+            return
         if name in settings.public_models:
             self._counters.models[name] += 1
             exchange = Exchange(MODEL_INFER_PATH, framing.prefix(sum(map(len, pieces))) + pieces[0], asker, extra)
@@ -130,12 +137,15 @@ class Inferences:
         else:
             exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), asker, extra)
             exchange.inquiry = name
-        exchange.is_inference = True
+        exchange.is_inference, exchange.lane = True, lane
         exchange.begun = monotonic()
         exchange.request_id, exchange.model = request.id, name
         exchange.held = held
         asker.exchange = exchange
         self._upstream.send(exchange)
+
+    def _read_bytes(self, model: str) -> int:
+        return self._upstream.lane(model).limits.read_bytes
 
     def _give_up(self, asker: Asker, held: int, refusal: Refusal | None) -> None:
         self._admission.leave()

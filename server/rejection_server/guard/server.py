@@ -180,10 +180,11 @@ class Guard:
             certificate_expires=None if self._context.access.tls is None else self._context.access.tls.expires,
             connections=len(self._connections),
             under_way=admission.requests,
+            under_way_by=self._context.upstream.under_way(),
             under_way_bytes=admission.bytes,
             labels=counters.by_label(),
-            durations=list(counters.durations.counts),
-            durations_sum_s=counters.durations.sum_s,
+            durations={name: list(found.counts) for name, found in counters.durations.items()},
+            durations_sum_s={name: found.sum_s for name, found in counters.durations.items()},
         )
 
     async def total(self) -> Snapshot:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ADMIN_KEY", "UNIX", "GuardSettings", "SettingsError"]
+__all__ = ["ADMIN_KEY", "UNIX", "GuardSettings", "ModelLimits", "SettingsError"]
 
 UNIX = "unix:"
 """What the address of a socket in the file system begins with."""
@@ -32,6 +32,20 @@ SHARED = (
 
 class SettingsError(ValueError):
     """A setting is unknown, missing or of the wrong type; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """Bounds of one public model."""
+
+    max_requests: int
+    """Its inference requests under way."""
+    max_upstream_requests: int
+    """Those of them that Triton has at a time."""
+    max_upstream_long: int
+    """Those of these with much text."""
+    read_bytes: int = 2048
+    """Bytes of a text that count as text: no more is read. So many give some 512 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +78,8 @@ class GuardSettings:
     upstream_admin_key: str | None = None
     """What opens Triton's own administration (`ADMIN_KEY`); it goes with calls of administration alone."""
 
+    models: dict[str, ModelLimits] = dataclasses.field(default_factory=dict)
+    """Bounds of public models, so that what one is asked for takes no room from another; else those below hold."""
     max_requests: int = 512
     """Inference requests under way, those that wait in the guard and those that Triton has."""
     max_bytes: int = 256 * _MEBIBYTE
@@ -132,6 +148,8 @@ class GuardSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        if unknown := self.models.keys() - set(self.public_models):
+            raise SettingsError(f"models has bounds of '{min(unknown)}', which is none of public_models")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("tls_cert and tls_key belong together: give both or neither")
         if self.upstream_metrics is not None and not self.upstream_metrics.startswith(("http://", UNIX)):
@@ -151,6 +169,14 @@ class GuardSettings:
         bounds = {name: max(1, getattr(self, name) // self.processes) for name in SHARED}
         most = max(self.max_message_bytes, self.max_bytes // self.processes)
         return dataclasses.replace(self, **bounds, max_bytes=most, processes=1, reuse_port=True)
+
+    def limits(self, model: str) -> ModelLimits:
+        """The bounds of a model."""
+        return self.models.get(model) or ModelLimits(
+            max_requests=self.max_requests,
+            max_upstream_requests=self.max_upstream_requests,
+            max_upstream_long=self.max_upstream_long,
+        )
 
     @property
     def memory_bytes(self) -> int:
@@ -173,14 +199,18 @@ class GuardSettings:
             raise SettingsError(f"the settings are not a line of JSON: {exc}") from exc
         if not isinstance(given, dict):
             raise SettingsError("the settings are not a JSON object")
-        hints = typing.get_type_hints(cls)
-        if unknown := given.keys() - hints.keys():
-            raise SettingsError(f"there is no setting '{min(unknown)}'")
-        try:
-            values: dict[str, Any] = {name: _read(name, value, hints[name]) for name, value in given.items()}
-            return cls(**values)
-        except TypeError as exc:
-            raise SettingsError(str(exc).partition("() ")[2]) from exc
+        made: GuardSettings = _made(cls, given)
+        return made
+
+
+def _made(kind: type[Any], given: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    if unknown := given.keys() - hints.keys():
+        raise SettingsError(f"there is no setting '{min(unknown)}'")
+    try:
+        return kind(**{name: _read(name, value, hints[name]) for name, value in given.items()})
+    except TypeError as exc:
+        raise SettingsError(str(exc).partition("() ")[2]) from exc
 
 
 def _read(name: str, value: object, hint: object) -> object:
@@ -194,6 +224,8 @@ def _read(name: str, value: object, hint: object) -> object:
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         inner = typing.get_args(hint)[1]
         return {key: _read(name, part, inner) for key, part in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _made(typing.cast("type[Any]", hint), value)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in kinds:

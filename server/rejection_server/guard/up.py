@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import byref
 from typing import Protocol
 
 from rejection_server.guard import callbacks, nghttp2, session
-from rejection_server.guard.admission import Admission
+from rejection_server.guard.admission import Admission, Queue
 from rejection_server.guard.nghttp2 import FrameHead, Headers
 from rejection_server.guard.refusal import Code, Refusal, percent_decoded
 from rejection_server.guard.session import Session, Stream
-from rejection_server.guard.settings import UNIX, GuardSettings
+from rejection_server.guard.settings import UNIX, GuardSettings, ModelLimits
 
-__all__ = ["Exchange", "Owner", "Upstream"]
+__all__ = ["Exchange", "Lane", "Owner", "Upstream"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,29 @@ class Owner(Protocol):
 
     def answered(self, exchange: Exchange) -> None:
         """The exchange has a status, and a body if that is OK, or else the refusal that the guard has to give."""
+
+
+class Lane:
+    """The inference requests of one public model; those of another wait in another lane."""
+
+    def __init__(self, limits: ModelLimits, model: str = "") -> None:
+        self.limits = limits
+        self.queue = Queue(limits.max_requests, model and f"'{model}'")
+        """Those under way."""
+        self.waiting: dict[bool, OrderedDict[Exchange, None]] = {True: OrderedDict(), False: OrderedDict()}
+        """Those that wait for their turn: what is long, and what is not."""
+        self._inferences = self._long = 0
+
+    def has_room(self, *, is_long: bool) -> bool:
+        """Whether Triton may have one more."""
+        has_room = self._inferences < self.limits.max_upstream_requests
+        return has_room and not (is_long and self._long >= self.limits.max_upstream_long)
+
+    def count(self, exchange: Exchange, change: int) -> None:
+        """Count one more, or one less, that Triton has."""
+        self._inferences += change
+        if exchange.is_long:
+            self._long += change
 
 
 class Exchange(Stream):
@@ -60,6 +83,7 @@ class Exchange(Stream):
         "inquiry",
         "is_inference",
         "is_long",
+        "lane",
         "message",
         "model",
         "owner",
@@ -85,6 +109,8 @@ class Exchange(Stream):
         """Whether it was admitted as an inference request, which ends with it."""
         self.is_long = False
         """Whether Triton may have only so many such at a time."""
+        self.lane: Lane | None = None
+        """Of an inference request: where it was admitted and waits for its turn."""
         self.held = 0
         """Bytes admitted for it."""
         self.inquiry = ""
@@ -114,14 +140,14 @@ class Upstream:
         self._connected: list[_Connection] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._next = 0
-        self._inferences = self._long = 0
         self._passed = 0
         self.answers = 0
         """How many calls Triton has answered, whatever it said."""
         self.on_given_up: Callable[[bytes], None] = lambda _message: None
         """Told of each answer by which Triton has given up the process of a model."""
-        self._waiting: dict[bool, OrderedDict[Exchange, None]] = {True: OrderedDict(), False: OrderedDict()}
-        """What waits for its turn: what is long, and what is not."""
+        self._lanes = {name: Lane(settings.limits(name), name) for name in settings.public_models}
+        self._other = Lane(settings.limits(""))
+        """For models that are not public, of which it is only asked whether they exist."""
         self._requests: dict[bytes, Headers] = {}
         self._is_starting_waiting = False
         self._fixed = (
@@ -151,28 +177,35 @@ class Upstream:
 
     def send(self, exchange: Exchange) -> None:
         """Call Triton, at once or when it is this exchange's turn; raises Refusal."""
-        if exchange.is_inference:
-            if not self._has_room(exchange.is_long):
-                self._waiting[exchange.is_long][exchange] = None
+        if (lane := exchange.lane) is not None:
+            if not lane.has_room(is_long=exchange.is_long):
+                lane.waiting[exchange.is_long][exchange] = None
                 return
-            self._count(exchange, 1)
+            lane.count(exchange, 1)
         elif self._passed >= MAX_PASSED:
             raise Refusal(Code.UNAVAILABLE, f"the queue is full: at most {MAX_PASSED} calls wait; try again later")
         else:
             self._passed += 1
         self._start(exchange)
 
+    def lane(self, model: str) -> Lane:
+        """Where requests of this model wait for their turn."""
+        return self._lanes.get(model, self._other)
+
+    def under_way(self) -> dict[str, int]:
+        """Inference requests under way by public model."""
+        return {name: lane.queue.requests for name, lane in self._lanes.items()}
+
     def abandon(self, exchange: Exchange) -> None:
         """Nobody waits for it any more."""
         exchange.abandoned = True
-        waiting = self._waiting[exchange.is_long]
-        if exchange in waiting:
+        if exchange.lane is not None and exchange in (waiting := exchange.lane.waiting[exchange.is_long]):
             del waiting[exchange]
             self._release(exchange)
 
     def refuse_waiting(self, refusal: Refusal) -> None:
         """Refuse what waits for its turn: nobody has begun to work on it."""
-        for waiting in self._waiting.values():
+        for waiting in [waiting for lane in self._all_lanes() for waiting in lane.waiting.values()]:
             while waiting:
                 exchange, _ = waiting.popitem(last=False)
                 exchange.refusal = refusal
@@ -186,8 +219,8 @@ class Upstream:
 
     def done(self, exchange: Exchange) -> None:
         """Triton has answered, or cannot any more."""
-        if exchange.is_inference:
-            self._count(exchange, -1)
+        if exchange.lane is not None:
+            exchange.lane.count(exchange, -1)
         else:
             self._passed -= 1
         self._release(exchange)
@@ -195,28 +228,23 @@ class Upstream:
             exchange.owner.answered(exchange)
         self._start_waiting()
 
+    def _all_lanes(self) -> Iterator[Lane]:
+        yield from self._lanes.values()
+        yield self._other
+
     def _start_waiting(self) -> None:
         if self._is_starting_waiting:
             return
         self._is_starting_waiting = True
         try:
-            for is_long, waiting in self._waiting.items():
-                while waiting and self._has_room(is_long):
-                    exchange, _ = waiting.popitem(last=False)
-                    self._count(exchange, 1)
-                    self._start(exchange)
+            for lane in self._all_lanes():
+                for is_long, waiting in lane.waiting.items():
+                    while waiting and lane.has_room(is_long=is_long):
+                        exchange, _ = waiting.popitem(last=False)
+                        lane.count(exchange, 1)
+                        self._start(exchange)
         finally:
             self._is_starting_waiting = False
-
-    def _has_room(self, is_long: bool) -> bool:
-        settings = self._settings
-        has_room = self._inferences < settings.max_upstream_requests
-        return has_room and not (is_long and self._long >= settings.max_upstream_long)
-
-    def _count(self, exchange: Exchange, change: int) -> None:
-        self._inferences += change
-        if exchange.is_long:
-            self._long += change
 
     def _start(self, exchange: Exchange) -> None:
         while self._connected:
@@ -242,7 +270,8 @@ class Upstream:
         exchange.message = b"the server failed on this request: its log tells why"
 
     def _release(self, exchange: Exchange) -> None:
-        if exchange.is_inference:
+        if exchange.lane is not None:
+            exchange.lane.queue.leave()
             self._admission.leave()
         self._admission.release(exchange.held)
 

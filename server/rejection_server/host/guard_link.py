@@ -17,13 +17,15 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from rejection_server.guard.answers import PROBABILITIES
-from rejection_server.guard.settings import GuardSettings
+from rejection_server.guard.settings import GuardSettings, ModelLimits
 from rejection_server.host.errors import GuardError, PortTakenError
 from rejection_server.host.options import Endpoints, ServeOptions
 from rejection_server.host.sizing import MAX_PENDING
 
 __all__ = ["GuardLink", "guard_settings"]
 
+MAX_LENGTH, TOKENS, BYTES_A_TOKEN = "model_max_length", 512, 4
+"""Parameter of the public model: tokens that it reads of a text; what holds without it; and what a token takes."""
 PROBLEM_TYPE, ONE_LABEL = "problem_type", "single_label_classification"
 """Parameter of the public model, and its value where each text has one label."""
 UNBOUNDED = 1 << 30
@@ -38,26 +40,24 @@ _log = logging.getLogger(__name__)
 def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path, admin_key: str) -> GuardSettings:
     """What the guard is to be told in front of a Triton that serves `repository`, with this key of administration.
 
-    Public are the models that are no step of another. Triton may have twice what all instances of a model together take
-    at a time, so that the next batch is there while it runs one. What is more waits in the guard, where it is dropped
-    when its caller leaves: Triton would run it for nobody.
+    Public are the models that are no step of another; each has bounds of its own, by the models that it is made of.
+    Triton may have twice what all instances of a model together take at a time, so that the next batch is there while
+    it runs one. What is more waits in the guard, where it is dropped when its caller leaves: Triton would run it for
+    nobody.
     """
     configs = _read_configs(repository, options.model_config_name)
     steps = {step.model_name for config in configs.values() for step in config.ensemble_scheduling.step}
-    pending = [int(c.parameters[MAX_PENDING].string_value) for c in configs.values() if MAX_PENDING in c.parameters]
-    most = min(pending, default=GuardSettings.max_requests) or UNBOUNDED
-    room = 2 * max((_room(config) for config in configs.values()), default=0)
+    limits = {name: _limits(name, configs) for name in sorted(configs.keys() - steps)}
     return GuardSettings(
         upstream=endpoints.triton,
-        public_models=tuple(sorted(configs.keys() - steps)),
+        public_models=tuple(limits),
+        models=limits,
         labels=_labels(repository, configs),
         processes=options.guard_count,
         measures_parent=True,
         host=endpoints.address,
         port=endpoints.grpc_port,
-        max_requests=most,
-        max_upstream_requests=min(most, max(LEAST_UPSTREAM, room)),
-        max_upstream_long=_long(configs.values()) or most,
+        max_requests=min(UNBOUNDED, sum(each.max_requests for each in limits.values())),
         drain_timeout_s=float(options.exit_timeout_s),
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
@@ -68,6 +68,27 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         metrics_port=endpoints.metrics_port if endpoints.publishes_metrics else None,
         metrics_host=endpoints.address,
         upstream_metrics=endpoints.models_metrics,
+    )
+
+
+def _limits(name: str, configs: Mapping[str, Any]) -> ModelLimits:
+    """Bounds of a public model, from its configuration and those of the models that it is made of."""
+    made_of = {name}
+    waiting = [name]
+    while waiting:
+        steps = {step.model_name for step in configs[waiting.pop()].ensemble_scheduling.step} & configs.keys() - made_of
+        made_of |= steps
+        waiting += steps
+    parts = [configs[part] for part in made_of]
+    pending = [int(part.parameters[MAX_PENDING].string_value) for part in parts if MAX_PENDING in part.parameters]
+    most = min(pending, default=GuardSettings.max_requests) or UNBOUNDED
+    parameters = configs[name].parameters
+    given = parameters[MAX_LENGTH].string_value if MAX_LENGTH in parameters else ""
+    return ModelLimits(
+        max_requests=most,
+        max_upstream_requests=min(most, max(LEAST_UPSTREAM, 2 * max(map(_room, parts)))),
+        max_upstream_long=_long(parts) or most,
+        read_bytes=BYTES_A_TOKEN * (int(given) if given.isdecimal() else TOKENS),
     )
 
 

@@ -69,7 +69,8 @@ class Server:
         on_log: called, from another thread, with each line of Triton's log, save those that only say that there is no
             GPU; without it the lines go to the logger `rejection_server.triton`.
         on_event: called, from another thread, with each event that the guard tells (`rejection_server.guard.__main__`
-            lists them); without it they go to the logger `rejection_server.guard`.
+            lists them), and with `exchanged` when another version of a model answers; without it they go to the logger
+            `rejection_server.guard`.
         on_wait: called about twenty times a second while the models load, with the seconds since the start.
         on_step: called with a line for each step of what takes minutes before that: the building of an engine.
     """
@@ -372,7 +373,11 @@ class Server:
                 load_timeout_s=self.options.startup_timeout_s,
             )
             self._control = Control(
-                self.runtime_folder, exchange, address=endpoints.grpc, key_file=self.options.admin_key_file
+                self.runtime_folder,
+                exchange,
+                address=endpoints.grpc,
+                key_file=self.options.admin_key_file,
+                on_event=self._on_event,
             )
         _log.info("Triton is ready after %.1f s", elapsed_s)
 

@@ -179,7 +179,10 @@ def _prove(case: Case, work: Path) -> None:
 
 def judged(case: Case, found: Answers, thresholds: gate.Thresholds) -> tuple[list[gate.Figures], list[str]]:
     """Figures of answers to the compared texts, and what is beyond float32's or other thresholds."""
-    figures = gate.compare_all(case.expected, found, case.edge_cases, case.model.activation)
+    expected = case.expected
+    figures = gate.compare_all(
+        expected.scores, found.scores, expected.token_counts, case.edge_cases, case.model.activation
+    )
     missed = gate.failures(figures, thresholds)
     if thresholds.largest <= gate.THRESHOLDS["fp32"].largest:
         missed += gate.logit_failures(case.expected, found)

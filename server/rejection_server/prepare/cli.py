@@ -36,7 +36,7 @@ examples:
   {prepare} ./my-classifier --output build/mine --precision fp32
       a folder with config.json, model.safetensors and tokenizer.json
   {prepare} ./my-newer-classifier --output build/mine --version 2
-      beside version 1; a running Triton switches to it without a stop
+      beside version 1; rejection-server reload has it answer in a server that runs
   {prepare} unitary/toxic-bert --name toxicity --add-to build/mine
       one more classifier for the same server, which callers ask for as toxicity
 
@@ -249,5 +249,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             "The comparison ran on this machine's processor; for one on the GPU its texts and answers are in gate.npz."
         )
     device = " --device gpu" if options.device == "gpu" else ""
+    if options.adds_version:
+        print("Have it answer in a server that runs:  rejection-server reload")
     print(f"Serve it:  {command('serve')}{device} --repository {shlex.quote(str(prepared.output))}", flush=True)
     return 0

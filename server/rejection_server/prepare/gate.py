@@ -106,15 +106,17 @@ def logit_failures(expected: Answers, served: Answers, tolerance: float = LOGITS
     return [f"a logit differs by {largest:.2g}, at most {tolerance * scale:.2g} is allowed"]
 
 
-def compare_all(expected: Answers, served: Answers, edge_cases: int, activation: Activation) -> list[Figures]:
+def compare_all(
+    reference: Floats, served: Floats, token_counts: Sequence[int], edge_cases: int, activation: Activation
+) -> list[Figures]:
     """Figures for every length class that has texts, for the edge cases, which are the last ones, then for all others.
 
-    Raises ValueError when one of the scores is not finite.
+    Scores are as `compare` takes them. Raises ValueError when one of them is not finite.
     """
-    usual = len(expected.ids) - edge_cases
-    figures = compare(expected.scores[:usual], served.scores[:usual], expected.token_counts[:usual], activation)
+    usual = len(token_counts) - edge_cases
+    figures = compare(reference[:usual], served[:usual], token_counts[:usual], activation)
     if edge_cases:
-        edge = compare(expected.scores[usual:], served.scores[usual:], [1] * edge_cases, activation)[-1]
+        edge = compare(reference[usual:], served[usual:], [1] * edge_cases, activation)[-1]
         figures.insert(-1, replace(edge, tokens=EDGE_CASES))
     return figures
 

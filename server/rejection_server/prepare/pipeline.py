@@ -153,8 +153,7 @@ def _candidate(case: Case, plan: Plan, work: Path, report: Callable[[str], None]
     folder = repository.version_folder(staged, names, case.version)
     if built.twin:
         graph.replace(folder / "model.onnx")
-    if case.shape.device == "gpu":
-        Recorded(case.expected.ids, case.expected.logits).write(folder)
+    Recorded(case.expected.ids, case.expected.logits, case.edge_cases).write(folder)
     report(f"the repository answered {len(case.texts)} texts over gRPC on the embedded Triton")
     figures, missed = judged(case, answers, case.options.thresholds(plan.precision))
     return _Candidate(staged, shape, plan.precision, built, figures, missed)

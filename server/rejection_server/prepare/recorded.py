@@ -1,7 +1,8 @@
 """The original's answers to the gate's texts, stored beside the graph: for a machine that compares once more.
 
-A GPU's kernels are not those that the gate ran with here. Who starts a repository for one can ask the graph the same
-texts again, without PyTorch, tokenizer or transformers.
+A GPU's kernels are not those that the gate ran with here, and another machine's processor may not be either. Who starts
+a repository for a GPU, or has a version take over in a server that runs, asks the graph the same texts again, without
+PyTorch, tokenizer or transformers.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Recorded:
     """Token ids of the texts, special ones included."""
     logits: gate.Floats
     """[texts, labels], in float32 on the machine that prepared the model."""
+    edge_cases: int = 0
+    """How many of the texts, the last ones, are edge cases."""
 
     def write(self, folder: Path) -> None:
         """Write `gate.npz` to the version's folder."""
@@ -43,6 +46,7 @@ class Recorded:
                 input_ids=np.concatenate([np.asarray(row, np.int64) for row in self.rows]),
                 sequence_lengths=np.asarray([len(row) for row in self.rows], np.int32),
                 logits=self.logits.astype(np.float32),
+                edge_cases=self.edge_cases,
             )
 
     @classmethod
@@ -51,7 +55,8 @@ class Recorded:
         with np.load(folder / GATE, allow_pickle=False) as arrays:
             ends = np.cumsum(arrays["sequence_lengths"])
             rows = np.split(arrays["input_ids"], ends[:-1])
-            return cls([row.tolist() for row in rows], arrays["logits"].astype(np.float64))
+            edge_cases = int(arrays["edge_cases"]) if "edge_cases" in arrays else 0
+            return cls([row.tolist() for row in rows], arrays["logits"].astype(np.float64), edge_cases)
 
 
 def compare_again(folder: Path, run: Run) -> tuple[list[gate.Figures], list[str]]:
@@ -76,5 +81,5 @@ def compare_again(folder: Path, run: Run) -> tuple[list[gate.Figures], list[str]
         )
     expected = gate.probabilities_of(recorded.logits, facts["activation"])
     served = np.concatenate(answers).astype(np.float64)
-    figures = gate.compare(expected, served, lengths, facts["activation"])
+    figures = gate.compare_all(expected, served, lengths, recorded.edge_cases, facts["activation"])
     return figures, gate.failures(figures, gate.Thresholds(**facts["gate"]["thresholds"]))

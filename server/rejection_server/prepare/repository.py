@@ -156,7 +156,8 @@ def _check_free(output: Path, names: Names) -> None:
 def check_version(output: Path, names: Names, shape: Shape, version: int, tokenizer_json: Path) -> None:
     """Raise OutputError unless the classifier in `output` can take a model of this shape as a further version.
 
-    What Triton keeps once for all versions has to be the same: labels, length, activation and tokenizer.
+    What Triton keeps once for all versions has to be the same: labels, length and activation. A tokenizer of its own is
+    for the newest version alone, whose number it bears: those that follow share it.
     """
     if version_folder(output, names, version).exists():
         raise OutputError(f"{output} already has version {version}: take the next number, or remove that folder")
@@ -165,8 +166,12 @@ def check_version(output: Path, names: Names, shape: Shape, version: int, tokeni
     labels = (output / names.classifier / "labels.txt").read_text(encoding="utf-8").splitlines()
     if labels != list(shape.labels):
         raise OutputError(f"{differs} the labels {', '.join(labels)}, this one {', '.join(shape.labels)}{other}")
-    if (output / names.tokenizer / TOKENIZER_VERSION / "tokenizer.json").read_bytes() != tokenizer_json.read_bytes():
-        raise OutputError(f"{differs} another tokenizer, and a request must not meet one half of each{other}")
+    newest = max(numbered(output / names.classifier), default=0)
+    if version < newest and not _shares_tokenizer(output, names, version, tokenizer_json):
+        raise OutputError(
+            f"version {version} has a tokenizer of its own and would come between others in {output}, which share one: "
+            f"take {newest + 1}"
+        )
     for facts in _facts_of(output / names.classifier):
         for name in ("model_max_length", "model_min_length", "activation"):
             mine = getattr(shape, name)
@@ -184,6 +189,22 @@ def _facts_of(classifier: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(path.read_text(encoding="utf-8"))
 
 
+def numbered(folder: Path) -> list[int]:
+    """The versions of a model in a repository, ascending; Triton takes no folders of other names for such."""
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def tokenizer_version(output: Path, names: Names, version: int) -> int:
+    """The tokenizer's version that belongs to one of the classifier: its own, or else the nearest one before."""
+    found = numbered(output / names.tokenizer)
+    return max((one for one in found if one <= version), default=found[0])
+
+
+def _shares_tokenizer(output: Path, names: Names, version: int, tokenizer_json: Path) -> bool:
+    held = output / names.tokenizer / str(tokenizer_version(output, names, version)) / tokenizer_json.name
+    return held.read_bytes() == tokenizer_json.read_bytes()
+
+
 def version_folder(output: Path, names: Names, version: int) -> Path:
     """Where the classifier's version lies."""
     return output / names.classifier / str(version)
@@ -198,12 +219,17 @@ def tidy(staged: Path) -> None:
 def publish_version(staged: Path, output: Path, names: Names, version: int) -> None:
     """Move the classifier's new version beside the others, in one rename: a Triton that polls sees it whole.
 
-    The public configuration, which says of which model the answers are, follows it.
+    A tokenizer that is another goes before it. The public configuration, which says of which model the newest version's
+    answers are, follows it.
     """
     public = Path(names.public) / "config.pbtxt"
+    tokenizer = staged / names.tokenizer / TOKENIZER_VERSION
     with disk_errors(staged):
+        if not _shares_tokenizer(output, names, version, tokenizer / "tokenizer.json"):
+            tokenizer.rename(output / names.tokenizer / str(version))
         version_folder(staged, names, version).rename(version_folder(output, names, version))
-        (staged / public).replace(output / public)
+        if version == max(numbered(output / names.classifier)):
+            (staged / public).replace(output / public)
 
 
 def publish(staged: Path, output: Path) -> None:
@@ -221,7 +247,7 @@ def publish_beside(staged: Path, output: Path, names: Names) -> None:
 
     Raises OutputError if another has taken the name meanwhile.
     """
-    whole = staged.with_name("whole")
+    whole = staged.with_name(f"{staged.name}.whole")
     with disk_errors(staged), _alone(output.parent):
         _check_free(output, names)
         shutil.copytree(output, whole, symlinks=True, copy_function=_linked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -143,9 +144,11 @@ def _find(address: str | None) -> Path:
     found: dict[Path, Any] = {}
     for folder in candidate_folders():
         for path in Path(folder).glob(f"{PREFIX}*/{control.SOCKET}"):
-            # The folders of others cannot be looked into.
-            if path.stat().st_uid == os.getuid() and (told := control.greeting(path)) is not None:
-                found[path.resolve()] = told.get("address")
+            # Nobody else is to be told the key; and a server may end meanwhile.
+            with contextlib.suppress(OSError):
+                is_mine = path.parent.lstat().st_uid == os.getuid()
+                if is_mine and (told := control.greeting(path)) is not None:
+                    found[path.resolve()] = told.get("address")
     there = ", ".join(sorted(map(str, found.values())))
     chosen = [path for path, its in found.items() if address in (None, its)]
     if len(chosen) == 1:

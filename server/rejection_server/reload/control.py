@@ -43,10 +43,20 @@ class Control:
         exchange: what is asked for.
         address: HOST:PORT that tells the server from others of this user.
         key_file: the administrator's own key; None makes one, in a file beside the socket.
+        on_event: told `{"event": "exchanged", "message": ...}` when another version answers.
     """
 
-    def __init__(self, folder: Path, exchange: Exchange, *, address: str, key_file: Path | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        exchange: Exchange,
+        *,
+        address: str,
+        key_file: Path | None,
+        on_event: Callable[[Mapping[str, Any]], None],
+    ) -> None:
         self._exchange = exchange
+        self._on_event = on_event
         self._key_file = key_file or folder / KEY
         if key_file is None:
             self._key_file.touch(mode=0o600)
@@ -95,10 +105,13 @@ class Control:
         if command == "versions":
             return self._exchange.status()
         if command == "reload":
-            return self._exchange.reload(model, version, say)
-        if command == "rollback":
-            return self._exchange.rollback(model, say)
-        raise ValueError(command)
+            done = self._exchange.reload(model, version, say)
+        elif command == "rollback":
+            done = self._exchange.rollback(model, say)
+        else:
+            raise ValueError(command)
+        self._on_event({"event": "exchanged", "message": done})
+        return done
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):

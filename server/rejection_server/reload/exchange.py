@@ -23,6 +23,7 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from rejection_server.commands import command
 from rejection_server.guard.memory import resident_bytes
 from rejection_server.host.errors import ExchangeError
 from rejection_server.host.gpu import compare_served
@@ -105,10 +106,11 @@ class Exchange:
             if new not in found:
                 raise ExchangeError(
                     f"version {new} of {names.public} is not in the repository, which has "
-                    f"{', '.join(map(str, found)) or 'none'}: add it with prepare --version {new}"
+                    f"{', '.join(map(str, found)) or 'none'}: add it with {command('prepare')} --version {new}"
                 )
             if new == self._history[names][-1]:
-                newer = "" if version is not None else ", and there is no newer one: add it with prepare --version"
+                add = f", and there is no newer one: add it with {command('prepare')} --version"
+                newer = add if version is None else ""
                 raise ExchangeError(f"version {new} of {names.public} is the one that answers{newer}")
             self._take_over(names, new, say)
             self._history[names].append(new)
@@ -158,16 +160,13 @@ class Exchange:
                 self._load(client, self._served.write(names, old, new))
                 self._compare(names, new, say)
                 self._load(client, self._served.write(names, new, old))
-            except (InferenceServerException, ExchangeError, OSError) as exc:
-                with contextlib.suppress(InferenceServerException):  # the server may have ended
-                    self._load(client, self._served.write(names, old))
+            except Exception as exc:  # whatever it is, the version before goes on
+                self._settle(client, names, old)
                 raise ExchangeError(f"version {old} of {names.public} goes on answering: {_reason(exc)}") from exc
             self._loaded[names] = self._identity(names, new)
             say(f"version {new} took over; unloading version {old}")
             time.sleep(SETTLE_S)
-            with contextlib.suppress(InferenceServerException):
-                self._load(client, self._served.write(names, new))
-                self._wait_until_alone(client, names.classifier, new)
+            self._settle(client, names, new)
 
     def _check(self, names: Names, old: int, new: int) -> None:
         """Raise ExchangeError for what is wrong with a version before anything is loaded."""
@@ -234,15 +233,19 @@ class Exchange:
         if missed:
             raise ExchangeError(f"version {new} does not answer like the original: {'; '.join(missed)}")
 
-    def _wait_until_alone(self, client: triton.InferenceServerClient, model: str, version: int) -> None:
-        """Wait until no other version of a model is left."""
-        until = time.monotonic() + UNLOAD_S
-        while time.monotonic() < until:
-            index = client.get_model_repository_index(headers=self._metadata, client_timeout=ASK_S)
-            states = {int(m.version): m.state for m in index.models if m.name == model and m.version}
-            if not any(state in ("READY", "UNLOADING") for one, state in states.items() if one != version):
-                return
-            time.sleep(POLL_S)
+    def _settle(self, client: triton.InferenceServerClient, names: Names, version: int) -> None:
+        """Have this version answer and none be loaded beside it, and wait until none is."""
+        with contextlib.suppress(InferenceServerException, OSError):  # the server may have ended
+            changed = self._served.write(names, version)
+            self._load(client, changed)
+            until = time.monotonic() + UNLOAD_S
+            while self._loaded_versions(client, changed) > len(changed) and time.monotonic() < until:
+                time.sleep(POLL_S)
+
+    def _loaded_versions(self, client: triton.InferenceServerClient, models: Sequence[str]) -> int:
+        """How many versions of these models there are, those that are on their way out included."""
+        index = client.get_model_repository_index(headers=self._metadata, client_timeout=ASK_S)
+        return sum(m.name in models and m.state in ("READY", "LOADING", "UNLOADING") for m in index.models)
 
 
 def _reason(exc: Exception) -> str:

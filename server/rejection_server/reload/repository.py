@@ -12,7 +12,6 @@ model are those of the version that answers.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,9 +20,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from rejection_server.facts import FACTS
+from rejection_server.facts import facts_of
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.configuration import MEANING, meaning_of
+from rejection_server.prepare.repository import numbered, tokenizer_version, version_folder
 
 __all__ = ["ServedRepository"]
 
@@ -51,7 +51,7 @@ class ServedRepository:
             # What is missing or broken is left as it is: Triton tells what is wrong with it.
             with contextlib.suppress(OSError, ValueError, text_format.ParseError):
                 configs = {model: _read(configured / model, config_name) for model in names.models}
-                if self.versions(names) and _numbered(self._repository / names.tokenizer):
+                if self.versions(names) and numbered(self._repository / names.tokenizer):
                     self._configs |= configs
                     self.classifiers += (names,)
         self._told = {names: self.versions(names)[-1] for names in self.classifiers}
@@ -65,24 +65,16 @@ class ServedRepository:
 
     def versions(self, names: Names) -> list[int]:
         """The classifier's versions on the disk, ascending."""
-        return _numbered(self._repository / names.classifier)
+        return numbered(self._repository / names.classifier)
 
     def version_folder(self, names: Names, version: int) -> Path:
         """Where that version of the classifier lies."""
-        return self._repository / names.classifier / str(version)
-
-    def tokenizer_version(self, names: Names, version: int) -> int:
-        """The tokenizer of that version: its own, or else the one of the nearest version before."""
-        found = _numbered(self._repository / names.tokenizer)
-        return max((one for one in found if one <= version), default=found[0])
+        return version_folder(self._repository, names, version)
 
     def facts(self, names: Names, version: int) -> dict[str, Any]:
         """What `model.json` says of a version; nothing of one that was made by hand."""
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads((self.version_folder(names, version) / FACTS).read_text(encoding="utf-8"))
-            if isinstance(facts, dict) and "labels" in facts and "activation" in facts:
-                return {**facts, "version": version}
-        return {}
+        facts = facts_of(self.version_folder(names, version))
+        return {**facts, "version": version} if {"labels", "activation"} <= facts.keys() else {}
 
     def write(self, names: Names, answering: int, *beside: int) -> list[str]:
         """Have one version answer, and others loaded beside it, as soon as Triton loads the models that are returned.
@@ -90,13 +82,13 @@ class ServedRepository:
         Ensembles come first, the public model for both: they let go of a version before it is unloaded.
         """
         loaded = sorted({answering, *beside})
-        tokenizers = sorted({self.tokenizer_version(names, version) for version in loaded})
-        pins = {names.classifier: answering, names.tokenizer: self.tokenizer_version(names, answering)}
+        tokenizers = {version: tokenizer_version(self._repository, names, version) for version in loaded}
+        pins = {names.classifier: answering, names.tokenizer: tokenizers[answering]}
         facts = {} if answering == self._told[names] else self.facts(names, answering)
         is_chained = self._put(names.scoring, [answering], pins=pins)
         is_public = self._put(names.public, [answering], meaning=meaning_of(facts) if facts else {})
         changed = [names.public] if is_chained or is_public else []
-        changed += [names.tokenizer] if self._put(names.tokenizer, tokenizers) else []
+        changed += [names.tokenizer] if self._put(names.tokenizer, sorted(set(tokenizers.values()))) else []
         return changed + ([names.classifier] if self._put(names.classifier, loaded) else [])
 
     def _put(
@@ -117,23 +109,26 @@ class ServedRepository:
             config.parameters.pop(name, None)
         for name, value in meaning.items():
             config.parameters[name].string_value = value
-        folder = self.folder / model
+        self._link(model, versions, is_ensemble=config.platform == "ensemble")
+        return _replaced(self.folder / model / CONFIG, text_format.MessageToString(config))
+
+    def _link(self, model: str, versions: Sequence[int], *, is_ensemble: bool) -> None:
+        """Put these versions of a model into its folder, and what all of them share; other versions go."""
+        folder, given = self.folder / model, self._configured / model
         folder.mkdir(exist_ok=True)
-        for entry in (self._configured / model).iterdir():
-            if not (entry.name.isdecimal() or entry.name in (CONFIG, "configs") or (folder / entry.name).exists()):
-                (folder / entry.name).symlink_to(entry.resolve())
-        for version in map(str, versions):
-            if not (folder / version).exists():
-                if config.platform == "ensemble":
-                    (folder / version).mkdir()
+        shared = [e for e in given.iterdir() if not (e.name.isdecimal() or e.name in (CONFIG, "configs"))]
+        wanted = {entry.name: entry.resolve() for entry in shared}
+        wanted |= {str(version): self._repository / model / str(version) for version in versions}
+        for entry in folder.iterdir():
+            # A link whose target was removed would keep Triton from looking at the model at all.
+            if entry.name.isdecimal() and entry.name not in wanted:
+                entry.unlink() if entry.is_symlink() else entry.rmdir()
+        for name, target in wanted.items():
+            if not (folder / name).is_symlink() and not (folder / name).exists():
+                if is_ensemble and name.isdecimal():
+                    (folder / name).mkdir()
                 else:
-                    (folder / version).symlink_to(self._repository / model / version)
-        return _replaced(folder / CONFIG, text_format.MessageToString(config))
-
-
-def _numbered(folder: Path) -> list[int]:
-    """Names of version folders; Triton takes no others."""
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+                    (folder / name).symlink_to(target)
 
 
 def _read(folder: Path, config_name: str | None) -> Any:
