@@ -67,13 +67,16 @@ def averaged(folders: Sequence[Path]) -> tuple[Any, Any]:
     A mean of such models errs less than each of them (Wortsman et al. 2022, "Model soups").
     """
     models = [AutoModelForSequenceClassification.from_pretrained(folder) for folder in folders]
-    states = [model.state_dict() for model in models]
-    mean = {
+    models[0].load_state_dict(mean([model.state_dict() for model in models]))
+    return models[0], AutoTokenizer.from_pretrained(folders[0])
+
+
+def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Weights whose every tensor is the mean of what the states hold under its name; whole numbers are the first's."""
+    return {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
         for name, tensor in states[0].items()
     }
-    models[0].load_state_dict(mean)
-    return models[0], AutoTokenizer.from_pretrained(folders[0])
 
 
 def seed_all(seed: int) -> None:

@@ -6,10 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-from tokenizers import Tokenizer
-
 from training.data import Row, family, normalised
 from training.metrics import Floats, expected_calibration_error, keyword_refusal, scores, softmax
 
@@ -43,19 +39,6 @@ def everyday_errors(rows: Sequence[Row], logits: Floats) -> dict[str, int]:
         "refusals": len(refusals),
         "missed": len(refusals) - sum(refusals),
     }
-
-
-def served_logits(model: Path, tokenizer: Path, texts: Sequence[str], max_length: int) -> Floats:
-    """Logits [texts, labels] of a ragged model on onnxruntime, from the files that Triton serves."""
-    reader = Tokenizer.from_file(str(tokenizer))
-    reader.enable_truncation(max_length)
-    session = onnxruntime.InferenceSession(str(model))
-    rows = []
-    for text in texts:
-        ids = np.asarray(reader.encode(text).ids, dtype=np.int64)
-        feed = {"input_ids": ids, "sequence_lengths": np.asarray([[len(ids)]], dtype=np.int32)}
-        rows.append(session.run(["logits"], feed)[0][0])
-    return np.asarray(rows, dtype=np.float64)
 
 
 def judge(rows: Sequence[Row], logits: Floats) -> dict[str, Any]:
@@ -107,6 +90,8 @@ def failures(
             missed.append(f"F1 on {group} is {f1:.4f}, below {bar}")
         if reference - f1 > LARGEST_INT8_LOSS:
             missed.append(f"int8 loses {reference - f1:.4f} of F1 on {group}, more than {LARGEST_INT8_LOSS}")
+    if everyday["missed"]:
+        missed.append(f"{everyday['missed']} of {everyday['refusals']} everyday refusals are missed")
     if everyday["false_alarms"] > LARGEST_FALSE_ALARMS * everyday["answers"]:
         missed.append(
             f"{everyday['false_alarms']} of {everyday['answers']} everyday sentences are called refusals, more than "

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from training.finetune import LABELS
+from training.served import body
 
 HEADS = 12
 """Of the attention; the graph holds them only as the shape of its steps."""
@@ -27,7 +28,7 @@ def load_published(model: Path, tokenizer: Path) -> tuple[Any, Any]:
 
     Raises KeyError where the file is not the packed int8 form of a BERT classifier.
     """
-    arrays = _weights(onnx.load(model))
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in body(onnx.load(model)).initializer}
     layers = sum(name.endswith("_end_gain") for name in arrays)
     vocabulary, hidden = arrays["packed_words_int8"].shape
     config = BertConfig(
@@ -48,12 +49,6 @@ def load_published(model: Path, tokenizer: Path) -> tuple[Any, Any]:
         raise KeyError(f"{model} lacks {missing} or holds {unexpected}")
     restored.eval()
     return restored, _tokenizer(tokenizer)
-
-
-def _weights(model: ModelProto) -> _Arrays:
-    (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
-    (body,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
 
 
 def _state(arrays: _Arrays, layers: int) -> _Arrays:

@@ -19,6 +19,8 @@ from training.publish import BASE_PACKAGE, MAX_LENGTH, description, facts_of, mo
 if TYPE_CHECKING:
     from training.data import Row, Split
     from training.finetune import Recipe
+    from training.metrics import Floats
+    from training.served import Served
 
 TRAIN, TEST = "refusals.train.jsonl", "refusals.test.jsonl"
 WORK = Path(__file__).resolve().parent.parent / "build" / "bundled"
@@ -87,40 +89,41 @@ def run(args: argparse.Namespace, report: Report) -> int:
     for name in (TRAIN, TEST):
         if not (args.data / name).is_file():
             raise NotPossibleError(f"{args.data} holds no {name}: name the folder with the labelled responses")
-    from training import calm, data, export, finetune, judge
+    from training import data, export, finetune, judge
+    from training.served import Served
 
     recipe = finetune.Recipe(epochs=args.epochs)
     test = data.read_rows(args.data / TEST)
     split = data.prepared(data.read_rows(args.data / TRAIN), test, args.synthetic, recipe.seed)
     report(f"{len(split.train)} training rows, {len(split.validation)} validation rows, {len(test)} test rows")
     args.work.mkdir(parents=True, exist_ok=True)
+    served = Served(args.work / "model.onnx", args.work / "tokenizer.json")
     if args.calm:
         model, tokenizer, start = load_published(args.repository)
+        shutil.copyfile(model_of(args.repository), served.model)
     else:
         if not (args.reuse and (args.work / CHECKPOINT).is_dir()):
             train(args, split, test, recipe, report)
         (model, tokenizer), start = load(args.work / CHECKPOINT), {}
-    temperature = calibrated(model, tokenizer, split, recipe, report)
-
-    report("exporting and quantising")
-    padded, served = args.work / "padded.onnx", args.work / "model.onnx"
-    export.export_padded(model, padded, MAX_LENGTH)
-    export.to_served(padded, served, model.config.num_attention_heads)
+        report("exporting and quantising")
+        padded = args.work / "padded.onnx"
+        export.export_padded(model, padded, MAX_LENGTH)
+        export.to_served(padded, served.model, model.config.num_attention_heads)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    backend.save(str(args.work / "tokenizer.json"), pretty=False)
+    backend.save(str(served.tokenizer), pretty=False)
+    temperature = calibrated(model, served, split, recipe, report)
 
     report("judging float32 and int8 on the test file")
     texts = [row.text for row in test]
-    features = calm.first_tokens(model, tokenizer, texts, MAX_LENGTH)
-    float32 = judge.judge(test, calm.logits(model, features).double().numpy())
-    int8 = judge.judge(test, judge.served_logits(served, args.work / "tokenizer.json", texts, MAX_LENGTH))
-    held_back = judge.everyday_rows("held-out")
-    sentences = [row.text for row in held_back]
-    everyday = judge.everyday_errors(
-        held_back, judge.served_logits(served, args.work / "tokenizer.json", sentences, MAX_LENGTH)
-    )
+    float32 = judge.judge(test, finetune.logits_of(model, tokenizer, texts, MAX_LENGTH))
+
+    def given(rows: list[Row]) -> Floats:
+        return served.logits([row.text for row in rows], MAX_LENGTH)
+
+    int8, held_back = judge.judge(test, given(test)), judge.everyday_rows("held-out")
+    everyday = judge.everyday_errors(held_back, given(held_back))
     summary = {"temperature": temperature, "float32": float32, "int8": int8, "everyday": everyday}
     (args.work / "metrics.json").write_text(json.dumps(summary, indent=1))
     print(f"\nint8, as served:\n{judge.table(int8)}\n\nfloat32:\n{judge.table(float32)}\n")
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace, report: Report) -> int:
     for sentence in missed:
         print(f"scripts/train: {sentence}", file=sys.stderr)
     if not missed or args.publish_anyway:
-        facts = description(served, finetune.LABELS, temperature, int8, start)
+        facts = description(served.model, finetune.LABELS, temperature, int8, start)
         publish(args.work, args.repository, facts)
         report(f"written to {args.repository}")
     return 1 if missed else 0
@@ -149,25 +152,32 @@ def load_published(repository: Path) -> tuple[Any, Any, dict[str, Any]]:
         raise NotPossibleError(f"{repository} holds no model that scripts/train has written ({error})") from error
 
 
-def calibrated(model: Any, tokenizer: Any, split: Split, recipe: Recipe, report: Report) -> float:
-    """Do the last step and fit the temperature, which becomes part of the last layer; returns it."""
+def calibrated(model: Any, served: Served, split: Split, recipe: Recipe, report: Report) -> float:
+    """Do the last step and fit the temperature, which becomes part of the last layer; returns it.
+
+    ``served``, the int8 form of ``model``, gets the new head as well.
+    """
+    import torch
+
     from training import calm, data, finetune, judge, metrics
 
     real = [row for row in split.validation if row.source != data.SYNTHETIC]
     everyday = judge.everyday_rows("choosing")
-    features = calm.first_tokens(model, tokenizer, [row.text for row in (*real, *everyday)], MAX_LENGTH)
+    read = served.first_tokens([row.text for row in (*real, *everyday)], MAX_LENGTH)
+    features = torch.from_numpy(read).float()
 
-    def logits(when: str) -> metrics.Floats:
-        given: metrics.Floats = calm.logits(model, features).double().numpy()
+    def logits(when: str) -> Floats:
+        given: Floats = calm.logits(model, features).double().numpy()
         errors = judge.everyday_errors(everyday, given[len(real) :])
         report(f"{when} calming: validation F1 {finetune.f1_by_source(real, given[: len(real)])}, everyday {errors}")
         return given[: len(real)]
 
     logits("before")
-    calm.calm(model, tokenizer, split, calm.Recipe(), report)
+    calm.calm(model, served, split, calm.Recipe(), report)
     weights = [recipe.noisy_weight if row.source == data.NOISY else 1.0 for row in real]
     temperature = metrics.best_temperature([row.label for row in real], logits("after"), weights)
     finetune.scale_logits(model, 1 / temperature)
+    served.replace_head(model)
     report(f"temperature {temperature:.3f}, now part of the last layer")
     return temperature
 
