@@ -107,7 +107,7 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
         which = "--weight" if arguments.cores is None else "--cores"
         console.say(f"{which} goes with neither --model-config-name nor --model-control-mode")
         return 2
-    if arguments.no_guard and arguments.guards is not None:
+    if arguments.no_guard and arguments.guards > 1:
         console.say("--guards does not go with --no-guard")
         return 2
     for warning in _warnings(options):

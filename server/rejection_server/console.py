@@ -159,7 +159,7 @@ def _describe_models(told: list[Told], instances: Mapping[str, int]) -> list[str
 
 def _describe_layout(server: Server, options: ServeOptions) -> str:
     cores = f"{options.cores} core{'' if options.cores == 1 else 's'}"
-    guards = f", {options.guard_count} guards" if options.guard and options.guard_count > 1 else ""
+    guards = f", {options.guards} guards" if options.guard and options.guards > 1 else ""
     if len(server.shares) < 2:
         return f"{_counted(server.instances)}{guards} ({cores})"
     parts = ", ".join(f"{name} {count}" for name, count in server.shares.items())

@@ -133,9 +133,10 @@ def _serve(kind: Callable[..., Parser]) -> Parser:
     serve.add_argument(
         "--guards",
         type=int,
+        default=1,
         metavar="N",
         help="processes of the guard, which share the port and its bounds: a connection has one of them, so a caller "
-        "with one connection has one's part (default: one for every eight cores, at most 4)",
+        "with one connection has one's part (default: 1)",
     )
     for name, metavar, what in (
         ("tls-cert", "PEM", "the server's certificate and its chain: callers then have to speak TLS"),

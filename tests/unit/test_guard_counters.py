@@ -76,8 +76,9 @@ def test_counts_of_several_guards_are_added_up() -> None:
     other = replace(SNAPSHOT, calls={"ModelInfer": {"OK": 4}, "Watch": {"OK": 1}}, certificate_expires=1800000000.0)
     both = SNAPSHOT.with_others([other])
     assert both.calls == {"ModelInfer": {"OK": 7, "CANCELLED": 1}, "Check": {"OK": 2}, "Watch": {"OK": 1}}
-    assert (both.connections, both.durations_sum_s, both.labels["rejection"]["NORMAL"]) == (8, 123.0, 4)
-    assert both.durations == [2 * count for count in SNAPSHOT.durations]
+    assert (both.connections, both.labels["rejection"]["NORMAL"]) == (2 * SNAPSHOT.connections, 4)
+    assert both.durations_sum_s == {model: 2 * sum_s for model, sum_s in SNAPSHOT.durations_sum_s.items()}
+    assert both.durations == {model: [2 * count for count in of] for model, of in SNAPSHOT.durations.items()}
     assert both.certificate_expires == 1800000000.0
     assert SNAPSHOT.with_others([]) == SNAPSHOT
     without = replace(SNAPSHOT, certificate_expires=None)

@@ -105,10 +105,16 @@ def test_in_an_overload_that_lasts_half_as_many_may_be_under_way() -> None:
 
 
 def test_several_guards_share_the_bounds_out() -> None:
-    settings = GuardSettings(upstream="a:1", public_models=(), processes=4, max_upstream_long=2, port=7)
+    limits = ModelLimits(max_requests=100, max_upstream_requests=2, max_upstream_long=40, read_bytes=9)
+    settings = GuardSettings(
+        upstream="a:1", public_models=("a",), models={"a": limits}, processes=4, max_upstream_long=2, port=7
+    )
     share = settings.share
     assert (share.processes, share.reuse_port, share.port) == (1, True, 7)
     assert (share.max_requests, share.max_upstream_requests, share.max_connections) == (128, 64, 1024)
     assert share.max_upstream_long == 1, "else nothing long would pass"
     assert share.max_bytes == settings.max_message_bytes, "else the largest request would not"
+    assert share.limits("a") == ModelLimits(
+        max_requests=25, max_upstream_requests=1, max_upstream_long=10, read_bytes=9
+    )
     assert settings.memory_bytes == 4 * share.memory_bytes

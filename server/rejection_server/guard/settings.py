@@ -12,6 +12,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,8 @@ UNIX = "unix:"
 ADMIN_KEY = "triton-grpc-protocol-admin-key"
 """The header that carries the key of administration, here as in Triton's restricted protocols."""
 _MEBIBYTE = 1 << 20
-SHARED = (
-    *("max_requests", "max_upstream_requests", "max_upstream_long"),
-    *("max_connections", "max_connections_per_peer", "max_all_streams"),
-)
+OF_MODELS = ("max_requests", "max_upstream_requests", "max_upstream_long")
+SHARED = (*OF_MODELS, "max_connections", "max_connections_per_peer", "max_all_streams")
 """Bounds of which each of several guards has its part; that of bytes is the other one."""
 
 
@@ -166,9 +165,14 @@ class GuardSettings:
     @property
     def share(self) -> GuardSettings:
         """What each of several guards is told: its part of the bounds, none so small that nothing would pass."""
-        bounds = {name: max(1, getattr(self, name) // self.processes) for name in SHARED}
+
+        def part(bounds: object, names: Sequence[str]) -> dict[str, int]:
+            return {name: max(1, getattr(bounds, name) // self.processes) for name in names}
+
+        models = {name: dataclasses.replace(of, **part(of, OF_MODELS)) for name, of in self.models.items()}
         most = max(self.max_message_bytes, self.max_bytes // self.processes)
-        return dataclasses.replace(self, **bounds, max_bytes=most, processes=1, reuse_port=True)
+        shared = part(self, SHARED)
+        return dataclasses.replace(self, **shared, models=models, max_bytes=most, processes=1, reuse_port=True)
 
     def limits(self, model: str) -> ModelLimits:
         """The bounds of a model."""

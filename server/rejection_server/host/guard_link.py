@@ -53,7 +53,7 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         public_models=tuple(limits),
         models=limits,
         labels=_labels(repository, configs),
-        processes=options.guard_count,
+        processes=options.guards,
         measures_parent=True,
         host=endpoints.address,
         port=endpoints.grpc_port,

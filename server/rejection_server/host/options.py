@@ -34,9 +34,6 @@ GRPC_SOCKET = "grpc:1"
 METRICS_SOCKET = "metrics"
 SMALLEST_CACHE_BYTES = 2**16
 CACHE_BYTES = 64 * 2**20
-CORES_A_GUARD = 8
-"""A guess: with fewer cores the models need them. More than one guard was not measured on such a machine."""
-MOST_GUARDS = 4
 
 _LOG_FLAGS: Mapping[str, tuple[str, ...]] = {
     "error": ("--log-info=false", "--log-warning=false"),
@@ -85,8 +82,8 @@ class ServeOptions:
     """Port of the gRPC service; 0 takes a free one."""
     guard: bool = True
     """Whether the guard listens on `grpc_port`, and Triton behind it on a socket that is this user's alone."""
-    guards: int | None = None
-    """Guards that share the port, each a process that one core carries; None is one for every `CORES_A_GUARD` cores."""
+    guards: int = 1
+    """Guards that share the port, each a process that one core carries."""
     tls_cert: Path | None = None
     """PEM file with the guard's certificate and its chain; with it, and `tls_key`, callers have to speak TLS."""
     tls_key: Path | None = None
@@ -143,11 +140,6 @@ class ServeOptions:
     def picks_ports(self) -> bool:
         """Whether any port is one that was free, not one that was named."""
         return self.metrics_port is None or 0 in (self.grpc_port, self.http_port, self.metrics_port)
-
-    @property
-    def guard_count(self) -> int:
-        """Guards before Triton; one where the cores are not counted."""
-        return max(1, min(MOST_GUARDS, (self.cores or 1) // CORES_A_GUARD)) if self.guards is None else self.guards
 
     @property
     def cache_size(self) -> int:
@@ -291,7 +283,7 @@ def triton_command(options: ServeOptions, endpoints: Endpoints, runtime: Runtime
     administration, or the cache has an impossible size.
     """
     _check_arguments(options)
-    if options.guard_count < 1:
+    if options.guards < 1:
         raise OptionError(f"--guards {options.guards} is too few: give 1 or more; --no-guard is for none")
     is_ipv6 = ipaddress.ip_address(endpoints.address).version == 6
     grpc_address = f"[{endpoints.address}]" if is_ipv6 else endpoints.address
