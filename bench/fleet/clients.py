@@ -74,7 +74,7 @@ class Found:
         }  # fmt: skip
 
 
-def measure(load: Load, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def measure(load: Load, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """A row for each way."""
     with tempfile.TemporaryDirectory(prefix="rejection-clients-") as name:
         folder = Path(name)
@@ -117,7 +117,7 @@ async def _in_turns(
     return [one.row(way) for way, one in found.items()]
 
 
-async def under_load(callers: Sequence[Call], texts: Sequence[str], happening: Awaitable[None]) -> Counter[str]:
+async def under_load(callers: Sequence[Call], texts: Sequence[str], happening: Awaitable[object]) -> Counter[str]:
     """Calls by outcome while something happens; each caller has one call under way at a time."""
     told: Counter[str] = Counter()
     ends = asyncio.Event()

@@ -166,7 +166,7 @@ class GuardSettings:
     def share(self) -> GuardSettings:
         """What each of several guards is told: its part of the bounds, none so small that nothing would pass."""
 
-        def part(bounds: object, names: Sequence[str]) -> dict[str, int]:
+        def part(bounds: object, names: Sequence[str]) -> dict[str, Any]:
             return {name: max(1, getattr(bounds, name) // self.processes) for name in names}
 
         models = {name: dataclasses.replace(of, **part(of, OF_MODELS)) for name, of in self.models.items()}
