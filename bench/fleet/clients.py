@@ -90,7 +90,7 @@ def measure(load: Load, say: Callable[[str], object]) -> list[dict[str, Any]]:
 
 
 async def _in_turns(
-    load: Load, ways: Sequence[tuple[str, Connected, Sequence[str]]], fleet: Fleet, say: Callable[[str], None]
+    load: Load, ways: Sequence[tuple[str, Connected, Sequence[str]]], fleet: Fleet, say: Callable[[str], object]
 ) -> list[dict[str, Any]]:
     texts, _ = sample()
     found = {way: Found([], [], Counter(), Counter()) for way, _, _ in ways}
