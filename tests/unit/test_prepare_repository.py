@@ -32,12 +32,15 @@ from rejection_server.prepare.configuration import Shape, configurations, newest
 from rejection_server.prepare.errors import (
     OutOfMemoryError,
     OutputError,
+    PrepareError,
     UnexpectedError,
     UnsupportedError,
     VocabularyError,
 )
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.memory import PeakMemory
+from rejection_server.prepare.options import Options
+from rejection_server.prepare.pipeline import prepare
 from rejection_server.prepare.weights import attach, detach
 from support.repository import REPOSITORY, ROOT
 from support.tiny_models import ACCEPTED, VOCABULARY, description, padded_classifier
@@ -92,6 +95,13 @@ def test_other_shapes() -> None:
     assert "KIND_CPU" not in config
     assert re.findall(r"batch_size: (\d+)", config) == ["64", "64", "1"], "the largest batch is met before any caller"
     assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
+
+
+def test_tensorrt_takes_floating_point_alone(tmp_path: Path) -> None:
+    options = Options(model="none", output=tmp_path / "out", device="gpu", engine="tensorrt", precision="int8")
+    with pytest.raises(PrepareError, match="TensorRT is in fp16 or fp32: leave out --precision int8"):
+        prepare(options)
+    assert not (tmp_path / "out").exists()
 
 
 def staged(
