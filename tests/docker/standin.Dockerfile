@@ -4,13 +4,11 @@
 # hadolint ignore=DL3006
 FROM rejection-packages AS packages
 
-FROM debian:bookworm-slim
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-pip libpython3.11 \
-    && rm -rf /var/lib/apt/lists/*
+# hadolint ignore=DL3006
+FROM rejection-python
 ARG SITE=/opt/rejection/lib/python3.11/site-packages
 ARG TRITON=$SITE/pytriton/tritonserver
+COPY --from=packages $SITE/pip /usr/local/lib/python3.11/dist-packages/pip
 COPY --from=packages $TRITON/bin /opt/tritonserver/bin
 COPY --from=packages $TRITON/caches /opt/tritonserver/caches
 COPY --from=packages $TRITON/backends /opt/tritonserver/backends

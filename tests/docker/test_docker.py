@@ -4,6 +4,7 @@ One file, so that one process builds each image once. What this does not show is
 """
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from support import docker_engine
 from support.docker_engine import Engine
 from support.kserve import Wire, request
 from support.repository import REPOSITORY, ROOT
+from support.tiny_models import exported
 
 reason = docker_engine.missing()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
@@ -71,7 +73,8 @@ def image(engine: Engine) -> str:
 def on_triton(engine: Engine, image: str) -> str:
     """The image of Dockerfile.triton, on a stand-in for NVIDIA's."""
     assert image
-    engine.build("docker/Dockerfile", "rejection-packages", "--target", "packages")
+    for target in ("python", "packages"):
+        engine.build("docker/Dockerfile", f"rejection-{target}", "--target", target)
     engine.build("tests/docker/standin.Dockerfile", "standin-triton")
     engine.build("docker/Dockerfile.triton", "rejection-triton", "--build-arg", "BASE=standin-triton")
     return "rejection-triton"
@@ -217,6 +220,23 @@ def test_what_nvidias_image_lacks_is_told_in_one_sentence(
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_the_target_prepare_makes_what_the_server_serves(engine: Engine, image: str, folder: Path) -> None:
+    original, made = exported(folder / "original"), folder / "made"
+    made.mkdir()
+    os.chown(made, 10001, 10001)
+    engine.build("docker/Dockerfile", "rejection-prepare", "--target", "prepare")
+    mounts = ["--volume", f"{original}:/original:ro", "--volume", f"{made}:/work"]
+    arguments = ["/original", "--output", "/work/mine", "--precision", "fp32"]
+    engine.docker("run", "--rm", "--network", "none", *CONFINED, *mounts, "rejection-prepare", *arguments)
+    served = ["--volume", f"{made / 'mine'}:/repository:ro", "--env", "REJECTION_REPOSITORY=/repository"]
+    container = Container(engine, image, *served)
+    container.wait_until_healthy()
+    probabilities = container.answers(TEXTS)["probabilities"]
+    assert probabilities.shape == (len(TEXTS), 2)
+    assert len(set(probabilities[:, 0].tolist())) == len(TEXTS), "a model of this test's own, which tells texts apart"
+    engine.docker("rm", "--force", container.id)
 
 
 # From here on with the engine that has bridges; pytest keeps the order of a file.

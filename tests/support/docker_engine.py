@@ -14,12 +14,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 from support.repository import ROOT
 
 DOCKER, DOCKERD = "/usr/bin/docker", "/usr/sbin/dockerd"
 BASE = "debian:bookworm-slim"
 START_S = 60
 STOP_S = 60
+STORE_BYTES = 8 * 2**30
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 # What Debian's own slim image leaves out, too.
 LEFT_OUT = ("doc", "info", "locale", "man")
@@ -103,12 +106,18 @@ class Engine:
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder for engines, with a short name, for a socket's path has a limit; nothing is left of it."""
+    """A folder for engines, with a short name, for a socket's path has a limit; nothing is left of it.
+
+    In memory where there is enough: no file of the many waits for a disk, and all are gone at once.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rejection-docker-"))
+    if psutil.virtual_memory().available > 2 * STORE_BYTES:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={STORE_BYTES}", "tmpfs", folder], check=True)
+    folder.chmod(0o755)  # apt downloads as a user of its own
     try:
         yield folder
     finally:
-        for mount in _mounts_below(folder):
+        for mount in _mounts_in(folder):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
         shutil.rmtree(folder)
 
@@ -130,6 +139,7 @@ def import_base(engine: Engine, folder: Path) -> None:
     clean = "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*.bin $1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
     made = subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=minbase", *without, clean.replace("$1", '"$1"'), "bookworm", archive],
+        env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -139,6 +149,6 @@ def import_base(engine: Engine, folder: Path) -> None:
     archive.unlink()
 
 
-def _mounts_below(folder: Path) -> list[str]:
+def _mounts_in(folder: Path) -> list[str]:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True)
+    return sorted((mount for mount in mounts if Path(mount).is_relative_to(folder)), reverse=True)

@@ -1,6 +1,9 @@
 """Small random classifiers, made without torch, in the form that exporters give: padded ids and mask in, logits out."""
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.describe import Description
+from support.repository import REPOSITORY
 
 VOCABULARY = 30522
 """Ids of the bundled tokenizer, so that these models can stand behind it."""
@@ -73,6 +77,20 @@ def with_token_types(model: ModelProto) -> ModelProto:
         node.input[:] = ["typed_ids" if name == "input_ids" else name for name in node.input]
     graph.node.insert(0, helper.make_node("Add", ["input_ids", "token_type_ids"], ["typed_ids"]))
     return model
+
+
+def exported(folder: Path) -> Path:
+    """A new folder as an exporter leaves it: this classifier, with the bundled tokenizer; returns the folder."""
+    (folder / "onnx").mkdir(parents=True)
+    onnx.save(padded_classifier(), folder / "onnx" / "model.onnx")
+    shutil.copy(REPOSITORY / "tokenizer" / "1" / "tokenizer.json", folder)
+    labels = {"id2label": {"0": "calm", "1": "loud"}, "label2id": {"calm": 0, "loud": 1}}
+    shape = {"architectures": ["BertForSequenceClassification"], "max_position_embeddings": 512}
+    config = {"model_type": "bert", "vocab_size": VOCABULARY, **shape, **labels}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = {"tokenizer_class": "BertTokenizer", "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder
 
 
 def description(**changes: Any) -> Description:
