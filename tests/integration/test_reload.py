@@ -218,7 +218,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         "version 1 of rejection goes on answering: version 9 does not answer like the original: .* the same label",
     ),
     "other labels": (lambda version: tell(version, labels=["NO", "YES"]), "has another labels than version 1, and a"),
-    "missing": (shutil.rmtree, "version 9 of rejection is not in the repository, which has 1.*: add it with prepare"),
+    "missing": (shutil.rmtree, "version 9 of rejection is not in the repository, which has 1.*: add it with .*prepare"),
 }
 
 
