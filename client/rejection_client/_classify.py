@@ -51,8 +51,7 @@ def classify(options: argparse.Namespace) -> int:
         progress = open_.enter_context(Progress(_progress_form(options), total))
         models = {name: asked.model_info(name) for name in options.models}
         open_.enter_context(_server_log(progress))
-        for model in models.values():
-            check_options(options, model)
+        check_options(options, *models.values())
         run = _Run(options, progress)
         waiting: deque[Row] = deque()
         if several:

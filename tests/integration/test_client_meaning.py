@@ -220,7 +220,7 @@ def test_equal_texts_fail_each_at_its_place(kinds: Server, make_client: MakeClie
 
 def test_the_command_asks_several_models(kinds: Server) -> None:
     models = ("--model", "bias", "--model", "injection")
-    done = run(kinds, "topics", *models, "--output", "jsonl", "--exit-code", "0.9 0.1", "bad")
+    done = run(kinds, "topics", *models, "--output", "jsonl", "0.9 0.1", "bad")
     assert done.returncode == 1
     first, second = map(json.loads, done.stdout.splitlines())
     assert list(first["models"]) == ["bias", "injection", "topics"]
@@ -232,10 +232,11 @@ def test_the_command_asks_several_models(kinds: Server) -> None:
     told = run(kinds, "topics", *models, "--output", "csv", given="0.1 0.9\n")
     (row,) = csv.DictReader(io.StringIO(told.stdout))
     assert (told.returncode, row["bias.NEUTRAL"], row["injection.label"]) == (0, "0.8999999761581421", "INJECTION")
-    table = run(kinds, "bias", "--model", "injection", "0.9 0.1").stdout.splitlines()
-    assert [line.split() for line in table] == [
-        ["INJECTION", "P", "BIAS", "P", "TEXT"],
-        ["SAFE", "0.9000", "BIASED", "0.9000", "0.9", "0.1"],
+    done = run(kinds, "reversed", "--model", "bias", "--exit-code", "0.9 0.1")
+    assert done.returncode == 3
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["BIAS", "P", "REVERSED", "P", "TEXT"],
+        ["BIASED", "0.9000", "REJECTION", "0.9000", "0.9", "0.1"],
     ]
 
 
