@@ -26,6 +26,8 @@ __all__ = ["Processes"]
 SIGNAL_DELAY_S = 0.2
 ABANDON_S = 10.0
 KILL_WAIT_S = 5.0
+PUMP_S = 10.0
+"""How long the log that Triton left in its pipe may take to be read, on a machine under load too: it says what failed."""
 KEPT_LINES = 2000
 
 _log = logging.getLogger(__name__)
@@ -201,7 +203,7 @@ class Processes:
             if self.triton_pid is not None:
                 guardian.kill_group(self.triton_pid)
             self._status = process.returncode if process.returncode else -9
-        pump.join(timeout=2)
+        pump.join(timeout=PUMP_S)
         self._clear_up()
         self.returncode = self._status
         self._exited.set()
