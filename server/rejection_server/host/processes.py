@@ -27,7 +27,7 @@ SIGNAL_DELAY_S = 0.2
 ABANDON_S = 10.0
 KILL_WAIT_S = 5.0
 PUMP_S = 10.0
-"""How long the log that Triton left in its pipe may take to be read, on a machine under load too: it says what failed."""
+"""How long the rest of the log, which says what failed, may take to be read."""
 KEPT_LINES = 2000
 
 _log = logging.getLogger(__name__)
