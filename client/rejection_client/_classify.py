@@ -5,8 +5,8 @@ import contextlib
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal, TypeVar
 
 from rejection_client._commands import (
     EXIT_FAILED,
@@ -16,13 +16,22 @@ from rejection_client._commands import (
     fail,
     set_output,
 )
-from rejection_client._destination import can_resume, check_destination, destination
+from rejection_client._destination import (
+    can_resume,
+    check_destination,
+    check_several,
+    destination,
+    destination_of_several,
+)
 from rejection_client._lines import check_columns, file_rows, form_of
+from rejection_client._output import Output
 from rejection_client._prediction import Result
 from rejection_client._progress import Progress
 from rejection_client._rows import UNSENDABLE, Form, InputError, Row, argument_rows
 from rejection_client._sources import input_bytes
 from rejection_client.errors import ROW, DeadlineExceededError, InvalidInputError, OverloadedError, ServerError
+
+T = TypeVar("T")
 
 OF_ONE_ROW = (InvalidInputError, OverloadedError, DeadlineExceededError, ServerError)
 """Errors after which the other rows are still worth asking for."""
@@ -31,39 +40,78 @@ OF_ONE_ROW = (InvalidInputError, OverloadedError, DeadlineExceededError, ServerE
 def classify(options: argparse.Namespace) -> int:
     """Classify each text of the input; a row that fails is a row with its error."""
     check_destination(options)
+    several = len(options.models) > 1
+    if several:
+        check_several(options)
     set_output(options.output)
     rows = _rows(options)
     total = len(options.texts) or input_bytes(options.files)
-    failures = rejections = 0
     with contextlib.ExitStack() as open_:
         asked = open_.enter_context(client(options))
         progress = open_.enter_context(Progress(_progress_form(options), total))
-        model = asked.model_info()
+        models = {name: asked.model_info(name) for name in options.models}
         open_.enter_context(_server_log(progress))
-        check_options(options, model)
-        output, write = open_.enter_context(destination(options, model, rows))
+        check_options(options, *models.values())
+        run = _Run(options, progress)
         waiting: deque[Row] = deque()
-        for result in asked.stream(_texts(rows, waiting), max_length=options.max_length):
-            row = waiting.popleft()
-            error = _error(row, result)
-            if error is not None:
-                progress.clear()
-                if row.problem is None and not isinstance(result.error, OF_ONE_ROW):
-                    more = "; --resume goes on after them" if can_resume(options) else ""
-                    done = f" ({progress.done:,} texts were classified before{more})" if progress.done else ""
-                    return fail(f"{result.error}{done}")
-                fail(error)
-                failures += 1
-                write(output.failed(row, error))
-            else:
-                prediction = result.unwrap()
-                rejections += model.positive_label is not None and prediction.is_rejection(options.threshold)
-                write(output.found(row, prediction))
-            progress.add(row.bytes_read)
-        write(output.end())
-    if failures:
+        if several:
+            outputs, write = open_.enter_context(destination_of_several(options, models))
+            texts = _texts(rows, waiting)
+            for results in asked.stream_all(texts, options.models, max_length=options.max_length):
+                write(run.take(waiting.popleft(), results, outputs, results))
+            write(outputs.end())
+        else:
+            (name,) = models
+            output, write = open_.enter_context(destination(options, models[name], rows))
+            for result in asked.stream(_texts(rows, waiting), max_length=options.max_length):
+                write(run.take(waiting.popleft(), {name: result}, output, result.prediction))
+            write(output.end())
+    if run.failures:
         return EXIT_FAILED
-    return EXIT_REJECTION if options.exit_code and rejections else 0
+    return EXIT_REJECTION if options.exit_code and run.rejections else 0
+
+
+class _Run:
+    """What came of the rows so far."""
+
+    def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+        self._options = options
+        self._progress = progress
+        self.failures = 0
+        self.rejections = 0
+
+    def take(self, row: Row, results: Mapping[str, Result], output: Output[T], found: T | None) -> str:
+        """The lines of a row, with what was `found`. Raises InputError where no further row would fare better."""
+        errors = [error for name, result in results.items() if (error := self._error(row, name, result)) is not None]
+        if errors:
+            self._progress.clear()
+            self.failures += 1
+            if row.problem is None and not any(_is_of_one_row(result) for result in results.values()):
+                raise InputError(self._stopped(next(iter(results.values()))))
+        for error in dict.fromkeys(errors):
+            fail(error)
+        predictions = [result.prediction for result in results.values() if result.prediction is not None]
+        self.rejections += any(
+            prediction.positive_label is not None and prediction.is_rejection(self._options.threshold)
+            for prediction in predictions
+        )
+        self._progress.add(row.bytes_read)
+        return output.failed(row, errors[0]) if found is None or row.problem is not None else output.found(row, found)
+
+    def _error(self, row: Row, name: str, result: Result) -> str | None:
+        error = _error(row, result)
+        is_the_models = error is not None and row.problem is None and len(self._options.models) > 1
+        return f"{error} (of '{name}')" if is_the_models else error
+
+    def _stopped(self, result: Result) -> str:
+        done = self._progress.done
+        more = "; --resume goes on after them" if can_resume(self._options) else ""
+        return f"{result.error}{f' ({done:,} texts were classified before{more})' if done else ''}"
+
+
+def _is_of_one_row(result: Result) -> bool:
+    """Whether the other rows are still worth asking that model for."""
+    return result.error is None or isinstance(result.error, OF_ONE_ROW)
 
 
 def _error(row: Row, result: Result) -> str | None:

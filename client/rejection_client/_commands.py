@@ -36,13 +36,19 @@ def fail(sentence: str) -> int:
     return EXIT_FAILED
 
 
-def check_options(options: argparse.Namespace, model: ModelInfo) -> None:
-    """Compare the command line with the model, and say if `--max-length` is more than it reads.
+def check_options(options: argparse.Namespace, *models: ModelInfo) -> None:
+    """Compare the command line with the models, and say if `--max-length` is more than one reads.
 
-    Raises InputError for a threshold that no probability reaches, NoPositiveLabelError for `--exit-code` without that.
+    Raises InputError for a threshold that no probability reaches, NoPositiveLabelError for `--exit-code` where no model
+    has such a label.
     """
-    if options.exit_code:
-        needed(model.positive_label, model.labels)
+    if options.exit_code and all(model.positive_label is None for model in models):
+        needed(None, models[0].labels)
+    for model in models:
+        _check_numbers(options, model)
+
+
+def _check_numbers(options: argparse.Namespace, model: ModelInfo) -> None:
     if model.has_probabilities and not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold {options.threshold:g} is no probability; give a number from 0 to 1")
     if options.max_length is not None and model.max_length is not None and options.max_length > model.max_length:

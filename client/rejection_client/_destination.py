@@ -2,16 +2,18 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rejection_client._commands import fail, table_width, write
 from rejection_client._files import ResultFile
-from rejection_client._output import Csv, JsonLines, Output, Style
+from rejection_client._output import Csv, JsonLines, Output, Style, fields_of, found_columns
 from rejection_client._parquet_output import ParquetOutput
-from rejection_client._prediction import ModelInfo
+from rejection_client._prediction import ModelInfo, Prediction
 from rejection_client._resume import skip_written
 from rejection_client._rows import InputError, Row
+from rejection_client._several_output import Results, SeveralTable, columns_of_several, fields_of_several
 from rejection_client._table import Table
 
 FORMS = {
@@ -54,29 +56,38 @@ def check_destination(options: argparse.Namespace) -> None:
         )
 
 
+def check_several(options: argparse.Namespace) -> None:
+    """Raises InputError for what is there for a single model only."""
+    if options.resume or options.output == "parquet":
+        named = "--resume goes" if options.resume else "Parquet goes"
+        raise InputError(f"{named} with one --model: {len(options.models)} are named")
+    if options.positive_label is not None:
+        raise InputError("--positive-label goes with one --model: each of several says itself which label it is")
+
+
 def can_resume(options: argparse.Namespace) -> bool:
     """Whether a run that stops may be gone on with."""
-    return options.output_file is not None and options.output != "parquet"
+    return options.output_file is not None and options.output != "parquet" and len(options.models) == 1
 
 
 @contextlib.contextmanager
 def destination(
     options: argparse.Namespace, model: ModelInfo, rows: Iterator[Row]
-) -> Iterator[tuple[Output, Callable[[str], None]]]:
+) -> Iterator[tuple[Output[Prediction], Callable[[str], None]]]:
     """What makes the lines of results, and what writes them.
 
     With `--resume`, takes the rows from `rows` that the file has. Raises InputError, OSError.
     """
     style = Style(model, options.threshold, table_width())
-    has_files = any(path != "-" for path in options.files)
-    places = [] if options.texts else ["file", "line"] if has_files else ["line"]
+    places = _places(options)
     path = options.output_file
     if options.output == "parquet":
         with ParquetOutput(path, style, places) as parquet:
             yield parquet, _nowhere
         return
     output = Table(style) if options.output == "table" else None
-    lines = Csv(style, places) if options.output == "csv" else JsonLines(style)
+    fields = functools.partial(fields_of, style=style)
+    lines = Csv(found_columns(style), places) if options.output == "csv" else JsonLines(fields)
     if path is None:
         yield output or lines, write
         return
@@ -87,6 +98,30 @@ def destination(
             fail(f"{path} has {count:,} rows; going on after them")
     with ResultFile(path, end) as file:
         yield lines, file.write
+
+
+@contextlib.contextmanager
+def destination_of_several(
+    options: argparse.Namespace, models: Mapping[str, ModelInfo]
+) -> Iterator[tuple[Output[Results], Callable[[str], None]]]:
+    """The same for several models. Raises OSError."""
+    styles = {name: Style(model, options.threshold) for name, model in models.items()}
+    output: Output[Results] = JsonLines(functools.partial(fields_of_several, styles))
+    if options.output == "table":
+        output = SeveralTable(styles, table_width())
+    elif options.output == "csv":
+        output = Csv(columns_of_several(styles), _places(options))
+    if options.output_file is None:
+        yield output, write
+        return
+    with ResultFile(options.output_file, None) as file:
+        yield output, file.write
+
+
+def _places(options: argparse.Namespace) -> list[str]:
+    """Columns that say where a row is from."""
+    has_files = any(path != "-" for path in options.files)
+    return [] if options.texts else ["file", "line"] if has_files else ["line"]
 
 
 def _nowhere(_: str) -> None:

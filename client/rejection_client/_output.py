@@ -6,10 +6,12 @@ import io
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from rejection_client._prediction import DocumentPrediction, ModelInfo, Prediction
 from rejection_client._rows import Row
+
+T = TypeVar("T", contravariant=True)
 
 
 class Style(NamedTuple):
@@ -21,10 +23,10 @@ class Style(NamedTuple):
     """Columns of a table."""
 
 
-class Output(Protocol):
-    """Makes lines of results: what was found of each row, or why nothing was."""
+class Output(Protocol[T]):
+    """Makes lines of results: what was found of each row, by one model or by several, or why nothing was."""
 
-    def found(self, row: Row, prediction: Prediction) -> str:
+    def found(self, row: Row, found: T, /) -> str:
         """The lines of a row that was classified."""
 
     def failed(self, row: Row, error: str) -> str:
@@ -59,15 +61,18 @@ def text_of(row: Row) -> str | None:
     return row.text if row.problem is None else None
 
 
-class JsonLines:
-    """One JSON object a line; what the text was a field of comes along as `record`."""
+class JsonLines(Generic[T]):
+    """One JSON object a line; what the text was a field of comes along as `record`.
 
-    def __init__(self, style: Style) -> None:
-        self._style = style
+    `fields` says what is told of what was found.
+    """
 
-    def found(self, row: Row, prediction: Prediction) -> str:
+    def __init__(self, fields: Callable[[T], dict[str, Any]]) -> None:
+        self._fields = fields
+
+    def found(self, row: Row, found: T) -> str:
         """The object of a row that was classified."""
-        return self._line(row, fields_of(prediction, self._style))
+        return self._line(row, self._fields(found))
 
     def failed(self, row: Row, error: str) -> str:
         """The object of a row that was not."""
@@ -86,21 +91,22 @@ class JsonLines:
         return to_json({"text": text_of(row), **place_of(row), **fields, **record})
 
 
-class Csv:
+class Csv(Generic[T]):
     """Comma-separated values with a header: the columns that came in, the row's place, then what was found.
 
-    The first row with a record sets the columns that came in; rows before it wait for that.
+    The first row with a record sets the columns that came in; rows before it wait for that. `columns` are those of what
+    was found, with the value in each.
     """
 
-    def __init__(self, style: Style, places: Sequence[str]) -> None:
+    def __init__(self, columns: Mapping[str, Callable[[T], Any]], places: Sequence[str]) -> None:
         self._places = places
-        self._found = found_columns(style)
+        self._found = columns
         self._given: list[str] | None = None
         self._waiting: list[tuple[Row, str]] = []
 
-    def found(self, row: Row, prediction: Prediction) -> str:
+    def found(self, row: Row, found: T) -> str:
         """The line of a row that was classified."""
-        return self._head(row) + self._line(row, prediction)
+        return self._head(row) + self._line(row, found)
 
     def failed(self, row: Row, error: str) -> str:
         """The line of a row that was not."""
@@ -149,9 +155,9 @@ class Csv:
         place = place_of(row)
         return [*(record.get(name) for name in self._given or ()), *(place.get(name) for name in self._places)]
 
-    def _line(self, row: Row, prediction: Prediction | None, error: str = "") -> str:
-        found = [value_of(prediction) if prediction else None for value_of in self._found.values()]
-        return csv_line([*self._before_found(row), *found, error])
+    def _line(self, row: Row, found: T | None, error: str = "") -> str:
+        values = [None if found is None else value_of(found) for value_of in self._found.values()]
+        return csv_line([*self._before_found(row), *values, error])
 
 
 def found_columns(style: Style) -> dict[str, Callable[[Prediction], Any]]:

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from rejection_client._files import Written, looks_cut
 from rejection_client._output import Csv, JsonLines
-from rejection_client._prediction import ModelInfo
+from rejection_client._prediction import ModelInfo, Prediction
 from rejection_client._rows import InputError, Row
 
 _OTHER = "name another --output-file, or delete it"
 
 
-def skip_written(path: str, output: JsonLines | Csv, rows: Iterator[Row], model: ModelInfo) -> tuple[int, int]:
+def skip_written(
+    path: str, output: JsonLines[Prediction] | Csv[Prediction], rows: Iterator[Row], model: ModelInfo
+) -> tuple[int, int]:
     """Take the rows from `rows` that the file has, in step with its records, and let `output` go on after them.
 
     Returns their number, and where the file's whole records end. Raises InputError for a file that is not of this

@@ -51,6 +51,7 @@ examples:
   rejection classify --csv response --file log.csv --output jsonl | jq -c 'select(.is_rejection) | .record.id'
   rejection classify --csv response --delimiter ';' --output csv < log.csv
   rejection classify --csv response --file log.csv.gz --output-file scored.csv.gz --resume
+  rejection classify --model rejection --model toxicity --output csv --field answer --file log.jsonl > scored.csv
   rejection classify --exit-code --threshold 0.9 "$ANSWER" || echo "refused, or in trouble"
 
 input:
@@ -65,6 +66,11 @@ output (every row in the order of the input):
   csv     text, or the columns that came in, then file, line, label, labels, score, is_rejection, a column for each
           label, token_count, truncated, error
   parquet the columns of csv, always with text, and record (JSON) for the columns that came in; only to --output-file
+
+several models (each has its own labels; one that fails has an error, and the others go on):
+  table   for each model its best label, or those above the threshold, and the highest score
+  jsonl   what a single model has, by name under models
+  csv     the columns of each model with its name in front, as in toxicity.label
 
 {EXIT_CODES}"""
 
@@ -99,8 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _config(options: argparse.Namespace) -> ClientConfig:
     tls = {"ca_path": options.ca, "certificate_path": options.cert, "private_key_path": options.key}
     tls["server_name"] = options.server_name
+    options.models = list(dict.fromkeys(options.models or ["rejection"]))
     return ClientConfig(
-        model=options.model,
+        model=options.models[0],
         positive_label=getattr(options, "positive_label", None),
         timeout_s=options.timeout,
         outage_s=options.wait if options.command == "classify" else None,
@@ -234,7 +241,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for a server that was there and is gone, as when it restarts (120)",
     )
     _add_verdict(parser)
-    _add_connection(parser)
+    _add_connection(parser, several=True)
 
 
 def _add_document(parser: argparse.ArgumentParser) -> None:
@@ -274,14 +281,22 @@ def _add_verdict(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_connection(parser: argparse.ArgumentParser) -> None:
+def _add_connection(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--url",
         default=os.environ.get("REJECTION_URL") or DEFAULT_URL,
         help=f"the server's gRPC address, HOST:PORT; several with commas between (REJECTION_URL, else {DEFAULT_URL})",
     )
-    group.add_argument("--model", default="rejection", help="the model's name on the server (rejection)")
+    more = "; may be repeated, and texts go to each" if several else ""
+    group.add_argument(
+        "--model",
+        dest="models",
+        action="append" if several else "store",
+        type=str if several else lambda name: [name],
+        metavar="NAME",
+        help=f"the model's name on the server (rejection){more}",
+    )
     group.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="deadline of each request (10)"
     )

@@ -216,3 +216,40 @@ def test_equal_texts_fail_each_at_its_place(kinds: Server, make_client: MakeClie
         with pytest.raises(InvalidInputError) as caught:
             client.classify_many(["0.1", "0.1", "bad", "bad"])
         assert caught.value.row == 2
+
+
+def test_the_command_asks_several_models(kinds: Server) -> None:
+    models = ("--model", "bias", "--model", "injection")
+    done = run(kinds, "topics", *models, "--output", "jsonl", "0.9 0.1", "bad")
+    assert done.returncode == 1
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert list(first["models"]) == ["bias", "injection", "topics"]
+    assert [found["label"] for found in first["models"].values()] == ["BIASED", "SAFE", "topic 0"]
+    assert "argument 2" in second["models"]["bias"]["error"] or "row 1" in second["models"]["bias"]["error"]
+    assert done.stderr.count("argument 2") == 3
+    assert "(of 'injection')" in done.stderr
+
+    told = run(kinds, "topics", *models, "--output", "csv", given="0.1 0.9\n")
+    (row,) = csv.DictReader(io.StringIO(told.stdout))
+    assert (told.returncode, row["bias.NEUTRAL"], row["injection.label"]) == (0, "0.8999999761581421", "INJECTION")
+    done = run(kinds, "reversed", "--model", "bias", "--exit-code", "0.9 0.1")
+    assert done.returncode == 3
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["BIAS", "P", "REVERSED", "P", "TEXT"],
+        ["BIASED", "0.9000", "REJECTION", "0.9000", "0.9", "0.1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--positive-label", "BIASED"), "--positive-label goes with one --model"),
+        (("--output-file", "x.parquet"), "Parquet goes with one --model: 2 are named"),
+        (("--output-file", "x.csv", "--resume"), "--resume goes with one --model: 2 are named"),
+        (("--model", "nobody"), "does not serve 'nobody'"),
+    ],
+)
+def test_what_the_command_has_for_one_model_only(kinds: Server, arguments: tuple[str, ...], words: str) -> None:
+    done = run(kinds, "bias", "--model", "injection", *arguments, "0.9 0.1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr

@@ -26,7 +26,7 @@ def serve(*arguments: str, address_space: int = -1, **environment: str) -> subpr
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], status: int, words: str) -> None:
-    assert done.returncode == status
+    assert done.returncode == status, done.stderr
     assert done.stdout == ""
     said = [line for line in done.stderr.splitlines() if not line.startswith(("Loading the models", "/dev/shm has"))]
     assert len(said) == 1, done.stderr

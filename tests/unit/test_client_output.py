@@ -1,15 +1,19 @@
 """What the command writes: JSON lines, CSV, tables and progress, for models of every kind."""
 
 import csv
+import functools
 import io
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from rejection_client import DocumentPrediction, ModelInfo, Prediction, Unit
-from rejection_client._output import Csv, JsonLines, Output, Style, document_json
+from rejection_client import DocumentPrediction, ModelInfo, Prediction, Result, ServerError, Unit
+from rejection_client._output import Csv, JsonLines, Output, Style, document_json, fields_of, found_columns
 from rejection_client._progress import Progress
 from rejection_client._rows import UNSENDABLE, Row
+from rejection_client._several_output import SeveralTable, columns_of_several, fields_of_several
 from rejection_client._table import Table, document_table, shorten
 
 
@@ -46,7 +50,15 @@ ANSWER = prediction(BINARY, 0.9999, 0.0001, tokens=1024, truncated=True)
 STYLE = Style(BINARY, 0.5, 60)
 
 
-def records(output: Output, *rows: tuple[Row, Prediction | str]) -> list[dict[str, str]]:
+def json_lines(style: Style) -> JsonLines[Prediction]:
+    return JsonLines(functools.partial(fields_of, style=style))
+
+
+def csv_of(style: Style, places: Sequence[str]) -> Csv[Prediction]:
+    return Csv(found_columns(style), places)
+
+
+def records(output: Output[Any], *rows: tuple[Row, Any]) -> list[dict[str, str]]:
     """What was written as CSV, read again."""
     lines = [output.failed(row, found) if isinstance(found, str) else output.found(row, found) for row, found in rows]
     return list(csv.DictReader(io.StringIO("".join([*lines, output.end()]))))
@@ -89,7 +101,7 @@ def test_raw_scores_are_not_called_probabilities() -> None:
 
 
 def test_json_lines_hold_everything() -> None:
-    line = JsonLines(Style(BINARY, 0.99)).found(Row('a "quoted"\nline é', "", line=3, file="f"), REFUSAL)
+    line = json_lines(Style(BINARY, 0.99)).found(Row('a "quoted"\nline é', "", line=3, file="f"), REFUSAL)
     assert line.count("\n") == 1
     assert json.loads(line) == {
         "text": 'a "quoted"\nline é',
@@ -102,12 +114,12 @@ def test_json_lines_hold_everything() -> None:
         "token_count": 12,
         "truncated": False,
     }
-    assert json.loads(JsonLines(STYLE).found(Row("a", "", {"id": 1}), REFUSAL))["record"] == {"id": 1}
+    assert json.loads(json_lines(STYLE).found(Row("a", "", {"id": 1}), REFUSAL))["record"] == {"id": 1}
 
 
 def test_json_lines_hold_no_number_that_json_has_not() -> None:
     record = {"t": "a", "price": float("nan"), "more": [{"x": float("inf")}, 1.5]}
-    told = JsonLines(Style(BINARY, 0.5)).found(Row("a", "line 1", record), prediction(BINARY, 0.1, 0.9))
+    told = json_lines(Style(BINARY, 0.5)).found(Row("a", "line 1", record), prediction(BINARY, 0.1, 0.9))
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
@@ -117,35 +129,35 @@ def test_json_lines_hold_no_number_that_json_has_not() -> None:
 
 
 def test_json_lines_of_a_model_without_a_verdict_have_none() -> None:
-    found = json.loads(JsonLines(Style(FIVE, 0.5)).found(Row("a", ""), prediction(FIVE, 0.1, 0.2, 0.4, 0.2, 0.1)))
+    found = json.loads(json_lines(Style(FIVE, 0.5)).found(Row("a", ""), prediction(FIVE, 0.1, 0.2, 0.4, 0.2, 0.1)))
     assert not {"score", "is_rejection", "labels"} & set(found)
     assert (found["label"], len(found["scores"])) == ("three", 5)
 
 
 def test_json_lines_of_a_multi_label_model_name_every_label_above_the_threshold() -> None:
     scores = [0.6, 0.05, 0.9, *[0.5] * 9]
-    found = json.loads(JsonLines(Style(MULTI, 0.5)).found(Row("a", ""), prediction(MULTI, *scores)))
+    found = json.loads(json_lines(Style(MULTI, 0.5)).found(Row("a", ""), prediction(MULTI, *scores)))
     assert found["labels"] == ["topic 2", "topic 0"]
     assert len(found["scores"]) == 12
 
 
 def test_a_failed_row_is_a_json_line_with_its_error() -> None:
-    line = JsonLines(STYLE).failed(Row(UNSENDABLE, "line 2", {"id": 1}, line=2, problem="has no field 't'"), "why")
+    line = json_lines(STYLE).failed(Row(UNSENDABLE, "line 2", {"id": 1}, line=2, problem="has no field 't'"), "why")
     assert json.loads(line) == {"text": None, "line": 2, "error": "why", "record": {"id": 1}}
 
 
 def test_csv_has_a_column_for_every_label() -> None:
-    (row,) = records(Csv(Style(FIVE, 0.5), []), (Row("a", ""), prediction(FIVE, 0.1, 0.2, 0.4, 0.2, 0.1)))
+    (row,) = records(csv_of(Style(FIVE, 0.5), []), (Row("a", ""), prediction(FIVE, 0.1, 0.2, 0.4, 0.2, 0.1)))
     columns = ["text", "label", "one", "two", "three", "four", "five", "token_count", "truncated", "error"]
     assert list(row) == columns
     assert [row[name] for name in columns] == ["a", "three", "0.1", "0.2", "0.4", "0.2", "0.1", "12", "false", ""]
-    (row,) = records(Csv(Style(MULTI, 0.5), []), (Row("a", ""), prediction(MULTI, 0.6, *[0.9] * 2, *[0.1] * 9)))
+    (row,) = records(csv_of(Style(MULTI, 0.5), []), (Row("a", ""), prediction(MULTI, 0.6, *[0.9] * 2, *[0.1] * 9)))
     assert row["labels"] == "topic 1, topic 2, topic 0"
     assert row["topic 11"] == "0.1"
 
 
 def test_csv_keeps_the_columns_that_came_in() -> None:
-    output = Csv(STYLE, ["file", "line"])
+    output = csv_of(STYLE, ["file", "line"])
     rows = [
         Row("c", "", {"text": 'a, "b"', "label": "old", "n": [1, None]}, line=2, file="f"),
         Row("c", "", {}, line=3),
@@ -160,7 +172,7 @@ def test_csv_keeps_the_columns_that_came_in() -> None:
 
 def test_names_of_labels_and_columns_stay_apart() -> None:
     model = info("label", "error", "predicted_label")
-    (row,) = records(Csv(Style(model, 0.5), []), (Row("a", "", {"id": 1}), prediction(model, 0.1, 0.7, 0.2)))
+    (row,) = records(csv_of(Style(model, 0.5), []), (Row("a", "", {"id": 1}), prediction(model, 0.1, 0.7, 0.2)))
     assert row["label"] == "error"
     assert [row[name] for name in ("predicted_label", "predicted_error", "predicted_predicted_label")] == [
         "0.1",
@@ -171,10 +183,10 @@ def test_names_of_labels_and_columns_stay_apart() -> None:
 
 def test_rows_before_the_first_record_wait_for_the_columns() -> None:
     bad = Row(UNSENDABLE, "line 1", line=1, problem="is not JSON")
-    found = records(Csv(STYLE, ["line"]), (bad, "bad"), (Row("a", "", {"id": 7}, line=2), REFUSAL))
+    found = records(csv_of(STYLE, ["line"]), (bad, "bad"), (Row("a", "", {"id": 7}, line=2), REFUSAL))
     assert [(row["id"], row["line"], row["error"]) for row in found] == [("", "1", "bad"), ("7", "2", "")]
-    assert [row["error"] for row in records(Csv(STYLE, ["line"]), (bad, "bad"))] == ["bad"]
-    assert records(Csv(STYLE, [])) == []
+    assert [row["error"] for row in records(csv_of(STYLE, ["line"]), (bad, "bad"))] == ["bad"]
+    assert records(csv_of(STYLE, [])) == []
 
 
 def test_a_document_is_shown_by_its_highest_part_or_all() -> None:
@@ -245,4 +257,45 @@ def test_progress_is_a_line_every_ten_seconds_elsewhere(
         "rejection: 20 texts, 1 texts/s, 50% of the input",
         "rejection: 30 texts, 1 texts/s, 75% of the input",
         "rejection: 40 texts, 1 texts/s, 100% of the input",
+    ]
+
+
+SEVERAL = {"refusal": Style(BINARY, 0.5), "topics": Style(MULTI, 0.5)}
+BOTH = {
+    "refusal": Result(0, "a", REFUSAL),
+    "topics": Result(0, "a", prediction(MULTI, 0.6, *[0.9] * 2, *[0.1] * 9)),
+}
+ONE = BOTH | {"topics": Result(0, "a", None, ServerError("out of\norder"))}
+
+
+def test_several_models_have_an_object_each() -> None:
+    lines: JsonLines[Any] = JsonLines(functools.partial(fields_of_several, SEVERAL))
+    found = json.loads(lines.found(Row("a", "", {"id": 1}), ONE))
+    assert found == {
+        "text": "a",
+        "models": {"refusal": fields_of(REFUSAL, STYLE), "topics": {"error": "out of order"}},
+        "record": {"id": 1},
+    }
+
+
+def test_several_models_have_columns_each() -> None:
+    output: Csv[Any] = Csv(columns_of_several(SEVERAL), ["line"])
+    first, second, third = records(output, (Row("a", ""), BOTH), (Row("b", ""), ONE), (Row("c", ""), "bad"))
+    assert (first["refusal.label"], first["refusal.score"], first["refusal.error"]) == ("REJECTION", "0.98765", "")
+    assert (first["topics.labels"], first["topics.topic 0"]) == ("topic 1, topic 2, topic 0", "0.6")
+    assert (second["refusal.label"], second["topics.label"], second["topics.error"]) == (
+        *("REJECTION", ""),
+        "out of order",
+    )
+    assert (third["text"], third["refusal.label"], third["error"]) == ("c", "", "bad")
+
+
+def test_a_table_of_several_models() -> None:
+    table = SeveralTable(SEVERAL, 80)
+    lines = table.found(Row("hello", ""), BOTH) + table.found(Row("hello", ""), ONE)
+    assert (lines + table.failed(Row("x", ""), "line 3 is bad")).splitlines() == [
+        "REFUSAL          P  TOPICS          P  TEXT",
+        "REJECTION   0.9877  topic 1, topic 2, topic 0   0.9000  hello",
+        "REJECTION   0.9877  ERROR              hello",
+        "ERROR               ERROR              line 3 is bad",
     ]

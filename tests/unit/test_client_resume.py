@@ -12,7 +12,7 @@ from rejection_client._files import ResultFile
 from rejection_client._output import Csv, JsonLines, Style
 from rejection_client._resume import skip_written
 from rejection_client._rows import UNSENDABLE, InputError, Row
-from unit.test_client_output import BINARY, FIVE
+from unit.test_client_output import BINARY, FIVE, csv_of, json_lines
 
 TEXTS = ["one", 'two "quoted"\n\n"lines"', "", "désolé, 🤷", "half \ud83e", "six\r\n"]
 
@@ -25,9 +25,9 @@ def rows(*, records: bool = True, count: int = 7) -> Iterator[Row]:
         yield Row(text, f"line {line}", {"t": text, "n": [line]} if records else None, line=line)
 
 
-def make(form: str, model: ModelInfo = BINARY) -> JsonLines | Csv:
+def make(form: str, model: ModelInfo = BINARY) -> JsonLines[Prediction] | Csv[Prediction]:
     style = Style(model, 0.5)
-    return Csv(style, ["line"]) if "csv" in form else JsonLines(style)
+    return csv_of(style, ["line"]) if "csv" in form else json_lines(style)
 
 
 def run(path: Path, given: Iterator[Row], stop_after: int | None = None, model: ModelInfo = BINARY) -> int:

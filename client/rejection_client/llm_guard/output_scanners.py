@@ -22,21 +22,21 @@ class Bias(OutputScanner):
 
 
 class Toxicity(OutputScanner):
-    """Finds toxic language: with `unitary/unbiased-toxic-roberta`, whose labels about groups of people do not count."""
+    """As the one for prompts, with another threshold."""
 
     rule = RULES["Toxicity"]
     threshold = 0.7
 
 
 class Gibberish(OutputScanner):
-    """Finds text without sense: with `madhurjindal/autonlp-Gibberish-Detector-492513457`."""
+    """As the one for prompts, with another threshold."""
 
     rule = RULES["Gibberish"]
     threshold = 0.7
 
 
 class Language(ValidLanguages, OutputScanner):
-    """Finds languages other than the valid ones: with `papluca/xlm-roberta-base-language-detection`."""
+    """As the one for prompts, with another threshold."""
 
     rule = RULES["Language"]
     threshold = 0.7

@@ -27,6 +27,8 @@ SIGNAL_DELAY_S = 0.2
 ABANDON_S = 10.0
 KILL_WAIT_S = 5.0
 WATCH_WAIT_S = 10.0
+PUMP_S = 10.0
+"""How long the rest of the log, which says what failed, may take to be read."""
 KEPT_LINES = 2000
 
 _log = logging.getLogger(__name__)
@@ -218,7 +220,7 @@ class Processes:
             if self.triton_pid is not None:
                 guardian.kill_group(self.triton_pid)
             self._status = process.returncode if process.returncode else -9
-        pump.join(timeout=2)
+        pump.join(timeout=PUMP_S)
         self._clear_up()
         self.returncode = self._status
         self._exited.set()
