@@ -1,6 +1,9 @@
 """Broken model folders, each given to the command `prepare`: it must end with a repository, or with one sentence.
 
 python -m faults.prepare_fuzz --folders 500 --seed 1
+
+Most run in this process; in the place of Triton the written graph is asked, and what was exported once is remembered.
+Some go through the command as a person runs it, with nothing in the place of anything (--command-every).
 """
 
 import argparse
@@ -12,10 +15,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,16 +27,18 @@ from types import FrameType
 import numpy as np
 import onnxruntime
 
-from faults import folders
+from faults import folders, remembered
 from rejection_server.commands import command
 from rejection_server.names import Names
 from rejection_server.onnx_backend.token_ids import TokenIds
-from rejection_server.prepare import cli, served
+from rejection_server.prepare import case, cli, isolated, served
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.tokenizer import tokens_as_served
 
 LONGEST_S = 600
 LONGEST_SENTENCE = 900
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Statuses of a run that was stopped by the person who runs the fuzzer."""
 PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
 NOT_FOR_A_PERSON = {
     "traceback": re.compile(r"Traceback|^ *File \"", re.MULTILINE),
@@ -53,6 +59,8 @@ class Ended:
     """The sentence, or the last line of progress."""
     findings: tuple[str, ...]
     """What is wrong with that."""
+    by_command: bool
+    """Whether it was the command itself."""
 
 
 class _HangError(BaseException):
@@ -75,11 +83,30 @@ def without_server(repository: Path, names: Names, texts: Sequence[str]) -> Answ
     return Answers(tuple(labels), tuple(rows), tuple(counts), logits, scores)
 
 
-def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:
-    """Prepare the folder in this process, as the command does."""
+def run(broken: folders.Broken, folder: Path, output: Path, *, by_command: bool = False) -> Ended:
+    """Prepare the folder, by the command or as the command does in this process."""
     arguments = [str(folder), "--output", str(output), "--precision", "fp32"]
     arguments += ["--allow-pickle"] if broken.allow_pickle else []
     begin = time.monotonic()
+    status, told, said = (_commanded if by_command else _called)(arguments)
+    lines = said.splitlines()
+    findings = tuple(_findings(status, said, told, output, folder))
+    seconds = round(time.monotonic() - begin, 1)
+    return Ended(broken, status, seconds, lines[-1] if lines else "", findings, by_command)
+
+
+def _commanded(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Status, standard output and standard error of the command; its status is -1 if it had no end."""
+    prepare = [sys.executable, "-m", "rejection_server", "prepare", *arguments]
+    try:
+        done = subprocess.run(prepare, capture_output=True, text=True, check=False, timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        return -1, "", ""
+    return done.returncode, done.stdout, done.stderr
+
+
+def _called(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """The same of the command's function in this process."""
     told, said = io.StringIO(), io.StringIO()
     with _streams(told, said):
         signal.signal(signal.SIGALRM, _hang)
@@ -92,9 +119,7 @@ def run(broken: folders.Broken, folder: Path, output: Path) -> Ended:
             status = int(exc.code or 0)
         finally:
             signal.alarm(0)
-    lines = said.getvalue().splitlines()
-    findings = tuple(_findings(status, said.getvalue(), told.getvalue(), output, folder))
-    return Ended(broken, status, round(time.monotonic() - begin, 1), lines[-1] if lines else "", findings)
+    return status, told.getvalue(), said.getvalue()
 
 
 def _hang(_number: int, _frame: FrameType | None) -> None:
@@ -148,15 +173,21 @@ def _findings(status: int, said: str, told: str, output: Path, folder: Path) -> 
         yield "code was run"
 
 
-def fuzz(numbers: Sequence[int], seed: int, work: Path) -> Iterator[Ended]:
+def fuzz(numbers: Iterable[int], seed: int, work: Path, command_every: int) -> Iterator[Ended]:
     """Prepare the folders of these numbers, one after the other."""
     bases = folders.make_bases(work / "bases")
+    # Each step's process runs this file anew, and all that it imports.
+    isolated.PRELOADED += (folders.__name__, remembered.__name__)
     served.ask = without_server
+    case.export = remembered.export
+    os.environ[remembered.PLACE] = str(work / "exports")
+    (work / "exports").mkdir()
     for number in numbers:
         place = work / "run"
         place.mkdir()
         broken = folders.make(seed, number, bases, place / "model")
-        yield run(broken, place / "model", place / "served")
+        by_command = number % command_every == command_every - 1
+        yield run(broken, place / "model", place / "served", by_command=by_command)
         shutil.rmtree(place)
 
 
@@ -166,19 +197,29 @@ def main() -> int:
     parser.add_argument("--folders", type=int, default=40)
     parser.add_argument("--first", type=int, default=0, metavar="NUMBER")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every run, one a line")
+    parser.add_argument("--command-every", type=int, default=50, metavar="N", help="each Nth runs as a person runs it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every run, one a line; goes on where it ends")
     options = parser.parse_args()
-    counted: collections.Counter[str] = collections.Counter()
+    done = [json.loads(line) for line in options.json.open()] if options.json and options.json.exists() else []
+    counted = collections.Counter(kind for one in done for kind in _kinds(one["status"], one["findings"]))
+    wanted = range(options.first, options.first + options.folders)
+    left = sorted(set(wanted) - {one["broken"]["number"] for one in done})
     with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as stack:
-        lines = stack.enter_context(options.json.open("w", encoding="utf-8", buffering=1)) if options.json else None
-        for ended in fuzz(range(options.first, options.first + options.folders), options.seed, Path(work)):
-            counted.update(ended.findings or ["repository" if ended.status == 0 else "sentence"])
+        lines = stack.enter_context(options.json.open("a", encoding="utf-8", buffering=1)) if options.json else None
+        for ended in fuzz(left, options.seed, Path(work), options.command_every):
+            if ended.status in STOPPED:
+                return ended.status
+            counted.update(_kinds(ended.status, ended.findings))
             if lines:
                 lines.write(json.dumps(asdict(ended), ensure_ascii=False) + "\n")
             if ended.findings:
                 sys.stdout.write(f"{ended.broken}: {', '.join(ended.findings)}: {ended.last[:400]}" + "\n")
     sys.stdout.write(", ".join(f"{name} {count}" for name, count in counted.most_common()) + "\n")
     return 0 if counted.keys() <= {"repository", "sentence"} else 1
+
+
+def _kinds(status: int, findings: Sequence[str]) -> Sequence[str]:
+    return findings or ["repository" if status == 0 else "sentence"]
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def test_what_is_not_for_a_person_is_found(
     assert "files left behind" in ended.findings
 
 
+def test_the_command_itself_is_judged_alike(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    broken = folders.Broken(0, "weights", "untouched", "all gone", allow_pickle=False)
+    ended = prepare_fuzz.run(broken, tmp_path / "model", tmp_path / "served", by_command=True)
+    assert (ended.status, ended.findings) == (1, ())
+    assert "the model has no config.json" in ended.last
+
+
 def test_a_folder_follows_from_seed_and_number(tmp_path: Path) -> None:
     bases = folders.make_bases(tmp_path / "bases")
     for number in range(60):

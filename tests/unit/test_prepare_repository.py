@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -37,7 +38,7 @@ from rejection_server.prepare.errors import (
     UnsupportedError,
     VocabularyError,
 )
-from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.isolated import begun, isolated
 from rejection_server.prepare.memory import PeakMemory
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import prepare
@@ -365,6 +366,14 @@ def test_steps_run_in_processes_of_their_own() -> None:
         isolated(signal.raise_signal, signal.SIGSEGV)
     with pytest.raises(OutOfMemoryError, match="memory ran out in 'bytes'"):
         isolated(bytes, 1 << 62)
+
+
+def test_steps_beside_each_other_end_with_their_blocks() -> None:
+    with begun(os.getpid) as one, begun(os.getpid) as other:
+        assert one() != other()
+    with begun(time.sleep, 600):
+        assert [process.name for process in multiprocessing.active_children()] == ["sleep"]
+    assert multiprocessing.active_children() == []
 
 
 def test_help_needs_nothing_installed() -> None:

@@ -1,7 +1,8 @@
 """The model as it is, and what the original answers: all that a prepared repository is made of and compared with."""
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.build import Plan
 from rejection_server.prepare.configuration import Shape
 from rejection_server.prepare.describe import Description, describe
-from rejection_server.prepare.errors import CorruptedError, GateError
+from rejection_server.prepare.errors import CorruptedError, GateError, UnsupportedError
 from rejection_server.prepare.export import check_weights, export
-from rejection_server.prepare.isolated import isolated
+from rejection_server.prepare.isolated import begun, isolated
 from rejection_server.prepare.onnx_file import check_raw, check_usable, few_rows, read_onnx
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.proof import answers_in_float32
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline
 from rejection_server.prepare.source import TOKENIZER_JSON, Source
 from rejection_server.prepare.tokenizer import counted_exactly, tokens_as_served, write_served_tokenizer
+
+SIDE_BY_SIDE = 128 * 10**6
+"""Bytes of a model that is exported while the original answers: both processes hold all of its weights."""
 
 
 @dataclass(frozen=True)
@@ -67,43 +71,73 @@ def make_case(options: Options, source: Source, texts: list[str], work: Path, re
     """Describe the model and ask the original; its tokenizer, and its ONNX file if it had none, go to `work`."""
     tried = isolated(describe, source.folder, options.max_length, options.positive_label)
     source, graph, found = _own_graph(options, source, tried, work, report)
-    everything = [*texts, *(text for text in tried.edge_texts if text not in set(texts))]
     if source.weights is not None:
         isolated(check_weights, source.folder, source.weights, tried)
-        answered = isolated(answers_of_pipeline, source.folder, everything, tried.model_max_length)
-        torch, transformers = (importlib.metadata.version(name) for name in ("torch", "transformers"))
-        reference = f"the pipeline of transformers {transformers} on PyTorch {torch} in float32"
-    else:
-        answered = isolated(answers_of_onnx, source.folder, graph, everything, tried.model_max_length)
-        reference = f"onnxruntime {importlib.metadata.version('onnxruntime')} (the original ONNX file)"
-    rows = isolated(write_served_tokenizer, source.folder, work / TOKENIZER_JSON, answered.longest)
-    model = tried.of_length(answered.longest, rows)
-    report(_described(model))
-    report(f"{reference} answered {len(everything)} texts")
-    for line in _notes(answered, everything, model.model_max_length):
-        report(line)
-    compared = [index for index, answer in enumerate(answered.answers) if isinstance(answer, Answer)]
-    expected = Answers.expected([a for a in answered.answers if isinstance(a, Answer)], model.labels)
-    if not np.isfinite(expected.logits).all():
-        raise CorruptedError("the original answers texts with what is not a number: the model's weights are damaged")
-    if source.weights is None:
-        check_raw(expected.logits, str(source.onnx))
-    shape = Shape(model.labels, model.model_max_length, model.activation, options.device, engine=options.engine)
-    version = 1 if options.version is None else options.version
-    if options.adds_version:
-        repository.check_version(options.output, options.names, shape, version, work / TOKENIZER_JSON)
-    edge_cases = sum(index >= len(texts) for index in compared)
-    case = Case(
-        options, source, model, shape, version, everything, compared, edge_cases, graph, found, reference, expected
-    )
-    _check_tokens(case, work)
-    if source.onnx is None:
-        assert source.weights is not None
-        isolated(export, source.folder, source.weights, model, graph)
+    with _exporting(source, tried, graph) as finish_export:
+        everything = [*texts, *(text for text in tried.edge_texts if text not in set(texts))]
+        if source.weights is not None:
+            answered = isolated(answers_of_pipeline, source.folder, everything, tried.model_max_length)
+            torch, transformers = (importlib.metadata.version(name) for name in ("torch", "transformers"))
+            reference = f"the pipeline of transformers {transformers} on PyTorch {torch} in float32"
+        else:
+            answered = isolated(answers_of_onnx, source.folder, graph, everything, tried.model_max_length)
+            reference = f"onnxruntime {importlib.metadata.version('onnxruntime')} (the original ONNX file)"
+        rows = isolated(write_served_tokenizer, source.folder, work / TOKENIZER_JSON, answered.longest)
+        model = tried.of_length(answered.longest, rows)
+        report(_described(model))
+        report(f"{reference} answered {len(everything)} texts")
+        for line in _notes(answered, everything, model.model_max_length):
+            report(line)
+        compared = [index for index, answer in enumerate(answered.answers) if isinstance(answer, Answer)]
+        expected = Answers.expected([a for a in answered.answers if isinstance(a, Answer)], model.labels)
+        if not np.isfinite(expected.logits).all():
+            raise CorruptedError(
+                "the original answers texts with what is not a number: the model's weights are damaged"
+            )
+        if source.weights is None:
+            check_raw(expected.logits, str(source.onnx))
+        shape = Shape(model.labels, model.model_max_length, model.activation, options.device, engine=options.engine)
+        version = 1 if options.version is None else options.version
+        if options.adds_version:
+            repository.check_version(options.output, options.names, shape, version, work / TOKENIZER_JSON)
+        edge_cases = sum(index >= len(texts) for index in compared)
+        case = Case(
+            options, source, model, shape, version, everything, compared, edge_cases, graph, found, reference, expected
+        )
+        _check_tokens(case, work)
+        finish_export(model)
     if options.precisions[0] != "fp32":
         _prove(case, work)
         report("the served form answered them in float32 like the original")
     return case
+
+
+@contextlib.contextmanager
+def _exporting(source: Source, tried: Description, graph: Path) -> Iterator[Callable[[Description], None]]:
+    """Gives what ends the export to `graph`, if there is one; where memory allows, it is begun at once.
+
+    It is begun for texts of the length that the description allows. The model may take fewer, which the export of some
+    models stumbles over; then it is made again for what the model takes.
+    """
+    if source.onnx is not None:
+        yield lambda _: None
+        return
+    assert source.weights is not None
+    given = (source.folder, source.weights)
+    if sum((source.folder / name).stat().st_size for name in source.files) > SIDE_BY_SIDE:
+        yield lambda model: isolated(export, *given, model, graph)
+        return
+    with begun(export, *given, tried, graph) as exported:
+
+        def finish(model: Description) -> None:
+            try:
+                exported()
+            except UnsupportedError:
+                if model.model_max_length == tried.model_max_length:
+                    raise
+                isolated(export, *given, model, graph)
+
+        yield finish
 
 
 def _described(model: Description) -> str:

@@ -2,10 +2,13 @@
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
 INTERVAL_S = 0.2
+PAUSES = 20
+"""It waits for so many times as long as it took to look: what it watches needs the processor more."""
 _PROC = Path("/proc")
 
 
@@ -32,8 +35,11 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(INTERVAL_S):
+        pause_s = INTERVAL_S
+        while not self._done.wait(pause_s):
+            begin = time.thread_time()
             self.peak_bytes = max(self.peak_bytes, sum(map(_used_bytes, _tree(self._pid))))
+            pause_s = max(INTERVAL_S, PAUSES * (time.thread_time() - begin))
 
 
 def _tree(root: int) -> set[int]:

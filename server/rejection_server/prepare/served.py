@@ -42,6 +42,7 @@ def ask(repository: Path, names: Names, texts: Sequence[str]) -> Answers:
             answers = list(pool.map(lambda batch: _infer(client, names.public, batch), batches))
             tokens = list(pool.map(lambda batch: _infer(inside, names.tokenizer, batch), batches))
             labels = _labels(client, names.public, answers[0].as_numpy("probabilities").shape[1])
+            server.kill()  # all is answered, and unloading the models first would take seconds
     except HostError as exc:
         raise PrepareError(f"the prepared repository does not start: {exc}") from exc
     except InferenceServerException as exc:
