@@ -117,7 +117,7 @@ async def _in_turns(
     return [one.row(way) for way, one in found.items()]
 
 
-async def under_load(callers: Sequence[Call], texts: Sequence[str], happening: Awaitable[None]) -> Counter[str]:
+async def under_load(callers: Sequence[Call], texts: Sequence[str], happening: Awaitable[object]) -> Counter[str]:
     """Calls by outcome while something happens; each caller has one call under way at a time."""
     told: Counter[str] = Counter()
     ends = asyncio.Event()

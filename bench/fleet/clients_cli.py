@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     result = {
         **origin("fleet", "clients", *arguments),
-        "ways": measure(load, lambda words: sys.stderr.write(f"{words}\n")),
+        "ways": measure(load, _say),
     }
     if options.docs:
         command = f"scripts/bench fleet clients {'--bundled ' if options.bundled else ''}--docs"
@@ -68,6 +68,10 @@ def main(arguments: Sequence[str]) -> int:
     else:
         sys.stdout.write(text(result))
     return 0
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"{words}\n")
 
 
 def text(result: Mapping[str, Any]) -> str:
