@@ -51,23 +51,28 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if min(options.seconds, options.clients, options.calls, options.rounds) <= 0:
         raise ValueError("--seconds, --clients, --calls and --rounds are numbers above 0")
+    if options.docs and options.bundled:
+        raise ValueError("docs/scaling.md has the table without --bundled alone: leave out --docs or --bundled")
     load = Load(
         clients=options.clients, calls=options.calls, seconds=options.seconds, rounds=options.rounds,
         sleeps=not options.bundled,
     )  # fmt: skip
     result = {
         **origin("fleet", "clients", *arguments),
-        "ways": measure(load, lambda words: sys.stderr.write(f"{words}\n")),
+        "ways": measure(load, _say),
     }
     if options.docs:
-        command = f"scripts/bench fleet clients {'--bundled ' if options.bundled else ''}--docs"
-        replace_between_marks(PAGE, command, text(result))
-        figures = PAGE.with_suffix("") / ("clients-bundled.json" if options.bundled else "clients.json")
+        replace_between_marks(PAGE, "scripts/bench fleet clients --docs", text(result))
+        figures = PAGE.with_suffix("") / "clients.json"
         figures.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         sys.stdout.write(f"Written: {PAGE.relative_to(ROOT)}\n")
     else:
         sys.stdout.write(text(result))
     return 0
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"{words}\n")
 
 
 def text(result: Mapping[str, Any]) -> str:
