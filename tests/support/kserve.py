@@ -48,11 +48,11 @@ def arrays(response: service_pb2.ModelInferResponse) -> dict[str, NDArray[Any]]:
 
 
 class Wire:
-    """One channel to a server."""
+    """One channel to a server, with gRPC's `options` for it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> None:
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        self.channel = grpc.insecure_channel(address, options=unlimited)
+        self.channel = grpc.insecure_channel(address, options=[*unlimited, *options])
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     def infer(self, texts: Sequence[str | bytes], *args: Any, **kwargs: Any) -> dict[str, NDArray[Any]]:

@@ -153,6 +153,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "submit_response": (c_int, (c_void_p, c_int32, c_void_p, c_size_t, c_void_p)),
     "submit_trailer": (c_int, (c_void_p, c_int32, c_void_p, c_size_t)),
     "submit_rst_stream": (c_int, (c_void_p, c_uint8, c_int32, c_uint32)),
+    "submit_shutdown_notice": (c_int, (c_void_p,)),
     "submit_goaway": (c_int, (c_void_p, c_uint8, c_int32, c_uint32, c_void_p, c_size_t)),
     "session_get_last_proc_stream_id": (c_int32, (c_void_p,)),
     "option_new": (c_int, (c_void_p,)),

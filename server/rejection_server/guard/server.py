@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 TICK_S = 0.1
 TICKS_OF_A_SWEEP = 10
 DRAIN_STEP_S = 0.02
+LEAVE_S = 0.2
+"""How long calls are taken that were on their way when their callers were told to begin no more."""
 GOODBYE_S = 1.0
 """How long callers have to take the last of their answers and close the connection."""
 BACKLOG = 1024
@@ -132,9 +134,18 @@ class Guard:
     async def drain(self) -> None:
         """Refuse new calls and those that wait for Triton, answer those that it has, and say goodbye to all callers.
 
+        Whoever has several servers is to leave this one: nobody listens any more, and callers are told to begin no
+        further calls here (GOAWAY). Refusals would be faster than any answer, and draw the calls of all to themselves.
         After `drain_timeout_s` what has no answer is refused, too. What nobody waits for any more is not waited for.
         """
         context, loop = self._context, asyncio.get_running_loop()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for connection in self._connections:
+            connection.announce_goodbye()
+        if self._connections:
+            await asyncio.sleep(LEAVE_S)
         context.is_stopping = True
         for connection in list(self._connections):
             connection.stop()
@@ -142,8 +153,6 @@ class Guard:
         until = loop.time() + self.settings.drain_timeout_s
         while loop.time() < until and any(connection.is_busy() for connection in self._connections):
             await asyncio.sleep(DRAIN_STEP_S)
-        if self._listener is not None:
-            self._listener.close()
         for connection in list(self._connections):
             connection.refuse_all()
             connection.say_goodbye()

@@ -24,8 +24,8 @@ CONNECTION_WINDOW = 1 << 24
 STREAM_WINDOW = 1 << 20
 WINDOW_STEP = 1 << 16
 """A window is opened again when so much of it was consumed."""
-_TYPE = 3
-"""Where the type of a frame is in it."""
+_TYPE, _ERROR = 3, slice(13, 17)
+"""Where the type of a frame is in it, and the error code of a goodbye."""
 LINGER_S = 1.0
 """How long a connection that said goodbye is read, so that the peer gets to read the goodbye."""
 
@@ -215,8 +215,8 @@ class Session(asyncio.BufferedProtocol):
             chunks, size = [], 0
             while size < self.write_ahead_bytes and (count := send(session, _pointer_reference)) > 0:
                 frame: bytes = callbacks.bytes_at(_pointer, count)
-                # A goodbye of the library's own: the peer broke the protocol, and nothing more is read of it.
-                is_broken |= frame[_TYPE] == nghttp2.GOAWAY and not self.is_ending
+                # A goodbye of the library's own has an error: the peer broke the protocol, nothing more is read of it.
+                is_broken |= frame[_TYPE] == nghttp2.GOAWAY and any(frame[_ERROR])
                 chunks.append(frame)
                 size += count
             if chunks:
@@ -249,6 +249,12 @@ class Session(asyncio.BufferedProtocol):
         """Let the peer send as much again as was taken of the stream."""
         size, stream.unconsumed = stream.unconsumed, 0
         self.lib.session_consume_stream(self.session, stream.id, size)
+
+    def announce_goodbye(self) -> None:
+        """Have the peer begin its next calls elsewhere; those that it has begun by then are taken."""
+        if self.session and not self.is_ending:
+            self.lib.submit_shutdown_notice(self.session)
+            self.flush_soon()
 
     def say_goodbye(self) -> None:
         """Take no more calls; close once those under way are answered and everything has gone."""
