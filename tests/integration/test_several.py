@@ -52,8 +52,10 @@ def beside(several: Server) -> Wire:
 def alone(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Wire]]:
     """Each classifier in a server of its own, without a cache."""
     folder = tmp_path_factory.mktemp("alone")
-    given = {"grpc_port": 0, "metrics_port": None, "cache_bytes": 0}
-    made = [ServeOptions(repository=make_alone(name, folder / name), **given) for name in ALL[1:]]
+    made = [
+        ServeOptions(repository=make_alone(name, folder / name), grpc_port=0, metrics_port=None, cache_bytes=0)
+        for name in ALL[1:]
+    ]
     servers = [Server(options) for options in made]
     try:
         with ThreadPoolExecutor() as pool:

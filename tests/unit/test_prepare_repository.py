@@ -148,6 +148,14 @@ def test_other_folders_are_not_overwritten(tmp_path: Path, held: str) -> None:
         repository.check_output(tmp_path, ONLY)
 
 
+def test_what_lies_beside_the_classifier_is_not_lost(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    repository.check_output(output, ONLY)
+    (output / "made-by-hand").mkdir()
+    with pytest.raises(OutputError, match="holds made-by-hand, which would be lost"):
+        repository.check_output(output, ONLY)
+
+
 def test_the_bundled_repository_is_not_overwritten() -> None:
     with pytest.raises(OutputError, match="the bundled model repository"):
         repository.check_output(REPOSITORY, ONLY)

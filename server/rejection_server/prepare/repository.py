@@ -102,7 +102,10 @@ def workplace(output: Path) -> Iterator[Path]:
 
 
 def check_output(output: Path, names: Names, *, replaces: bool = True) -> None:
-    """Raise OutputError if `output` holds anything but a repository, or one of which more than `names` is replaced."""
+    """Raise OutputError unless a repository of this classifier may go to `output`.
+
+    It may not where other things are, nor, if it `replaces` what is there, where other classifiers are.
+    """
     _check_bundled(output, "choose another --output")
     if not output.exists():
         return
@@ -113,9 +116,12 @@ def check_output(output: Path, names: Names, *, replaces: bool = True) -> None:
     held = _prepared(output)
     if not held:
         raise OutputError(f"{output} holds other things than a prepared model repository: choose another --output")
-    if replaces and (others := [other.public for other in held if other != names]):
+    kept = {model for other in held for model in other.models}
+    lost = [other.public for other in held if other != names]
+    lost += sorted(path.name for path in output.iterdir() if path.name not in kept and not path.name.startswith("."))
+    if replaces and lost:
         raise OutputError(
-            f"{output} holds {', '.join(others)}, which would be lost: add {names.public} with --add-to, or choose "
+            f"{output} holds {', '.join(lost)}, which would be lost: add {names.public} with --add-to, or choose "
             "another --output"
         )
 
