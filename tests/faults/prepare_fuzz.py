@@ -179,7 +179,7 @@ def fuzz(numbers: Iterable[int], seed: int, work: Path, command_every: int) -> I
     # Each step's process runs this file anew, and all that it imports.
     isolated.PRELOADED += (folders.__name__, remembered.__name__)
     served.ask = without_server
-    case.export = remembered.export
+    vars(case)["export"] = remembered.export  # it is no name that others may take from there
     os.environ[remembered.PLACE] = str(work / "exports")
     (work / "exports").mkdir()
     for number in numbers:

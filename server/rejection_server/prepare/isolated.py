@@ -21,8 +21,7 @@ _END_S = 10.0
 # What allocators say that raise nothing narrower than RuntimeError.
 _OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Failed to allocate memory", "std::length_error")
 
-
-PRELOADED = (
+PRELOADED: tuple[str, ...] = (
     "onnxruntime",
     "torch",
     "transformers",
