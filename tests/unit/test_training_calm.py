@@ -93,7 +93,7 @@ def test_a_new_head_changes_nothing_else(served: Path, loaded: Any, tmp_path: Pa
     }
     expected = calm.logits(model, read(served, TEXTS)).numpy()
     given = copy.logits(TEXTS, 128)
-    np.testing.assert_allclose(given, expected, atol=0.03 * float(np.ptp(expected)))
+    np.testing.assert_allclose(given, expected, atol=0.1 * float(np.ptp(expected)))
 
 
 def test_calming_teaches_the_head_alone(served: Path, loaded: Any) -> None:
