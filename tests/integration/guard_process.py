@@ -98,6 +98,9 @@ class GuardProcess:
 def frozen(pid: int) -> Iterator[None]:
     """A process that does not run within the block."""
     os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    while any((task / "stat").read_text().rpartition(") ")[2][0] != "T" for task in tasks.iterdir()):
+        time.sleep(0.001)
     try:
         yield
     finally:

@@ -144,12 +144,13 @@ def test_administration_takes_the_key(guard: GuardProcess, triton: Any) -> None:
     with Peer(guard.port) as peer:
         for name in ADMINISTRATION:
             assert status(peer, f"{SERVICE}{name}", key=KEY) == (OK, "")
+        for name in CHANGING:  # of a model without a name
+            assert status(peer, f"{SERVICE}{name}", key=KEY)[0] != PERMISSION_DENIED
+        for name in (*ADMINISTRATION, *CHANGING):
             for wrong in ("", KEY[:-1], TOKEN, triton.admin_metadata[ADMIN_KEY]):
                 code, words = status(peer, f"{SERVICE}{name}", f"Bearer {TOKEN}", key=wrong)
                 assert code == PERMISSION_DENIED
                 assert words.endswith("what all others get, so it takes the key of administration")
-        for name in CHANGING:  # which this Triton was started without
-            assert status(peer, f"{SERVICE}{name}", key=KEY)[0] not in (OK, PERMISSION_DENIED)
         for name in SHARED_MEMORY:
             assert status(peer, f"{SERVICE}{name}", f"Bearer {TOKEN}", key=KEY)[0] == PERMISSION_DENIED
 

@@ -38,7 +38,7 @@ def test_their_counts_are_one(guard: GuardProcess) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{guard.ready['metrics_port']}/metrics", timeout=60) as page:
         told = page.read().decode()
     assert f'rejection_guard_requests_total{{method="ModelInfer",code="OK"}} {CALLS}' in told
-    assert f"rejection_request_duration_seconds_count {CALLS}" in told
+    assert f'rejection_request_duration_seconds_count{{model="rejection"}} {CALLS}' in told
 
 
 def test_one_that_stands_still_is_noticed(guard: GuardProcess) -> None:

@@ -27,7 +27,8 @@ from rejection_server.host import ServeOptions, Server
 from support.kserve import Wire, request
 from support.repository import REPOSITORY
 
-STOPPING = {"the server is stopping", "failed to connect to all addresses"}
+STOPPING = {"the server is stopping", "failed to connect to all addresses", "Stream removed (GOAWAY received"}
+"""The last one is gRPC's of a call that it had not begun, and is too large for it to keep and begin elsewhere."""
 
 
 @pytest.fixture
