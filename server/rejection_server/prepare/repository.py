@@ -156,7 +156,9 @@ def _prepared(output: Path) -> list[Names]:
 
 def _check_free(output: Path, names: Names) -> None:
     if taken := [model for model in names.models if (output / model).exists()]:
-        raise OutputError(f"{output} already has {taken[0]}: choose another --name, or another repository")
+        raise OutputError(
+            f"{output} already has {taken[0]}: choose another --name, or add a version to it with --output, --version"
+        )
 
 
 def check_version(output: Path, names: Names, shape: Shape, version: int, tokenizer_json: Path) -> None:
