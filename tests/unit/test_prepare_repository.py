@@ -193,6 +193,12 @@ def test_versions_that_cannot_stand_side_by_side(tmp_path: Path, shape: Shape, s
         repository.check_version(output, ONLY, shape, 2, tmp_path / "tokenizer.json")
 
 
+def test_a_number_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    with pytest.raises(OutputError, match="already has version 1"):
+        prepare(Options(model=str(tmp_path / "nowhere"), output=output, version=1))
+
+
 def test_a_second_version(tmp_path: Path) -> None:
     output = staged(tmp_path / "served")
     before = fingerprint(output)

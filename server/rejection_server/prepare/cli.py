@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
     if options.engine == "tensorrt" and options.device == "cpu":
-        parser.error("--engine tensorrt runs on a GPU: leave out --device cpu")
+        parser.error("--engine tensorrt is for a GPU: leave out either it or --device cpu")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL, format="%(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
