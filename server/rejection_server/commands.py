@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 __all__ = ["command", "installing"]
 
@@ -10,12 +11,15 @@ _PROGRAMS = {
     "serve": "rejection-server serve",
     "prepare": "rejection-server prepare",
     "classify": "rejection classify",
+    "reload": "rejection-server reload",
 }
 
 
 def command(name: str) -> str:
-    """What a person types for `serve`, `prepare` or `classify`."""
-    return f"{folder}/{name}" if (folder := _scripts()) else _PROGRAMS[name]
+    """What a person types for `serve`, `prepare`, `classify`, or `reload`, which has no script of its own."""
+    if not (folder := _scripts()):
+        return _PROGRAMS[name]
+    return f"{os.path.relpath(sys.prefix)}/bin/{_PROGRAMS[name]}" if name == "reload" else f"{folder}/{name}"
 
 
 def installing(extra: str) -> str:

@@ -276,7 +276,7 @@ def test_who_has_no_key_changes_nothing(served: Served, tmp_path: Path, capsys: 
     other.write_text("key-of-somebody-else")
     address = ["--address", served.server.grpc_address]
     for arguments, says in (
-        ([*address, "--admin-key-file", str(other)], "the key is not the server's: name the file that serve has"),
+        ([*address, "--admin-key-file", str(other)], "the key is not the server's: serve has no --admin-key-file"),
         (["--address", "127.0.0.1:1"], "no server of this user is at 127.0.0.1:1, but at "),
     ):
         for command in ("reload", "rollback", "versions"):

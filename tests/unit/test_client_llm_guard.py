@@ -163,6 +163,14 @@ def test_a_language_that_is_not_valid_needs_a_score_above_the_threshold() -> Non
     assert scanner.scan("0.8 0 0.1 0.1 0")[1:] == (False, 0.5)
 
 
+def test_a_model_that_knows_none_of_the_valid_languages_has_no_verdict() -> None:
+    with pytest.raises(UnexpectedAnswerError, match="the model has the labels NORMAL, REJECTION, and the scanner goes"):
+        Language(Scores(LABELS["NoRefusal"]), ["en"]).scan("0.1 0.9")
+    for languages in ("en", ()):
+        with pytest.raises(ValueError, match="give the model's labels, such as"):
+            Language(Scores(LABELS["Language"]), languages)
+
+
 def test_bias_is_looked_for_in_the_prompt_too() -> None:
     client = Scores(LABELS["Bias"])
     assert Bias(client).scan("0.9 is asked", "this") == ("this", False, 0.7)

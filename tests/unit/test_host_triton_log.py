@@ -8,7 +8,7 @@ from rejection_server.host.errors import (
     PortTakenError,
     RepositoryError,
 )
-from rejection_server.host.triton_log import explain_failure, is_harmless_without_gpu
+from rejection_server.host.triton_log import explain_failure, is_harmless
 
 ENSEMBLE = (
     "E1122 01:20:45.754330 6483 model_repository_manager.cc:703] \"Invalid argument: ensemble 'aaa' depends on 'echo' "
@@ -33,7 +33,18 @@ END = "error: creating server: Internal - failed to load all models"
     ],
 )
 def test_lines_without_meaning(line: str) -> None:
-    assert is_harmless_without_gpu(line)
+    assert is_harmless(line, has_gpu=False)
+    assert not is_harmless(line, has_gpu=True)
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_two_equal_answers_for_the_cache_are_no_error(has_gpu: bool) -> None:
+    line = (
+        'E1126 11:20:46.582544 19071 ensemble_scheduler.cc:1083] "Failed to insert key [131123322506891594] into '
+        "response cache: key '131123322506891594' already exists\""
+    )
+    assert is_harmless(line, has_gpu=has_gpu)
+    assert not is_harmless(line.replace("already exists", "is too large"), has_gpu=has_gpu)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +57,7 @@ def test_lines_without_meaning(line: str) -> None:
     ],
 )
 def test_lines_to_show(line: str) -> None:
-    assert not is_harmless_without_gpu(line)
+    assert not is_harmless(line, has_gpu=False)
 
 
 def test_the_member_is_to_blame_not_the_ensemble() -> None:

@@ -193,6 +193,12 @@ def test_versions_that_cannot_stand_side_by_side(tmp_path: Path, shape: Shape, s
         repository.check_version(output, ONLY, shape, 2, tmp_path / "tokenizer.json")
 
 
+def test_a_number_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    output = staged(tmp_path / "served")
+    with pytest.raises(OutputError, match="already has version 1"):
+        prepare(Options(model=str(tmp_path / "nowhere"), output=output, version=1))
+
+
 def test_a_second_version(tmp_path: Path) -> None:
     output = staged(tmp_path / "served")
     before = fingerprint(output)
@@ -389,7 +395,16 @@ def test_help_needs_nothing_installed() -> None:
     assert "--precision" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["m"], ["m", "--output", "o", "--version", "0"], ["m", "--outpt", "o"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["m"],
+        ["m", "--output", "o", "--version", "0"],
+        ["m", "--outpt", "o"],
+        ["m", "--output", "o", "--engine", "tensorrt", "--device", "cpu"],
+    ],
+)
 def test_wrong_options(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from rejection_server.prepare.cli import main
 
@@ -397,6 +412,16 @@ def test_wrong_options(arguments: list[str], capsys: pytest.CaptureFixture[str])
         main(arguments)
     assert stop.value.code == 2
     assert f"{command('prepare')}: error: " in capsys.readouterr().err
+
+
+def test_what_a_person_types_to_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REJECTION_SCRIPTS", raising=False)
+    assert command("reload") == "rejection-server reload"
+    monkeypatch.setenv("REJECTION_SCRIPTS", "scripts")
+    program, word = command("reload").split()
+    assert Path(program).name == "rejection-server"
+    assert Path(program).resolve().parent == Path(sys.prefix).resolve() / "bin"
+    assert word == "reload"
 
 
 def test_facts_are_json(tmp_path: Path) -> None:

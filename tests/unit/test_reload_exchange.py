@@ -9,6 +9,7 @@ import pytest
 
 from rejection_server.host.errors import ExchangeError
 from rejection_server.names import Names
+from rejection_server.reload.cli import main
 from rejection_server.reload.exchange import Exchange
 from rejection_server.reload.repository import ServedRepository
 from support.repository import REPOSITORY
@@ -61,6 +62,21 @@ def test_a_repository_that_was_made_anew_is_not_mixed_with_what_is_loaded(reposi
     shutil.copy(repository / "classifier" / "2" / "model.onnx", repository / "classifier" / "1")
     with pytest.raises(ExchangeError, match="the repository was made anew since rejection was loaded from it"):
         made.reload(None, None, silent)
+
+
+def test_a_folder_without_a_model_is_no_version(repository: Path) -> None:
+    made = exchange(repository)
+    (repository / "classifier" / "2").mkdir()
+    with pytest.raises(ExchangeError, match="version 2 of rejection cannot be read: No such file or directory"):
+        made.reload(None, None, silent)
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "x"])
+def test_a_version_is_a_number_from_1_up(version: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["reload", f"--version={version}"])
+    assert stop.value.code == 2
+    assert f"'{version}' is no version: give a number from 1 up" in capsys.readouterr().err
 
 
 def test_one_exchange_at_a_time(repository: Path) -> None:

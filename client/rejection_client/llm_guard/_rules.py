@@ -68,7 +68,7 @@ def any_label_above(predictions: Sequence[Prediction], labels: Collection[str] |
 def others_above(predictions: Sequence[Prediction], labels: Collection[str] | None, threshold: float) -> Verdict:
     """The first part with a label above the threshold that is none of these decides; its highest score is the risk."""
     for prediction in predictions:
-        if not set(prediction.labels_above(threshold)) <= set(labels or ()):
+        if not set(prediction.labels_above(threshold)) <= set(_known(prediction, labels)):
             return False, risk_score(max(prediction.scores.values()), threshold)
     return True, -1.0
 

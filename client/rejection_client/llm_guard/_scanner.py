@@ -127,7 +127,9 @@ class ValidLanguages(Scanner):
         threshold: float | None = None,
         match_type: MatchType = "full",
     ) -> None:
-        """Set the scanner up, as the others; `valid_languages` are labels of the model, such as "en"."""
+        """Set the scanner up, as the others; `valid_languages` are labels of the model, such as "en", one at least."""
+        if isinstance(valid_languages, str) or not valid_languages:
+            raise ValueError(f"valid_languages is {valid_languages!r}; give the model's labels, such as ['en', 'de']")
         super().__init__(client, model=model, threshold=threshold, match_type=match_type)
         self._labels = frozenset(valid_languages)
 

@@ -34,7 +34,7 @@ from rejection_server.host.options import (
 from rejection_server.host.processes import Processes
 from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.surroundings import check_log
-from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless_without_gpu
+from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless
 from rejection_server.host.watchdog import Watchdog
 from rejection_server.names import classifiers_in
 from rejection_server.reload.control import Control
@@ -450,7 +450,7 @@ class Server:
         line = self._as_given(line)
         # After an unknown option Triton prints four hundred lines of help.
         self._is_usage = self._is_usage or line.startswith("Usage: tritonserver")
-        if not self._is_usage and (self._has_gpu or not is_harmless_without_gpu(line)):
+        if not self._is_usage and not is_harmless(line, has_gpu=self._has_gpu):
             self._on_log(line)
 
     def _as_given(self, line: str) -> str:

@@ -1,4 +1,4 @@
-"""Read Triton's log: which lines say nothing on a machine without a GPU, and why a start failed.
+"""Read Triton's log: which lines say nothing, and why a start failed.
 
 Pure functions over lines; Triton offers no other way to learn why it would not start.
 """
@@ -18,7 +18,7 @@ from rejection_server.host.errors import (
     RepositoryError,
 )
 
-__all__ = ["STUB_FAILED", "explain_failure", "is_harmless_without_gpu", "read_line"]
+__all__ = ["STUB_FAILED", "explain_failure", "is_harmless", "read_line"]
 
 STUB_FAILED = "Failed to preinitialize Python stub"
 """Stands in the log when the process of a Python model cannot begin."""
@@ -40,6 +40,8 @@ _HARMLESS_WITHOUT_GPU = re.compile(
         )
     )
 )
+# Of equal requests that are under way together the first puts the answer there.
+_HARMLESS = re.compile(r"Failed to insert key \[\d+\] into response cache: key '\d+' already exists")
 
 _LOAD_FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)")
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)")
@@ -59,9 +61,10 @@ _NO_MEMORY = re.compile(
 _LAST_WORDS = re.compile(r"^(error: |cannot start )(?P<what>.*)")
 
 
-def is_harmless_without_gpu(line: str) -> bool:
-    """Whether the line only says, in one of the known ways, that there is no NVIDIA driver."""
-    return _HARMLESS_WITHOUT_GPU.fullmatch(_message(line)) is not None
+def is_harmless(line: str, *, has_gpu: bool) -> bool:
+    """Whether the line tells of nothing wrong: two equal answers for the cache, or in a known way no NVIDIA driver."""
+    message = _message(line)
+    return bool(_HARMLESS.fullmatch(message) or (not has_gpu and _HARMLESS_WITHOUT_GPU.fullmatch(message)))
 
 
 def read_line(line: str) -> tuple[str, str, str] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from rejection_server.commands import command, installing
-from rejection_server.names import DEFAULT, classifier_name
+from rejection_server.names import DEFAULT, classifier_name, classifiers_in
 from rejection_server.prepare.quiet import only_our_words
 from rejection_server.wording import one_line
 
@@ -50,7 +50,10 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    parser = _parser()
+    options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    if options.engine == "tensorrt" and options.device == "cpu":
+        parser.error("--engine tensorrt is for a GPU: leave out either it or --device cpu")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL, format="%(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
@@ -104,13 +107,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights; auto is int8 on a CPU and fp16 on a GPU; both give way to fp32 if not good enough",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "gpu"), default="cpu", help="what the repository is for (default: %(default)s)"
+        "--device", choices=("cpu", "gpu"), help="what the repository is for (default: cpu, gpu with --engine tensorrt)"
     )
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "tensorrt"),
         default="onnxruntime",
-        help="what runs the model; tensorrt means --device gpu, and the server builds the engine on its GPU when it "
+        help="what runs the model; tensorrt is for --device gpu, and the server builds the engine on its GPU when it "
         "first starts (default: %(default)s)",
     )
     parser.add_argument(
@@ -213,7 +216,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         adds=arguments.output is None,
         revision=arguments.revision,
         precision=arguments.precision,
-        device="gpu" if arguments.engine == "tensorrt" else arguments.device,
+        device=arguments.device or ("gpu" if arguments.engine == "tensorrt" else "cpu"),
         engine=arguments.engine,
         texts=arguments.texts,
         max_length=arguments.max_length,
@@ -224,6 +227,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         largest=arguments.max_difference,
         mean=arguments.max_mean_difference,
     )
+    is_further = options.adds_version
     begin = time.monotonic()
 
     def report(line: str) -> None:
@@ -249,7 +253,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
             "The comparison ran on this machine's processor; for one on the GPU its texts and answers are in gate.npz."
         )
     device = " --device gpu" if options.device == "gpu" else ""
-    if options.adds_version:
-        print("Have it answer in a server that runs:  rejection-server reload")
+    if is_further:
+        model = f" --model {options.name}" if len(classifiers_in(options.output)) > 1 else ""
+        print(f"Have it answer in a server that runs:  {command('reload')}{model}")
     print(f"Serve it:  {command('serve')}{device} --repository {shlex.quote(str(prepared.output))}", flush=True)
     return 0

@@ -60,6 +60,8 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
         repository.check_addition(options.output, names, options.device)
     else:
         repository.check_output(options.output, names, replaces=not options.adds_version)
+    if options.version is not None and options.adds_version:
+        repository.check_number(options.output, names, options.version)
     if options.engine == "tensorrt" and options.precision == "int8":
         raise PrepareError("a repository for TensorRT is in fp16 or fp32: leave out --precision int8")
     texts = read_texts(options.texts or SAMPLE)

@@ -156,7 +156,15 @@ def _prepared(output: Path) -> list[Names]:
 
 def _check_free(output: Path, names: Names) -> None:
     if taken := [model for model in names.models if (output / model).exists()]:
-        raise OutputError(f"{output} already has {taken[0]}: choose another --name, or another repository")
+        raise OutputError(
+            f"{output} already has {taken[0]}: choose another --name, or add a version to it with --output, --version"
+        )
+
+
+def check_number(output: Path, names: Names, version: int) -> None:
+    """Raise OutputError if the classifier in `output` has a version of that number."""
+    if version_folder(output, names, version).exists():
+        raise OutputError(f"{output} already has version {version}: take the next number, or remove that folder")
 
 
 def check_version(output: Path, names: Names, shape: Shape, version: int, tokenizer_json: Path) -> None:
@@ -165,8 +173,7 @@ def check_version(output: Path, names: Names, shape: Shape, version: int, tokeni
     What Triton keeps once for all versions has to be the same: labels, length and activation. A tokenizer of its own is
     for the newest version alone, whose number it bears: those that follow share it.
     """
-    if version_folder(output, names, version).exists():
-        raise OutputError(f"{output} already has version {version}: take the next number, or remove that folder")
+    check_number(output, names, version)
     differs = f"version {version} cannot stand beside the others in {output}: they have"
     other = "; prepare a repository of its own"
     labels = (output / names.classifier / "labels.txt").read_text(encoding="utf-8").splitlines()

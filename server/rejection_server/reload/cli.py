@@ -42,8 +42,9 @@ examples:
 A server that is started again begins with the newest version in its repository: remove its folder to prevent that.
 
 exit status:
-  0 if the version answers; 1 if the one before goes on answering; 2 for a wrong option
+  {statuses}; 2 for a wrong option
 """
+STATUSES = "0 if the version answers; 1 if the one before goes on answering"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,14 +66,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"rejection-server {command}",
         description=DESCRIPTIONS[command],
-        epilog=EPILOG,
+        epilog=EPILOG.format(statuses="0; 1 if no server tells" if command == "versions" else STATUSES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     if command != "versions":
         parser.add_argument("--model", metavar="NAME", help="public name of the model (default: the only one)")
     if command == "reload":
-        parser.add_argument("--version", type=int, metavar="N", help="the version (default: the newest one)")
+        parser.add_argument("--version", type=_version, metavar="N", help="the version (default: the newest one)")
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
@@ -86,6 +87,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
         help="the key of administration, if the server was started with one (default: REJECTION_ADMIN_KEY_FILE)",
     )
     return parser
+
+
+def _version(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no version: give a number from 1 up")
+    return int(text)
 
 
 def _run(command: str, options: argparse.Namespace) -> int:

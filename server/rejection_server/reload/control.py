@@ -100,7 +100,9 @@ class Control:
 
     def _obey(self, asked: Mapping[str, Any], say: Callable[[str], None]) -> Any:
         if not is_one_of(str(asked.get("key", "")).encode(), read_secrets(self._key_file, only_one=True)):
-            raise ExchangeError("the key is not the server's: name the file that serve has as --admin-key-file")
+            right = "name the file that serve has as --admin-key-file"
+            own = "serve has no --admin-key-file, so leave it out, and REJECTION_ADMIN_KEY_FILE unset"
+            raise ExchangeError(f"the key is not the server's: {right if self._greeting['needs_key'] else own}")
         command, model, version = (asked.get(name) for name in ("command", "model", "version"))
         if command == "versions":
             return self._exchange.status()

@@ -184,10 +184,10 @@ class Exchange:
                     "all: serve it from a repository of its own"
                 )
         try:
-            is_as_prepared = "sha256" not in facts or digest(folder / "model.onnx") == facts["sha256"]
+            found = digest(folder / "model.onnx")
         except OSError as exc:
             raise ExchangeError(f"version {new} of {names.public} cannot be read: {exc.strerror}, {folder}") from exc
-        if not is_as_prepared:
+        if found != facts.get("sha256", found):
             raise ExchangeError(
                 f"version {new} of {names.public} is damaged, {folder}/model.onnx is not what was prepared: prepare it "
                 "again"
