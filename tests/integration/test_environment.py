@@ -103,7 +103,7 @@ def test_an_unknown_kind() -> None:
     done = ensure(Path(sys.prefix), "sevre")
     assert done.returncode == 1
     assert done.stderr == "scripts/serve: requirements.lock knows no kind 'sevre': it knows " + (
-        "bench, bench-gpu, export, gpu, load, prepare, rtx, serve, test, train and triton\n"
+        "bench, bench-gpu, export, gpu, load, prepare, ray, rtx, serve, test, train and triton\n"
     )
 
 
