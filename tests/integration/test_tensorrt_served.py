@@ -99,7 +99,7 @@ def test_a_kept_engine_is_served_and_compared(options: ServeOptions) -> None:
     said: list[str] = []
     with Server(options, on_step=said.append) as served:
         assert served.gpus == ("NVIDIA L4",)
-        linked = served.runtime_folder / "engines" / "classifier" / "1" / engine.PLAN
+        linked = served.runtime_folder / "engines-0" / "classifier" / "1" / engine.PLAN
         assert linked.resolve().is_relative_to(options.engine_cache or "")
     assert said == []
     version = options.repository / "classifier" / "1"
