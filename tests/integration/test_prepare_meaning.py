@@ -13,7 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare.describe import describe
-from rejection_server.prepare.errors import UnsupportedError
+from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.export import check_weights, embedding_rows
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import Prepared, prepare
@@ -105,13 +105,21 @@ def test_a_head_that_looks_for_its_end_token(tmp_path: Path) -> None:
             {"custom_pipelines": {"text-classification": {"impl": "mine.Pipeline"}}},
             r"custom code, mine.Pipeline \(custom_pipelines in config.json\)",
         ),
+        ("config.json", {"custom_pipelines": {"text-classification": "mine.Pipeline"}}, "custom code, mine.Pipeline"),
+        ("config.json", {"auto_map": {"AutoConfig": 3}}, "custom code, 3"),
+        ("config.json", {"auto_map": 3}, "auto_map in config.json is 3, which names no class"),
+        ("config.json", {"architectures": 3}, "architectures in config.json is 3, no list of names"),
+        ("config.json", {"architectures": [3]}, "architectures in config.json is .3., no list of names"),
     ],
-    ids=["labels", "model", "configuration", "tokenizer", "pipeline"],
+    ids=[
+        *("labels", "model", "configuration", "tokenizer", "pipeline", "pipeline's name"),
+        *("number for a class", "number for classes", "number for architectures", "architecture without a name"),
+    ],
 )
 def test_settings_that_are_refused(plain: Path, tmp_path: Path, file: str, changes: dict[str, Any], says: str) -> None:
     folder = shutil.copytree(plain, tmp_path / "original")
     edit_json(folder / file, **changes)
-    with pytest.raises(UnsupportedError, match=says):
+    with pytest.raises((UnsupportedError, CorruptedError), match=says):
         describe(folder, None, None)
 
 

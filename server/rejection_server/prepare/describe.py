@@ -118,23 +118,25 @@ def _custom_code(folder: Path) -> Iterator[tuple[str, str, Any]]:
     for name, classes in ((CONFIG, _OWN_CLASSES), (TOKENIZER_CONFIG, ("AutoTokenizer",))):
         content = read_json(folder / name) if (folder / name).is_file() else {}
         found = content.get("auto_map") if isinstance(content, dict) else None
+        if not isinstance(found, dict | list | str | None):
+            raise CorruptedError(f"auto_map in {name} is {found}, which names no class: download the model again")
         named = found if isinstance(found, dict) else {"AutoTokenizer": found}  # a list is the older form
         for entry in classes:
             if code := named.get(entry):
-                yield (
-                    name,
-                    f"auto_map: {entry}",
-                    code if isinstance(code, str) else ", ".join(map(str, filter(None, code))),
-                )
+                names = code if isinstance(code, list) else [code]
+                yield name, f"auto_map: {entry}", ", ".join(map(str, filter(None, names)))
         pipelines = content.get("custom_pipelines") if isinstance(content, dict) else None
         if isinstance(pipelines, dict) and "text-classification" in pipelines:
-            yield name, "custom_pipelines", pipelines["text-classification"].get("impl")
+            own = pipelines["text-classification"]
+            yield name, "custom_pipelines", own.get("impl") if isinstance(own, dict) else own
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
     names = config.get("architectures") or []
     if not names:
         raise UnsupportedError(f"{CONFIG} does not say what the model is (architectures): a text classifier is needed")
+    if not (isinstance(names, list) and isinstance(names[0], str)):
+        raise CorruptedError(f"architectures in {CONFIG} is {names}, no list of names: download the model again")
     if not names[0].endswith(_CLASSIFIER):
         raise UnsupportedError(
             f"the model is not a text classifier: its architecture is {names[0]}, not *{_CLASSIFIER}"
