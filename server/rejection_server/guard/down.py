@@ -342,7 +342,7 @@ class Caller(Session):
         elif exchange.inquiry:
             self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models), exchange)
         else:
-            if exchange.is_inference:
+            if exchange.lane is not None:
                 self.context.inferences.answered(exchange)
             self.reply(call, bytes(exchange.body))
 

@@ -137,7 +137,7 @@ class Inferences:
         else:
             exchange = Exchange(METADATA_PATH, framing.framed(contract.metadata_request(request)), asker, extra)
             exchange.inquiry = name
-        exchange.is_inference, exchange.lane = True, lane
+        exchange.lane = lane
         exchange.begun = monotonic()
         exchange.request_id, exchange.model = request.id, name
         exchange.held = held

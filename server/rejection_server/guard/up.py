@@ -81,7 +81,6 @@ class Exchange(Stream):
         "fault",
         "held",
         "inquiry",
-        "is_inference",
         "is_long",
         "lane",
         "message",
@@ -105,12 +104,10 @@ class Exchange(Stream):
         """The answer's `grpc-status` and `grpc-message`, as they came."""
         self.refusal: Refusal | None = None
         """Why Triton did not answer."""
-        self.is_inference = False
-        """Whether it was admitted as an inference request, which ends with it."""
         self.is_long = False
         """Whether Triton may have only so many such at a time."""
         self.lane: Lane | None = None
-        """Of an inference request: where it was admitted and waits for its turn."""
+        """Of an inference request that was admitted, which ends with this: where it waits for its turn."""
         self.held = 0
         """Bytes admitted for it."""
         self.inquiry = ""
@@ -369,7 +366,7 @@ class _Connection(Session):
             stream.closed = True  # answered; what follows on this stream is of no interest
             if not stream.status:
                 stream.status, stream.message = b"%d" % Code.UNKNOWN, b"the server ended the call without a status"
-            elif stream.status in FAULTS and stream.is_inference:
+            elif stream.status in FAULTS and stream.lane is not None:
                 self._upstream.failed(stream)
             self._upstream.done(stream)
 
