@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["one_line", "printable"]
+__all__ = ["last_line", "one_line", "printable"]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)")
 """What colours a terminal or moves its cursor."""
@@ -20,3 +20,8 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
     if len(line) > limit:
         line = line[:limit].rsplit(" ", 1)[0].rstrip(" .:,(") + " ..."
     return line or type(error).__name__
+
+
+def last_line(said: str) -> str:
+    """The last line of what a program said, at most 200 characters of it: what it ended with."""
+    return (said.strip().splitlines() or ["it said nothing"])[-1][:200]

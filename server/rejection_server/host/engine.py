@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from rejection_server.facts import FACTS
 from rejection_server.host.cuda import Gpu
 from rejection_server.host.engine_build import Order
 from rejection_server.host.errors import HostError, RepositoryError, UnsupportedMachineError
+from rejection_server.host.links import CONFIG, link_all, linked_repository
 from rejection_server.host.locate import Triton
 from rejection_server.prepare.checksum import digest
+from rejection_server.wording import last_line
 
 __all__ = ["PLAN", "EngineMaker", "engine_name", "folder_name", "linked_with_plans", "order_of"]
 
@@ -39,7 +41,6 @@ BACKEND = "tensorrt"
 PACKAGES = ("tensorrt", "tensorrt_bindings")
 """What TensorRT's Python package may be called: whole, or the binding alone, for the libraries that Triton brings."""
 PLAN = "model.plan"
-CONFIG = "config.pbtxt"
 ASK_S = 120.0
 """Seconds that TensorRT may take to be imported."""
 BUILD = "import rejection_server.host.engine_build as build; build.main()"
@@ -91,8 +92,10 @@ class EngineMaker:
         self._building: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def engines(self, triton: Triton, gpus: Sequence[Gpu], order: Order) -> Mapping[Capability, Path]:
-        """The engine that is ordered, for each compute capability among the GPUs.
+    def engines(
+        self, triton: Triton, gpus: Sequence[Gpu], orders: Mapping[Path, Order]
+    ) -> Mapping[Path, Mapping[Capability, Path]]:
+        """The engines that are ordered, for each compute capability among the GPUs.
 
         Raises UnsupportedMachineError where Triton's backend or TensorRT is missing, HostError where none can be built.
         """
@@ -111,8 +114,13 @@ class EngineMaker:
         for gpu in gpus:
             kinds.setdefault(gpu.capability, gpu)
         version = _version(package)
-        order = replace(order, package=package)
-        return {capability: self._engine(gpu, version, order) for capability, gpu in kinds.items()}
+        return {
+            key: {
+                capability: self._engine(gpu, version, replace(order, package=package))
+                for capability, gpu in kinds.items()
+            }
+            for key, order in orders.items()
+        }
 
     def stop(self) -> None:
         """End the build under way, and begin none; safe in a signal handler."""
@@ -192,9 +200,9 @@ def _version(package: str) -> str:
             f"TensorRT did not answer within {ASK_S:g} s: look at the GPU with nvidia-smi, and start again"
         ) from exc
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:200]
         raise UnsupportedMachineError(
-            f"the Python package {package} cannot be used ({last}): install the version that belongs to this Triton"
+            f"the Python package {package} cannot be used ({last_line(done.stderr)}): install the version that belongs "
+            "to this Triton"
         )
     return done.stdout.split()[-1]
 
@@ -204,28 +212,20 @@ def linked_with_plans(repository: Path, version: Path, plans: Mapping[Capability
 
     Where GPUs differ, Triton takes the engine by its compute capability (`cc_model_filenames`). Returns `folder`.
     """
-    classifier = version.parent
-    _link(folder, (entry for entry in repository.iterdir() if entry.name != classifier.name))
-    _link(
-        folder / classifier.name, (entry for entry in classifier.iterdir() if entry.name not in (version.name, CONFIG))
-    )
-    _link(folder / classifier.name / version.name, version.iterdir())
     config = _read_config(version)
-    for (major, minor), plan in plans.items():
-        name = PLAN if len(plans) == 1 else f"model-{major}.{minor}.plan"
-        (folder / classifier.name / version.name / name).symlink_to(plan.resolve())
-        if len(plans) > 1:
+    files = {PLAN if len(plans) == 1 else f"model-{major}.{minor}.plan": plan for (major, minor), plan in plans.items()}
+    if len(plans) > 1:
+        for (major, minor), name in zip(plans, files, strict=True):
             config.cc_model_filenames[f"{major}.{minor}"] = name
-    (folder / classifier.name / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
+    linked_repository(repository, folder, {version.parent.name: text_format.MessageToString(config)})
+    inside = folder / version.parent.name / version.name
+    inside.unlink()
+    link_all(version.iterdir(), inside)
+    for name, plan in files.items():
+        (inside / name).symlink_to(plan.resolve())
     return folder
 
 
 def _read_config(version: Path) -> Any:
     text = (version.parent / CONFIG).read_text(encoding="utf-8")
     return text_format.Parse(text, model_config_pb2.ModelConfig())
-
-
-def _link(folder: Path, entries: Iterable[Path]) -> None:
-    folder.mkdir()
-    for entry in entries:
-        (folder / entry.name).symlink_to(entry.resolve())

@@ -25,7 +25,7 @@ from rejection_server.facts import facts_of, newest_version
 from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.recorded import GATE, compare_again
-from rejection_server.wording import one_line
+from rejection_server.wording import last_line, one_line
 
 __all__ = ["Device", "check_device", "check_served", "compare_served", "cuda_session"]
 
@@ -132,9 +132,8 @@ def _check_gpu(name: str, version: Path) -> None:
             f"the GPU did not answer within {CHECK_TIMEOUT_S:g} s: look at it with nvidia-smi, and start again"
         ) from exc
     except (IndexError, ValueError) as exc:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:200]
         raise UnsupportedMachineError(
-            f"trying the GPU ended with status {done.returncode} ({last}): look at it with nvidia-smi"
+            f"trying the GPU ended with status {done.returncode} ({last_line(done.stderr)}): look at it with nvidia-smi"
         ) from exc
     if said.get("unusable"):
         raise UnsupportedMachineError(said["unusable"])

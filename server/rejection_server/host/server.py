@@ -312,7 +312,7 @@ class Server:
                 "a repository for TensorRT goes with neither --model-control-mode nor --model-config-name: its engine "
                 "is built before Triton starts"
             )
-        return {version: self._engines.engines(triton, self._gpus, order_of(version)) for version in versions}
+        return self._engines.engines(triton, self._gpus, {version: order_of(version) for version in versions})
 
     def _wait_until_ready(self, endpoints: Endpoints, processes: Processes) -> None:
         arguments = self.options.triton_arguments

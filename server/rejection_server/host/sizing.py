@@ -30,6 +30,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from rejection_server.host.errors import OptionError
+from rejection_server.host.links import CONFIG, linked_repository
 from rejection_server.names import classifiers_in
 
 __all__ = ["Sizing", "instance_counts", "shared_cores", "sized_repository", "usable_cores"]
@@ -37,7 +38,6 @@ __all__ = ["Sizing", "instance_counts", "shared_cores", "sized_repository", "usa
 PER_CORE = "instances_per_core"
 MAX_PENDING = "max_pending_requests"
 """Parameter of a model: how many requests may wait, 0 for any number."""
-CONFIG = "config.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -135,22 +135,7 @@ def sized_repository(
             changed[config.parent.name] = text
     if not changed:
         return Sizing(repository, instances, shares, gpus)
-    _link(repository, folder, changed)
-    return Sizing(folder, instances, shares, gpus)
-
-
-def _link(repository: Path, folder: Path, changed: Mapping[str, str]) -> None:
-    """Make `folder` the same repository by links, with other configurations of the models in `changed`."""
-    folder.mkdir()
-    for model in repository.iterdir():
-        if model.name not in changed:
-            (folder / model.name).symlink_to(model.resolve())
-            continue
-        (folder / model.name).mkdir()
-        for entry in model.iterdir():
-            if entry.name != CONFIG:
-                (folder / model.name / entry.name).symlink_to(entry.resolve())
-        (folder / model.name / CONFIG).write_text(changed[model.name], encoding="utf-8")
+    return Sizing(linked_repository(repository, folder, changed), instances, shares, gpus)
 
 
 def _sized(path: Path, cores: int, gpus: int) -> tuple[int, str]:
