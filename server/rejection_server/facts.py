@@ -9,7 +9,7 @@ from typing import Any
 
 from rejection_server.names import Names, classifiers_in
 
-__all__ = ["FACTS", "Told", "facts_of", "newest_version", "told_of"]
+__all__ = ["FACTS", "Told", "facts_of", "newest_version", "numbered", "told_of", "version_folder"]
 
 FACTS = "model.json"
 
@@ -25,11 +25,20 @@ class Told:
     labels: tuple[str, ...]
 
 
+def numbered(folder: Path) -> list[int]:
+    """The versions of a model in a repository, ascending; Triton takes no folders of other names for such."""
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def version_folder(repository: Path, names: Names, version: int) -> Path:
+    """Where the classifier's version lies."""
+    return repository / names.classifier / str(version)
+
+
 def newest_version(repository: Path, names: Names) -> Path:
     """Folder of the classifier's newest version; that of version 1 if it has none."""
     classifier = repository / names.classifier
-    versions = [folder for folder in classifier.glob("[0-9]*") if folder.name.isdecimal()]
-    return max(versions, key=lambda folder: int(folder.name), default=classifier / "1")
+    return version_folder(repository, names, max(numbered(classifier), default=1) if classifier.is_dir() else 1)
 
 
 def facts_of(version: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 from rejection_server import MODEL_REPOSITORY
+from rejection_server.facts import version_folder
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.host import ServeOptions, Server, engine, server
 from rejection_server.host.cuda import Gpu, find_gpus
@@ -45,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = repository.Parts(folder / "graph.onnx", tokenizer, [[5, 6] * 8, [7] * LONGEST])
     names = Names()
     repository.assemble(folder / "served", names, shape, parts, version=1)
-    version = repository.version_folder(folder / "served", names, 1)
+    version = version_folder(folder / "served", names, 1)
     facts = {**asdict(shape), "gate": {"thresholds": asdict(gate.THRESHOLDS["fp32"])}}
     repository.write_facts(version, facts)
     logits = run(session(graph), ROWS).astype(np.float64)

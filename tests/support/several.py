@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 from tokenizers import Tokenizer, normalizers
 
+from rejection_server.facts import version_folder
 from rejection_server.graph.rows import Activation
 from rejection_server.names import Names
 from rejection_server.prepare import repository
@@ -53,6 +54,6 @@ def make_alone(name: str, folder: Path) -> Path:
     whole, names = folder / "whole", Names(name)
     repository.assemble(whole, names, shape, parts, version=1)
     facts = {**asdict(shape), "name": f"tiny-{name}", "precision": precision}
-    repository.write_facts(repository.version_folder(whole, names, 1), facts)
+    repository.write_facts(version_folder(whole, names, 1), facts)
     repository.write_files(whole, rendered({**facts, "version": 1}, names))
     return whole

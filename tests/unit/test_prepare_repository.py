@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rejection_server.commands import command
+from rejection_server.facts import numbered, version_folder
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare import repository
@@ -113,7 +114,7 @@ def staged(
     (folder.parent / "tokenizer.json").write_text("{}")
     parts = repository.Parts(folder.parent / "g.onnx", folder.parent / "tokenizer.json", [[1, 2], [1, 3, 3, 2]])
     repository.assemble(folder, names, shape, parts, version=version)
-    repository.write_facts(repository.version_folder(folder, names, version), dataclasses.asdict(shape))
+    repository.write_facts(version_folder(folder, names, version), dataclasses.asdict(shape))
     return folder
 
 
@@ -229,7 +230,7 @@ def test_a_version_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     (older / "rejection" / "config.pbtxt").write_text("of version 3")
     repository.check_version(output, ONLY, SHAPE, 3, older / "tokenizer" / "1" / "tokenizer.json")
     repository.publish_version(older, output, ONLY, 3)
-    assert repository.numbered(output / "tokenizer") == [1, 4], "it shares version 1's"
+    assert numbered(output / "tokenizer") == [1, 4], "it shares version 1's"
     assert (output / "rejection" / "config.pbtxt").read_bytes() == newest, "it tells of the newest version"
 
 

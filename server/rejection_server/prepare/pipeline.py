@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rejection_server.facts import version_folder
 from rejection_server.prepare import gate, repository, served
 from rejection_server.prepare.adapter import merged
 from rejection_server.prepare.build import Built, Plan, Precision, build
@@ -81,7 +82,7 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
             )
         facts = _facts(case, chosen)
         repository.tidy(chosen.folder)
-        repository.write_facts(repository.version_folder(chosen.folder, names, case.version), facts)
+        repository.write_facts(version_folder(chosen.folder, names, case.version), facts)
         repository.write_files(chosen.folder, rendered({**facts, "version": case.version}, names))
         if options.adds:
             repository.publish_beside(chosen.folder, options.output, names)
@@ -152,7 +153,7 @@ def _candidate(case: Case, plan: Plan, work: Path, report: Callable[[str], None]
             f"the repository does not answer like the original, so nothing was written: {'; '.join(mistakes)}"
         )
     repository.write_files(staged, configurations(shape, names))
-    folder = repository.version_folder(staged, names, case.version)
+    folder = version_folder(staged, names, case.version)
     if built.twin:
         graph.replace(folder / "model.onnx")
     Recorded(case.expected.ids, case.expected.logits, case.edge_cases).write(folder)
@@ -184,7 +185,7 @@ def _facts(case: Case, chosen: _Candidate) -> dict[str, Any]:
         "optimizer": built.optimizer,
         "milliseconds_by_tokens": built.milliseconds,
         "inputs_sha256": source.checksums(),
-        "sha256": digest(repository.version_folder(chosen.folder, case.options.names, case.version) / "model.onnx"),
+        "sha256": digest(version_folder(chosen.folder, case.options.names, case.version) / "model.onnx"),
         "gate": {
             "reference": case.reference,
             "texts": case.options.texts.name if case.options.texts else "bundled sample",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rejection_server import MODEL_REPOSITORY
-from rejection_server.facts import FACTS
+from rejection_server.facts import FACTS, numbered, version_folder
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.configuration import Device, Shape, configurations, newest_facts
 from rejection_server.prepare.errors import OutputError, disk_errors
@@ -202,11 +202,6 @@ def _facts_of(classifier: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(path.read_text(encoding="utf-8"))
 
 
-def numbered(folder: Path) -> list[int]:
-    """The versions of a model in a repository, ascending; Triton takes no folders of other names for such."""
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
-
-
 def tokenizer_version(output: Path, names: Names, version: int) -> int:
     """The tokenizer's version that belongs to one of the classifier: its own, or else the nearest one before."""
     found = numbered(output / names.tokenizer)
@@ -216,11 +211,6 @@ def tokenizer_version(output: Path, names: Names, version: int) -> int:
 def _shares_tokenizer(output: Path, names: Names, version: int, tokenizer_json: Path) -> bool:
     held = output / names.tokenizer / str(tokenizer_version(output, names, version)) / tokenizer_json.name
     return held.read_bytes() == tokenizer_json.read_bytes()
-
-
-def version_folder(output: Path, names: Names, version: int) -> Path:
-    """Where the classifier's version lies."""
-    return output / names.classifier / str(version)
 
 
 def tidy(staged: Path) -> None:

@@ -20,10 +20,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from rejection_server.facts import facts_of
+from rejection_server.facts import facts_of, numbered, version_folder
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.configuration import MEANING, meaning_of
-from rejection_server.prepare.repository import numbered, tokenizer_version, version_folder
+from rejection_server.prepare.repository import tokenizer_version
 
 __all__ = ["ServedRepository"]
 
