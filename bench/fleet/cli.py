@@ -34,7 +34,7 @@ LIMIT_S = 1.0
 INSTANCES = 2
 SHORT_TOKENS, MIXED_TOKENS = 16, 152
 """Tokens of a text in the benchmark's two workloads, on average."""
-DOORS, CHECK_S, SCRAPE_S, SAMPLES = 4, 1.0, 15.0, 260
+DOORS, CHECK_S, SCRAPE_S, SAMPLES = 4, 0.5, 15.0, 260
 """Envoys, how often each asks a server for its health, how often a server's metrics are read, how many they are."""
 
 

@@ -85,4 +85,4 @@ def test_envoy_lets_through_what_the_servers_take() -> None:
     bound = cluster["circuit_breakers"]["thresholds"][0]
     assert bound["max_requests"] == 512 * (len(servers) - 1), "with one of them gone, the others take it all"
     assert bound["retry_budget"]["min_retry_concurrency"] >= bound["max_requests"], "when a server dies, all it had"
-    assert cluster["health_checks"][0]["no_traffic_interval"] == "1s", "a new Envoy finds its servers at once"
+    assert cluster["health_checks"][0]["no_traffic_interval"] == "0.5s", "a new Envoy finds its servers at once"
