@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 from safetensors.torch import load_file, save_file
 
-from rejection_server.graph.ragged import GraphError
+from rejection_server.graph.walk import GraphError
 from rejection_server.prepare.adapter import merged
 from rejection_server.prepare.build import Plan, write_graph
 from rejection_server.prepare.describe import describe

@@ -13,7 +13,8 @@ from onnxruntime.quantization import quantize_dynamic
 
 from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.original import Found, to_original
-from rejection_server.graph.ragged import GraphError, to_ragged
+from rejection_server.graph.ragged import to_ragged
+from rejection_server.graph.walk import GraphError
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.onnx_file import check_raw, check_usable, load_onnx, read_onnx
 from support.tiny_models import ACCEPTED, padded_classifier

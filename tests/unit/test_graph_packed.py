@@ -8,7 +8,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from rejection_server.graph.packed import to_packed
-from rejection_server.graph.ragged import GraphError, to_ragged
+from rejection_server.graph.ragged import to_ragged
+from rejection_server.graph.walk import GraphError
 from rejection_server.onnx_backend.token_ids import TokenIds
 from support import ragged_graphs
 from support.bert_graph import HEADS, HIDDEN, INNER, LAYERS, PADDING, POSITIONS, WORDS, bert

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import Form, GraphError, to_ragged
+from rejection_server.graph.ragged import Form, to_ragged
 from rejection_server.graph.rows import Activation
+from rejection_server.graph.walk import GraphError
 from support import ragged_graphs
 from support.ragged_graphs import Ids, run, session
 from support.tiny_models import ACCEPTED, VOCABULARY, padded_classifier, with_token_types

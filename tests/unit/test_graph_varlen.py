@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from rejection_server.graph.ragged import GraphError, to_ragged
+from rejection_server.graph.ragged import to_ragged
 from rejection_server.graph.varlen import cpu_twin, reads_offsets, to_varlen
+from rejection_server.graph.walk import GraphError
 from rejection_server.onnx_backend.token_ids import TokenIds
 from support import ragged_graphs
 from support.bert_graph import HEADS, HIDDEN, PADDING, POSITIONS, WORDS, bert

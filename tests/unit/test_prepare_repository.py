@@ -348,6 +348,19 @@ def test_graphs_that_do_not_fit(tmp_path: Path) -> None:
         write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("operator", [None, "Upsample"])
+def test_operators_of_no_known_opset(tmp_path: Path, precision: Precision, operator: str | None) -> None:
+    model = padded_classifier()
+    model.opset_import[0].version = 1  # what its operators are not
+    if operator:  # and one that has no newer form
+        model.opset_import[0].version = 8
+        model.graph.node.append(onnx.helper.make_node(operator, ["words", "words"], ["more"], mode="linear"))
+    onnx.save(model, tmp_path / "padded.onnx")
+    with pytest.raises(UnsupportedError, match=r"of opset [18] and cannot be brought to opset \d+: export the model anew"):
+        write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan(precision))
+
+
 def test_embedding_rows() -> None:
     assert embedding_rows(padded_classifier()) == VOCABULARY
 

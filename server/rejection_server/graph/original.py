@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from rejection_server.graph.ragged import KNOWN_INPUTS, GraphError, logits_of
+from rejection_server.graph.ragged import KNOWN_INPUTS, logits_of
 from rejection_server.graph.rows import INPUT_IDS
-from rejection_server.graph.walk import graphs
+from rejection_server.graph.walk import GraphError, graphs
 
 Weights = Literal["fp32", "fp16", "bf16", "int8"]
 Function = Literal["Softmax", "LogSoftmax", "Sigmoid"]

@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from rejection_server.graph.packed_layers import CONTRIB, Group, Layers, Nodes
 from rejection_server.graph.packed_read import Encoder, read_encoder
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import GraphError, labels_of, logits_of
+from rejection_server.graph.ragged import labels_of, logits_of
 from rejection_server.graph.rows import (
     INPUT_IDS,
     LOGITS,
@@ -32,6 +32,7 @@ from rejection_server.graph.rows import (
     served_graph,
     tell,
 )
+from rejection_server.graph.walk import GraphError
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.wording import one_line
 

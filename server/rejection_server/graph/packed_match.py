@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from rejection_server.graph.ragged import GraphError
+from rejection_server.graph.walk import GraphError
 
 Floats = NDArray[np.float32]
 Activation = Literal["gelu", "gelu_tanh", "relu"]

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from rejection_server.graph.packed_match import MOVES, SCALES, Activation, Blocks, Floats, Linear, Norm
-from rejection_server.graph.ragged import GraphError
 from rejection_server.graph.rows import LOGITS
+from rejection_server.graph.walk import GraphError
 from rejection_server.wording import one_line
 
 _ONE_SPELLING = (  # fusions that would only add spellings to recognise

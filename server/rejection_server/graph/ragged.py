@@ -31,6 +31,7 @@ from rejection_server.graph.rows import (
     tell,
 )
 from rejection_server.graph.tensorrt_rows import LONGEST, tensorrt_rows
+from rejection_server.graph.walk import GraphError
 from rejection_server.onnx_backend.token_ids import TokenIds
 
 Form = Literal["loop", "padded", "tensorrt"]
@@ -62,10 +63,6 @@ _PADDED = """
     row_shape = Shape(row_input_ids)
     row_token_type_ids = ConstantOfShape<value=int64[1]{0}>(row_shape)
 """
-
-
-class GraphError(ValueError):
-    """The ONNX model is not a classifier that can be given the ragged form; the message says why."""
 
 
 def to_ragged(

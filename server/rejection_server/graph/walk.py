@@ -1,9 +1,13 @@
-"""What every rewriting of a model needs: its graphs, subgraphs included, and a graph without its exporter's traces."""
+"""What every rewriting of a model needs: its graphs, subgraphs included, the traces of exporters gone, and an error."""
 
 from collections.abc import Iterator
 
 import onnx
 from onnx import GraphProto
+
+
+class GraphError(ValueError):
+    """The ONNX model is not a classifier that can be given the wanted form; the message says why."""
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:

@@ -15,9 +15,9 @@ from rejection_server.graph.float16 import to_float16
 from rejection_server.graph.opset import at_least_opset
 from rejection_server.graph.packed import to_packed
 from rejection_server.graph.quantize import quantize_per_token
-from rejection_server.graph.ragged import Form, GraphError, to_ragged
+from rejection_server.graph.ragged import Form, to_ragged
 from rejection_server.graph.varlen import cpu_twin, to_varlen
-from rejection_server.graph.walk import drop_traces, graphs
+from rejection_server.graph.walk import GraphError, drop_traces, graphs
 from rejection_server.onnx_backend.token_ids import TokenIds
 from rejection_server.prepare.configuration import Device, Engine
 from rejection_server.prepare.describe import Description, check_vocabulary
@@ -206,9 +206,9 @@ def write_graph(padded: Path, served: Path, plan: Plan) -> None:
     rows = embedding_rows(model)
     if rows is not None:
         check_vocabulary(plan.model.largest_id, rows)
-    model = at_least_opset(model, _OLDEST) if plan.quantized else in_precision(model, plan.precision)
-    weights = detach(model)
     try:
+        model = at_least_opset(model, _OLDEST) if plan.quantized else in_precision(model, plan.precision)
+        weights = detach(model)
         ragged = to_ragged(
             model,
             form=_ragged_form(plan),

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from rejection_server.graph.ragged import GraphError
+from rejection_server.graph.walk import GraphError
 from rejection_server.prepare.errors import OutOfMemoryError, PrepareError, UnexpectedError
 from rejection_server.wording import one_line
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from rejection_server.graph.original import Found, to_original
-from rejection_server.graph.ragged import GraphError
 from rejection_server.graph.rows import Activation
+from rejection_server.graph.walk import GraphError
 from rejection_server.prepare.configuration import Device
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError, disk_errors
 from rejection_server.prepare.source import CONFIG
