@@ -357,7 +357,9 @@ def test_operators_of_no_known_opset(tmp_path: Path, precision: Precision, opera
         model.opset_import[0].version = 8
         model.graph.node.append(onnx.helper.make_node(operator, ["words", "words"], ["more"], mode="linear"))
     onnx.save(model, tmp_path / "padded.onnx")
-    with pytest.raises(UnsupportedError, match=r"of opset [18] and cannot be brought to opset \d+: export the model anew"):
+    with pytest.raises(
+        UnsupportedError, match=r"of opset [18] and cannot be brought to opset \d+: export the model anew"
+    ):
         write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan(precision))
 
 
