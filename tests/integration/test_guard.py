@@ -195,7 +195,7 @@ def test_unknown_methods_are_unimplemented(wire: Wire) -> None:
 
 @pytest.mark.parametrize("model", ["scoring", "tokenizer", "classifier"])
 def test_inner_models_are_not_called(wire: Wire, model: str) -> None:
-    says = f"model '{model}' is a part of 'rejection' and is not called from outside"
+    says = f"model '{model}' is a part of 'rejection' and is not called from outside: call 'rejection'"
     assert wire.error(request(["a"], model=model)) == (Code.PERMISSION_DENIED, says)
     (answer,) = wire.stub.ModelStreamInfer(iter([request(["a"], model=model)]), timeout=10)
     assert answer.error_message == says
