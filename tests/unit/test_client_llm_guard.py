@@ -59,7 +59,8 @@ class Scores(RejectionClient):
         found = [dict(zip(self.labels, self.score(text), strict=True)) for text in texts]
         return [Prediction(max(of, key=of.__getitem__), of, 9, False, self.positive_label) for of in found]
 
-    def classify_all(self, texts: Any, models: Sequence[str], **options: Unpack[TextOptions]) -> Any:
+    def classify_all(self, texts: Any, models: Sequence[str] | None = None, **options: Unpack[TextOptions]) -> Any:
+        assert models is not None
         predictions = self.classify_many([f"{models[0]} {text}" for text in texts], **options)
         return {models[0]: [Result(0, "", prediction) for prediction in predictions]}
 
