@@ -26,7 +26,7 @@ TEXTS = ["Sorry, but I can't assist with that.", "Boil the water first.", "", "ð
 DENIED = [
     method.name
     for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
-    if any(word in method.name for word in ("Memory", "Repository", "Trace", "Log"))
+    if any(word in method.name for word in ("Memory", "RepositoryModel", "Trace", "Log"))
 ]
 
 

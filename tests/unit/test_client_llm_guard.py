@@ -316,6 +316,17 @@ def test_every_verdict_is_llm_guards(monkeypatch: pytest.MonkeyPatch, scanner: t
     assert verdicts == {True, False}
 
 
+@pytest.mark.parametrize("scanner", SCANNERS, ids=lambda scanner: f"{scanner.__module__}-{scanner.__name__}")
+def test_the_options_are_llm_guards(monkeypatch: pytest.MonkeyPatch, scanner: type[Scanner]) -> None:
+    original = inspect.signature(theirs(monkeypatch, scanner)).parameters
+    ours = inspect.signature(scanner).parameters
+    assert next(iter(ours)) == "client", "in place of use_onnx, and of the model's files"
+    assert original.keys() - {"use_onnx"} == ours.keys() - {"client"}
+    assert {name: ours[name].kind for name in [*ours][1:]} == {name: original[name].kind for name in [*ours][1:]}
+    assert scanner.threshold == original["threshold"].default
+    assert ours["match_type"].default == original["match_type"].default.value
+
+
 def test_the_risk_is_llm_guards() -> None:
     util = pytest.importorskip("llm_guard.util", reason="LLM Guard is not installed")
     for threshold in (0.01, 0.25, 0.5, 0.75, 0.9, 0.99):
