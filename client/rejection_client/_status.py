@@ -78,7 +78,8 @@ RULES: dict[StatusCode, Rule] = {
     ),
     StatusCode.NOT_FOUND: Rule(
         ModelNotFoundError,
-        "the server at {url} does not serve '{model}': {details}; check the name, and that it has finished loading",
+        "the server at {url} does not serve '{model}': {details}; check the name (`rejection info` tells which there "
+        "are), and that it has finished loading",
     ),
     StatusCode.ALREADY_EXISTS: _SERVER_FAILED,
     StatusCode.PERMISSION_DENIED: _DENIED,
