@@ -152,7 +152,7 @@ class _Once(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
     ) -> None:
-        if getattr(namespace, self.dest) is not None:
+        if getattr(namespace, self.dest) is not self.default:
             parser.error(f"{option} is given twice, and takes one")
         setattr(namespace, self.dest, values)
 
@@ -208,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.set_defaults(run=_commands.watch)
     watch.add_argument(
         "--metrics",
+        action=_Once,
         default=os.environ.get("REJECTION_METRICS") or "http://127.0.0.1:8002/metrics",
         metavar="URL",
         help="the server's metrics (REJECTION_METRICS, else http://127.0.0.1:8002/metrics)",
@@ -316,6 +317,7 @@ def _add_connection(parser: argparse.ArgumentParser, *, several: bool = False, d
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--url",
+        action=_Once,
         default=os.environ.get("REJECTION_URL") or DEFAULT_URL,
         help=f"the server's gRPC address, HOST:PORT; several with commas between (REJECTION_URL, else {DEFAULT_URL})",
     )

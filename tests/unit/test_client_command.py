@@ -77,6 +77,8 @@ def test_activity_of_an_idle_and_of_a_restarted_server() -> None:
         (["classify", "--csv", "a", "x"], "--csv says how files are read"),
         (["classify", "--field", "a", "--field", "b"], "--field is given twice"),
         (["document", "--model", "a", "--model", "b"], "--model is given twice"),
+        (["health", "--url", "a:1", "--url", "b:1"], "--url is given twice"),
+        (["watch", "--metrics", "http://a/", "--metrics", "http://b/"], "--metrics is given twice"),
         (["document", "--unit", "words"], "words"),
         (["watch", "--interval", "-1"], "'-1' is not a number of seconds"),
         (["classify", "--out", "jsonl", "x"], "--out"),
