@@ -94,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         from bench.fleet.clients_cli import main as clients
 
         return clients(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        parser().error(f"there is no '{arguments[0]}': give options, or clients to measure the ways of callers")
     options = parser().parse_args(arguments)
     result = run(options, arguments, lambda words: print(words, file=sys.stderr, flush=True))
     if options.docs:

@@ -19,6 +19,8 @@ MIB = 1 << 20
 LARGEST_PIECE_MIB = 60
 MANIFEST = "manifest.json"
 SOURCE = "source.tar"
+PYTHONS = ("3.11", "3.12", "3.13")
+"""Those that the server runs on."""
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
 """Of the wheels, down from the C library that Triton's needs: for another machine pip takes those that are named."""
@@ -190,7 +192,8 @@ def parser() -> argparse.ArgumentParser:
     commands = result.add_subparsers(dest="command", metavar="COMMAND", required=True)
     packing = commands.add_parser("pack", help="fetch wheels, pack the source, cut both into pieces")
     packing.add_argument("folder", type=Path, metavar="FOLDER", help="where all of it goes")
-    packing.add_argument("--python", default="3.12", metavar="X.Y", help="Python there (default: %(default)s)")
+    told = f"Python there: {', '.join(PYTHONS)} (default: %(default)s)"
+    packing.add_argument("--python", default="3.12", choices=PYTHONS, metavar="X.Y", help=told)
     packing.add_argument("--kind", default="bench-gpu", help="environment of requirements.lock (default: %(default)s)")
     packing.add_argument("--commit", default="HEAD", help="what of this checkout to pack (default: %(default)s)")
     size = "largest piece (default: %(default)s)"

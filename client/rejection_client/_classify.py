@@ -27,7 +27,7 @@ from rejection_client._lines import check_columns, file_rows, form_of
 from rejection_client._output import Output
 from rejection_client._prediction import Result
 from rejection_client._progress import Progress
-from rejection_client._rows import UNSENDABLE, Form, InputError, Row, argument_rows
+from rejection_client._rows import UNSENDABLE, Form, InputError, Row, UsageError, argument_rows
 from rejection_client._sources import input_bytes
 from rejection_client.errors import ROW, DeadlineExceededError, InvalidInputError, OverloadedError, ServerError
 
@@ -40,8 +40,7 @@ OF_ONE_ROW = (InvalidInputError, OverloadedError, DeadlineExceededError, ServerE
 def classify(options: argparse.Namespace) -> int:
     """Classify each text of the input; a row that fails is a row with its error."""
     check_destination(options)
-    several = len(options.models) > 1
-    if several:
+    if options.several:
         check_several(options)
     set_output(options.output)
     rows = _rows(options)
@@ -49,12 +48,13 @@ def classify(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as open_:
         asked = open_.enter_context(client(options))
         progress = open_.enter_context(Progress(_progress_form(options), total))
+        options.models = asked.models() if options.all_models else options.models
         models = {name: asked.model_info(name) for name in options.models}
         open_.enter_context(_server_log(progress))
         check_options(options, *models.values())
         run = _Run(options, progress)
         waiting: deque[Row] = deque()
-        if several:
+        if options.several:
             outputs, write = open_.enter_context(destination_of_several(options, models))
             texts = _texts(rows, waiting)
             for results in asked.stream_all(texts, options.models, max_length=options.max_length):
@@ -100,7 +100,7 @@ class _Run:
 
     def _error(self, row: Row, name: str, result: Result) -> str | None:
         error = _error(row, result)
-        is_the_models = error is not None and row.problem is None and len(self._options.models) > 1
+        is_the_models = error is not None and row.problem is None and self._options.several
         return f"{error} (of '{name}')" if is_the_models else error
 
     def _stopped(self, result: Result) -> str:
@@ -126,18 +126,18 @@ def _error(row: Row, result: Result) -> str | None:
 
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
-    """The rows of the input. Raises InputError for options, or files, that do not go together."""
+    """The rows of the input. Raises UsageError for options that do not go together, InputError for such files."""
     if options.delimiter is not None and options.csv is None and options.field is None:
-        raise InputError("--delimiter says what divides the columns of CSV: give --csv COLUMN too")
+        raise UsageError("--delimiter says what divides the columns of CSV: give --csv COLUMN too")
     kinds = ("jsonl", "csv", "parquet", "field")
     kind, field = next(
         ((kind, value) for kind in kinds if (value := getattr(options, kind)) is not None), ("lines", None)
     )
     if options.texts:
         if options.files:
-            raise InputError("texts are given both as arguments and in files; give one or the other")
+            raise UsageError("texts are given both as arguments and in files; give one or the other")
         if field is not None:
-            raise InputError(
+            raise UsageError(
                 f"--{kind} says how files are read, and '{options.texts[0]}' is a text: name files with --file"
             )
         return argument_rows(options.texts)

@@ -92,31 +92,35 @@ class RejectionClient:
 
     @overload
     def classify_all(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, texts: str, models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: str, models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> dict[str, Result]: ...
 
     @overload
     def classify_all(
-        self, texts: Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: Sequence[str], models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> dict[str, list[Result]]: ...
 
     def classify_all(
-        self, texts: str | Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: str | Sequence[str], models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> dict[str, Result] | dict[str, list[Result]]:
         """Classify a text, or several, with several models of the server, side by side.
 
-        Gives, by the name of the model, the result, or the results in the order of the texts. Labels, limits and the
-        positive label are each model's own, and so are errors: a model that fails is a result with its error. As many
-        requests as `ClientConfig.max_concurrent_requests` are under way at once. Which models there are, the server
-        does not tell its callers: name them.
+        Without `models` all are asked that the server has ready at this moment, as `models()` tells them. Gives, by the
+        name of the model, the result, or the results in the order of the texts. Labels, limits and the positive label
+        are each model's own, and so are errors: a model that fails is a result with its error. As many requests as
+        `ClientConfig.max_concurrent_requests` are under way at once. Raises a `RejectionError` where no models are
+        named and the server does not tell which it has.
         """
         results = finish(self._core.classify_all(texts, models, self._core.call(**options)))
         return _first_of(results) if isinstance(texts, str) else results
 
     def stream_all(
-        self, texts: Iterable[str], models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: Iterable[str], models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> Generator[dict[str, Result], None, None]:
-        """Classify an endless number of texts with several models: as `stream`, with a result by each model."""
+        """Classify an endless number of texts with several models: as `stream`, with a result by each model.
+
+        Without `models` all are asked that the server has ready when the stream begins.
+        """
         yield from _blocking(self._core.stream_all(texts, models, self._core.call(**options)))
 
     def classify_document(
@@ -146,6 +150,13 @@ class RejectionClient:
     def wait_until_ready(self, timeout_s: float = 60.0, *, metadata: Mapping[str, str] | None = None) -> None:
         """Wait until `is_ready`; raises ServerUnavailableError after `timeout_s` seconds."""
         finish(self._core.wait_until_ready(timeout_s, self._core.call(metadata=metadata)))
+
+    def models(self, **options: Unpack[CallOptions]) -> list[str]:
+        """Ask the server which classifiers it has ready, by their names.
+
+        Raises a `RejectionError`, also where the server does not tell: Triton without the guard of `scripts/serve`.
+        """
+        return finish(self._core.models(self._core.call(**options)))
 
     def model_info(self, model: str | None = None, **options: Unpack[CallOptions]) -> ModelInfo:
         """Ask the server what it tells of the client's model, or of another. Raises a `RejectionError`."""
@@ -202,23 +213,26 @@ class AsyncRejectionClient:
 
     @overload
     async def classify_all(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, texts: str, models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: str, models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> dict[str, Result]: ...
 
     @overload
     async def classify_all(
-        self, texts: Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: Sequence[str], models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> dict[str, list[Result]]: ...
 
     async def classify_all(
-        self, texts: str | Sequence[str], models: Sequence[str], **options: Unpack[TextOptions]
+        self, texts: str | Sequence[str], models: Sequence[str] | None = None, **options: Unpack[TextOptions]
     ) -> dict[str, Result] | dict[str, list[Result]]:
         """Classify a text, or several, with several models, as `RejectionClient.classify_all` does."""
         results = await self._core.classify_all(texts, models, self._core.call(**options))
         return _first_of(results) if isinstance(texts, str) else results
 
     async def stream_all(
-        self, texts: Iterable[str] | AsyncIterable[str], models: Sequence[str], **options: Unpack[TextOptions]
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        models: Sequence[str] | None = None,
+        **options: Unpack[TextOptions],
     ) -> AsyncGenerator[dict[str, Result], None]:
         """Classify an endless number of texts with several models: as `stream`, with a result by each model."""
         results = self._core.stream_all(texts, models, self._core.call(**options))
@@ -247,6 +261,10 @@ class AsyncRejectionClient:
     async def wait_until_ready(self, timeout_s: float = 60.0, *, metadata: Mapping[str, str] | None = None) -> None:
         """Wait until `is_ready`; raises ServerUnavailableError after `timeout_s` seconds."""
         await self._core.wait_until_ready(timeout_s, self._core.call(metadata=metadata))
+
+    async def models(self, **options: Unpack[CallOptions]) -> list[str]:
+        """Ask the server which classifiers it has ready, as `RejectionClient.models` does."""
+        return await self._core.models(self._core.call(**options))
 
     async def model_info(self, model: str | None = None, **options: Unpack[CallOptions]) -> ModelInfo:
         """Ask the server what it tells of the client's model, or of another. Raises a `RejectionError`."""

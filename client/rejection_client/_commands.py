@@ -6,16 +6,17 @@ import shutil
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from rejection_client import _metrics
 from rejection_client._client import RejectionClient
 from rejection_client._output import Style, document_json, to_json
 from rejection_client._prediction import ModelInfo, needed
-from rejection_client._rows import InputError
+from rejection_client._rows import InputError, UsageError
 from rejection_client._sources import read_document
 from rejection_client._table import document_table
-from rejection_client.errors import RejectionError
+from rejection_client.errors import AccessDeniedError, RejectionError, UnexpectedAnswerError
 
 PIPED_WIDTH = 100
 """Columns of the table where the output is not a terminal."""
@@ -39,7 +40,7 @@ def fail(sentence: str) -> int:
 def check_options(options: argparse.Namespace, *models: ModelInfo) -> None:
     """Compare the command line with the models, and say if `--max-length` is more than one reads.
 
-    Raises InputError for a threshold that no probability reaches, NoPositiveLabelError for `--exit-code` where no model
+    Raises UsageError for a threshold that no probability reaches, NoPositiveLabelError for `--exit-code` where no model
     has such a label.
     """
     if options.exit_code and all(model.positive_label is None for model in models):
@@ -50,7 +51,7 @@ def check_options(options: argparse.Namespace, *models: ModelInfo) -> None:
 
 def _check_numbers(options: argparse.Namespace, model: ModelInfo) -> None:
     if model.has_probabilities and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold {options.threshold:g} is no probability; give a number from 0 to 1")
+        raise UsageError(f"--threshold {options.threshold:g} is no probability; give a number from 0 to 1")
     if options.max_length is not None and model.max_length is not None and options.max_length > model.max_length:
         fail(f"--max-length {options.max_length} is more than '{model.name}' reads; {model.max_length} tokens it is")
 
@@ -91,18 +92,32 @@ def health(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Show what the server tells of its model."""
+    """Show what the server tells of the model, or, where none is named, of each that it has ready."""
     set_output(options.output)
     with client(options) as asked:
-        fields = asdict(asked.model_info())
-    if options.output == "jsonl":
-        write(to_json(fields))
-        return 0
+        names = options.models if options.is_named else _names(asked, options)
+        models = [asdict(asked.model_info(name)) for name in names]
+    shown = [to_json(fields) for fields in models] if options.output == "jsonl" else [*map(_described, models)]
+    write(("" if options.output == "jsonl" else "\n").join(shown))
+    return 0
+
+
+def _names(asked: RejectionClient, options: argparse.Namespace) -> list[str]:
+    """The models that are ready; the usual one where the server does not tell."""
+    try:
+        return asked.models()
+    except (AccessDeniedError, UnexpectedAnswerError):
+        return list(options.models)
+
+
+def _described(fields: Mapping[str, object]) -> str:
+    """A line for each thing that is told of a model."""
+    lines = []
     for name, value in fields.items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
         absent = "none named" if name == "positive_label" else "not told"
-        write(f"{name.replace('_', ' '):<18} {absent if shown is None else shown}\n")
-    return 0
+        lines.append(f"{name.replace('_', ' '):<18} {absent if shown is None else shown}\n")
+    return "".join(lines)
 
 
 def watch(options: argparse.Namespace) -> int:

@@ -3,10 +3,12 @@
 import functools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
+
+import grpc
 
 from rejection_client import _documents, _several, protocol
 from rejection_client._config import ClientConfig, check_timeout, checked_metadata
@@ -81,11 +83,10 @@ class Core:
 
     async def classify_many(self, texts: Sequence[str], call: Call) -> list[Prediction]:
         """The predictions for texts, in order; equal texts are sent once."""
-        if isinstance(texts, str):
-            raise TypeError("texts is of type str; classify takes one text")
+        texts = protocol.checked_texts(texts)
         firsts: dict[str, int] = {}
         for row, text in enumerate(texts):
-            firsts.setdefault(protocol.checked_text(text, row), row)
+            firsts.setdefault(text, row)
         if not firsts:
             return []
         predictions = await self._many(list(firsts), list(firsts.values()), call)
@@ -124,18 +125,18 @@ class Core:
         return done
 
     async def classify_all(
-        self, texts: str | Sequence[str], models: Sequence[str], call: Call
+        self, texts: str | Sequence[str], models: Sequence[str] | None, call: Call
     ) -> dict[str, list[Result]]:
-        """The results for texts by each of several models."""
-        texts = [texts] if isinstance(texts, str) else texts
-        requests = self.config.max_concurrent_requests
-        return await _several.classify_all(self._cores(models), texts, call, self._side_by_side, requests)
+        """The results for texts by each of several models, of all that are ready where none is named."""
+        texts = [texts] if isinstance(texts, str) else protocol.checked_texts(texts)
+        cores = await self._cores(models, call)
+        return await _several.classify_all(cores, texts, call, self._side_by_side, self.config.max_concurrent_requests)
 
     async def stream_all(
-        self, texts: Any, models: Sequence[str], call: Call
+        self, texts: Any, models: Sequence[str] | None, call: Call
     ) -> AsyncGenerator[dict[str, Result], None]:
         """The results for texts by each of several models, in order, as they come."""
-        cores = self._cores(models)
+        cores = await self._cores(models, call)
         ask, size = await _several.asking(cores, call, self._side_by_side)
         stream = self._stream(texts, ask, size)
         try:
@@ -158,8 +159,10 @@ class Core:
             await stream.aclose()
 
     async def _stream(self, texts: Any, ask: Ask, size: int) -> AsyncGenerator[list[Result], None]:
-        if isinstance(texts, str):
-            raise TypeError("texts is of type str; classify takes one text")
+        kinds = (Iterable, AsyncIterable) if self._io.aio else Iterable
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, kinds):
+            one = "; classify takes one text" if isinstance(texts, str) else ""
+            raise TypeError(f"texts is of type {type(texts).__name__}, not an iterable of str{one}")
         results = Stream(self._io, ask, size, self.config.max_concurrent_requests).results(texts)
         try:
             async for result in results:
@@ -173,6 +176,8 @@ class Core:
         self, text: str, unit: str, overlap: float, all_units: bool, call: Call
     ) -> DocumentPrediction:
         """The predictions for the parts of a text, and the highest."""
+        if not isinstance(text, str):
+            raise TypeError(f"text is of type {type(text).__name__}, not str")
         _documents.check_options(unit, overlap)
         model = await self._served_model(call)
         limits = [limit for limit in (call.max_length, model.max_length) if limit is not None]
@@ -231,6 +236,21 @@ class Core:
         self._model = None
         return await self._served_model(call)
 
+    async def models(self, call: Call) -> list[str]:
+        """The classifiers of the server that are ready, by name."""
+        unknown = f"the server at {self._url} does not tell which classifiers it has"
+        try:
+            names = protocol.read_index(await self._rpc("RepositoryIndex", protocol.index_request(), call))
+        except (AccessDeniedError, UnexpectedAnswerError) as error:
+            cause = error.__cause__
+            if isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            told = cause.details() if isinstance(cause, grpc.RpcError) else error
+            raise type(error)(f"{unknown} ({told}); name the models (--model)") from error
+        if not names:
+            raise ServerUnavailableError(f"the server at {self._url} has no classifier that is ready; wait for one")
+        return names
+
     async def close(self) -> None:
         """Close every connection."""
         for core in self._others.values():
@@ -251,10 +271,17 @@ class Core:
             self._others.setdefault(model, Core(self._address, config, self._io))
         return self._others[model]
 
-    def _cores(self, models: Sequence[str]) -> dict[str, "Core"]:
-        if isinstance(models, str) or not models:
-            raise ValueError(f"models is {models!r}; give the names of one model or several, in a sequence")
-        return {model: self._core_of(model) for model in models}
+    async def _cores(self, models: Sequence[str] | None, call: Call) -> dict[str, "Core"]:
+        """By model; raises a RejectionError if none is named and the server does not tell which there are."""
+        if models is None:
+            models = await self.models(call)
+        is_names = isinstance(models, Iterable) and not isinstance(models, (str, bytes))
+        names = list(models) if is_names else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"models is {models!r}; give the names of one model or several, in a sequence, or leave it out for all"
+            )
+        return {name: self._core_of(name) for name in names}
 
     # --- requests ------------------------------------------------------------------------------------------------
 

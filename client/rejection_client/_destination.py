@@ -12,7 +12,7 @@ from rejection_client._output import Csv, JsonLines, Output, Style, fields_of, f
 from rejection_client._parquet_output import ParquetOutput
 from rejection_client._prediction import ModelInfo, Prediction
 from rejection_client._resume import skip_written
-from rejection_client._rows import InputError, Row
+from rejection_client._rows import InputError, Row, UsageError
 from rejection_client._several_output import Results, SeveralTable, columns_of_several, fields_of_several
 from rejection_client._table import Table
 
@@ -30,21 +30,24 @@ FORMS = {
 
 
 def check_destination(options: argparse.Namespace) -> None:
-    """Settle `options.output`; raises InputError for options that do not go together, and for a file that exists."""
+    """Settle `options.output`.
+
+    Raises UsageError for options that do not go together, InputError for a file that exists.
+    """
     path, form = options.output_file, options.output
     if path is None:
         if options.resume:
-            raise InputError("--resume goes on with a file of results: name it with --output-file")
+            raise UsageError("--resume goes on with a file of results: name it with --output-file")
         if form == "parquet":
-            raise InputError("Parquet is written to a file only: name it with --output-file")
+            raise UsageError("Parquet is written to a file only: name it with --output-file")
         options.output = form or "table"
         return
     told = next((told for ending, told in FORMS.items() if path.lower().endswith(ending)), None)
     options.output = form or told
     if options.output is None:
-        raise InputError(f"the name {path} does not tell its form; give --output jsonl, or a name in .jsonl or .csv")
+        raise UsageError(f"the name {path} does not tell its form; give --output jsonl, or a name in .jsonl or .csv")
     if options.output == "table" or (told not in (None, options.output) and "parquet" in (told, options.output)):
-        raise InputError(f"{path} cannot be written as {options.output}; leave --output out, or name another file")
+        raise UsageError(f"{path} cannot be written as {options.output}; leave --output out, or name another file")
     if not Path(path).exists():
         return
     if not options.resume:
@@ -57,17 +60,18 @@ def check_destination(options: argparse.Namespace) -> None:
 
 
 def check_several(options: argparse.Namespace) -> None:
-    """Raises InputError for what is there for a single model only."""
+    """Raises UsageError for what is there for a single model only."""
     if options.resume or options.output == "parquet":
         named = "--resume goes" if options.resume else "Parquet goes"
-        raise InputError(f"{named} with one --model: {len(options.models)} are named")
+        asked = "all are asked" if options.all_models else f"{len(options.models)} are named"
+        raise UsageError(f"{named} with one --model: {asked}")
     if options.positive_label is not None:
-        raise InputError("--positive-label goes with one --model: each of several says itself which label it is")
+        raise UsageError("--positive-label goes with one --model: each of several says itself which label it is")
 
 
 def can_resume(options: argparse.Namespace) -> bool:
     """Whether a run that stops may be gone on with."""
-    return options.output_file is not None and options.output != "parquet" and len(options.models) == 1
+    return options.output_file is not None and options.output != "parquet" and not options.several
 
 
 @contextlib.contextmanager

@@ -47,6 +47,10 @@ class InputError(Exception):
     """The input as a whole cannot be read; the message is a sentence."""
 
 
+class UsageError(InputError):
+    """Options that do not go together, or not with the model; the message is a sentence."""
+
+
 def argument_rows(texts: Sequence[str]) -> Iterator[Row]:
     """A row for each argument."""
     for number, text in enumerate(texts, 1):

@@ -1,8 +1,8 @@
 """From a failed RPC to this package's exception: one table, no network.
 
-The kind of an error is read from its gRPC status code, with one exception: `NOT_FOUND` is what Triton says both of a
-name that it does not know and of a model that it unloads because it stops; only its words tell which. Two facts beside
-the code are used:
+The kind of an error is read from its gRPC status code, with two exceptions, where only Triton's words tell which it
+is: `NOT_FOUND` is what it says both of a name that it does not know and of a model that it unloads because it stops,
+and `UNAVAILABLE` also of a method that is locked. Two facts beside the code are used:
 
 - `UNAVAILABLE` is what gRPC says when it cannot connect, and what Triton says when its queue is full or it stops. The
   caller passes `is_live`: whether the server, asked right afterwards, answers that the model is ready: the queue was
@@ -33,6 +33,12 @@ from rejection_client.errors import (
 NO_VERSION = "has no available versions"
 """Triton's words, with `NOT_FOUND`, for a model that it knows and cannot serve now: it is stopping, or exchanges it."""
 
+RESTRICTED = "This protocol is restricted"
+"""Triton's words, with `UNAVAILABLE`, for a method that takes a key."""
+
+NOT_PUBLIC = "is not called from outside"
+"""The guard's words, with `PERMISSION_DENIED`, for a part of a classifier: no credentials would help."""
+
 _FULL = re.compile(r"\b(the queue is full|Exceeds maximum queue size|Request timeout expired)\b")
 """Words, with `UNAVAILABLE`, of a queue that is full or too slow: the guard's, and Triton's two."""
 
@@ -55,6 +61,7 @@ _UNLOADED = Rule(
     "the server at {url} serves no version of '{model}' now: {details}; it is stopping, or the model was unloaded",
 )
 _DENIED = Rule(AccessDeniedError, "the server at {url} denies access: {details}; check the credentials you send")
+_NOT_PUBLIC = Rule(AccessDeniedError, "the server at {url} denies access: {details}")
 _BAD_INPUT = Rule(InvalidInputError, "the server refused the input: {details}")
 
 RULES: dict[StatusCode, Rule] = {
@@ -71,7 +78,8 @@ RULES: dict[StatusCode, Rule] = {
     ),
     StatusCode.NOT_FOUND: Rule(
         ModelNotFoundError,
-        "the server at {url} does not serve '{model}': {details}; check the name, and that it has finished loading",
+        "the server at {url} does not serve '{model}': {details}; check the name (`rejection info` tells which there "
+        "are), and that it has finished loading",
     ),
     StatusCode.ALREADY_EXISTS: _SERVER_FAILED,
     StatusCode.PERMISSION_DENIED: _DENIED,
@@ -105,7 +113,11 @@ class Asked(NamedTuple):
 
 
 def rule_of(code: StatusCode, details: str, *, is_live: bool = False) -> Rule:
-    """What a failure means: the code's rule, save for a live server's `UNAVAILABLE` and a model without a version."""
+    """What a failure means: the code's rule, save for a live server's `UNAVAILABLE` and what only the words tell."""
+    if code is StatusCode.UNAVAILABLE and RESTRICTED in details:
+        return _DENIED
+    if code is StatusCode.PERMISSION_DENIED and NOT_PUBLIC in details:
+        return _NOT_PUBLIC
     if code is StatusCode.UNAVAILABLE and is_live:
         return _REFUSED_FOR_NOW
     return _UNLOADED if code is StatusCode.NOT_FOUND and NO_VERSION in details else RULES[code]

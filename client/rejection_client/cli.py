@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from rejection_client import _classify, _commands
 from rejection_client._config import DEFAULT_URL, ClientConfig, Tls, read_token
-from rejection_client._rows import InputError
+from rejection_client._rows import InputError, UsageError
 from rejection_client._version import __version__
 from rejection_client.errors import RejectionError
 
@@ -52,6 +52,7 @@ examples:
   rejection classify --csv response --delimiter ';' --output csv < log.csv
   rejection classify --csv response --file log.csv.gz --output-file scored.csv.gz --resume
   rejection classify --model rejection --model toxicity --output csv --field answer --file log.jsonl > scored.csv
+  rejection classify --all-models "I won't do that."             every classifier that the server has ready
   rejection classify --exit-code --threshold 0.9 "$ANSWER" || echo "refused, or in trouble"
 
 input:
@@ -77,8 +78,7 @@ several models (each has its own labels; one that fails has an error, and the ot
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     if sys.stdout is None or sys.stderr is None:
         return EXIT_ERROR  # Python's sign for a closed descriptor: nowhere to write
     if "url" in options:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _commands.client(options).close()  # a wrong address or certificate is a wrong command line
             _warn_of_readable_token(options)
         except ValueError as error:
-            parser.error(str(error))
+            return _wrong(options, error)
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return EXIT_PIPE_CLOSED
+    except UsageError as error:
+        return _wrong(options, error)
     except (RejectionError, InputError) as error:
         return _commands.fail(str(error))
     except OSError as error:  # an unreadable input, a full disk
@@ -102,10 +104,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _commands.fail(f"{error.strerror or error} ({error.filename or 'standard input or output'})")
 
 
+def _wrong(options: argparse.Namespace, error: Exception) -> NoReturn:
+    parser: _Parser = options.parser
+    parser.error(str(error))
+
+
 def _config(options: argparse.Namespace) -> ClientConfig:
     tls = {"ca_path": options.ca, "certificate_path": options.cert, "private_key_path": options.key}
     tls["server_name"] = options.server_name
+    options.all_models = getattr(options, "all_models", False)
+    options.is_named = bool(options.models)
     options.models = list(dict.fromkeys(options.models or ["rejection"]))
+    options.several = options.all_models or len(options.models) > 1
     return ClientConfig(
         model=options.models[0],
         positive_label=getattr(options, "positive_label", None),
@@ -134,6 +144,17 @@ def _drop_output() -> None:
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
+
+
+class _Once(argparse.Action):
+    """Keeps a value, and refuses a second one: taking the last would leave out what was meant by the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            parser.error(f"{option} is given twice, and takes one")
+        setattr(namespace, self.dest, values)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -173,11 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--wait", type=_seconds, metavar="SECONDS", help="wait so long for them to be ready")
     _add_connection(health)
 
-    summary = "show what the server tells of its model"
+    summary = "show what the server tells of its model, or of each that it has"
     info = commands.add_parser("info", help=summary, description=f"{summary.capitalize()}.")
     info.set_defaults(run=_commands.info)
     _add_output(info, "table", "jsonl")
-    _add_connection(info)
+    _add_connection(info, default="all that are ready, else rejection")
 
     watch = commands.add_parser(
         "watch",
@@ -187,12 +208,15 @@ def _parser() -> argparse.ArgumentParser:
     watch.set_defaults(run=_commands.watch)
     watch.add_argument(
         "--metrics",
+        action=_Once,
         default=os.environ.get("REJECTION_METRICS") or "http://127.0.0.1:8002/metrics",
         metavar="URL",
         help="the server's metrics (REJECTION_METRICS, else http://127.0.0.1:8002/metrics)",
     )
     watch.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="time between readings (2)")
     watch.add_argument("--count", type=_count, metavar="N", help="end after so many tables")
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -205,13 +229,20 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--field",
+        action=_Once,
         metavar="NAME",
         help="the text is in this field or column; the files' names tell CSV (.csv, .tsv), Parquet (.parquet) and JSON "
         "lines (all others)",
     )
-    form.add_argument("--jsonl", metavar="FIELD", help="the input is JSON lines; the text is in this field, or at a.b")
-    form.add_argument("--csv", metavar="COLUMN", help="the input is CSV with a header; the text is in this column")
-    form.add_argument("--parquet", metavar="COLUMN", help="the files are Parquet; the text is in this column")
+    form.add_argument(
+        "--jsonl", action=_Once, metavar="FIELD", help="the input is JSON lines; the text is in this field, or at a.b"
+    )
+    form.add_argument(
+        "--csv", action=_Once, metavar="COLUMN", help="the input is CSV with a header; the text is in this column"
+    )
+    form.add_argument(
+        "--parquet", action=_Once, metavar="COLUMN", help="the files are Parquet; the text is in this column"
+    )
     parser.add_argument(
         "--delimiter",
         type=_delimiter,
@@ -225,6 +256,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output-file",
+        action=_Once,
         metavar="PATH",
         help="write the results to this new file: .jsonl, .csv, .jsonl.gz, .csv.gz or .parquet",
     )
@@ -281,22 +313,28 @@ def _add_verdict(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_connection(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def _add_connection(parser: argparse.ArgumentParser, *, several: bool = False, default: str = "rejection") -> None:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--url",
+        action=_Once,
         default=os.environ.get("REJECTION_URL") or DEFAULT_URL,
         help=f"the server's gRPC address, HOST:PORT; several with commas between (REJECTION_URL, else {DEFAULT_URL})",
     )
     more = "; may be repeated, and texts go to each" if several else ""
-    group.add_argument(
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument(
         "--model",
         dest="models",
-        action="append" if several else "store",
+        action="append" if several else _Once,
         type=str if several else lambda name: [name],
         metavar="NAME",
-        help=f"the model's name on the server (rejection){more}",
+        help=f"the model's name on the server ({default}){more}",
     )
+    if several:
+        choice.add_argument(
+            "--all-models", action="store_true", help="texts go to each model that the server has ready"
+        )
     group.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="deadline of each request (10)"
     )

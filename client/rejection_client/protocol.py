@@ -18,6 +18,8 @@ _LENGTH = struct.Struct("<I")
 _INT32_MAX = 2**31 - 1
 # More labels than any model has: the server answers with as many as there are.
 _ALL_LABELS = 1_000_000
+_PARTS = ("scoring", "tokenizer", "classifier")
+"""The last words of the names of a classifier's parts, and of no classifier's own."""
 
 
 def infer_request(
@@ -73,6 +75,23 @@ def server_request() -> Any:
 def ready_request(model: str) -> Any:
     """Ask whether the server would take requests for the model; it answers apart from the model's queue."""
     return service_pb2.ModelReadyRequest(name=model)
+
+
+def index_request() -> Any:
+    """Ask which models are ready."""
+    return service_pb2.RepositoryIndexRequest(ready=True)
+
+
+def read_index(response: Any) -> list[str]:
+    """Names of the classifiers that are ready, from the answer to `index_request`.
+
+    Raises UnexpectedAnswerError if it lists the parts of classifiers, too, as Triton does by itself.
+    """
+    names = list(dict.fromkeys(model.name for model in response.models if model.state == "READY"))
+    for name in names:
+        if name.rpartition("_")[2] in _PARTS:
+            raise UnexpectedAnswerError(f"it lists '{name}', a part of a classifier, so it is Triton without a guard")
+    return names
 
 
 def step_models(config: Any) -> list[str]:
@@ -155,6 +174,14 @@ def read_predictions(response: Any, rows: int, model: ModelInfo, max_length: int
 def bytes_tensor(elements: Iterable[bytes]) -> bytes:
     """Raw contents of a BYTES tensor: each element after its length."""
     return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
+
+
+def checked_texts(texts: Any) -> list[str]:
+    """The texts as a list; raises TypeError for what is no sequence of texts, and for one text alone."""
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        one = "; classify takes one text" if isinstance(texts, str) else ""
+        raise TypeError(f"texts is of type {type(texts).__name__}, not a sequence of str{one}")
+    return [checked_text(text, row) for row, text in enumerate(texts)]
 
 
 def checked_text(text: Any, row: int) -> str:

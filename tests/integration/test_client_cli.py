@@ -272,7 +272,7 @@ def test_another_label_may_be_the_positive_one(server: Server) -> None:
 )
 def test_options_that_do_not_go_together(server: Server, arguments: list[str], told: str) -> None:
     done = run(server.grpc_address, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
 

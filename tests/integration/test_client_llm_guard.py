@@ -66,6 +66,37 @@ def test_outputs_are_scanned_by_models_with_the_published_labels(kinds: Server) 
             output_scanners.Bias(client, model="nobody").scan("", "x")
 
 
+def test_all_within_llm_guard(kinds: Server) -> None:
+    guard = pytest.importorskip("llm_guard", reason=REASON)
+    # Models take the numbers in a text for the scores of their labels, so each scanner sees another kind of text.
+    text = "0.02 0.98 0"
+    with RejectionClient(kinds.grpc_address) as client:
+        prompts = [
+            input_scanners.Gibberish(client, model="gibberish"),
+            input_scanners.PromptInjection(client, model="injection"),
+            input_scanners.Toxicity(client, model="toxic"),
+            input_scanners.Language(client, ["nl"], model="language"),
+        ]
+        assert guard.scan_prompt(prompts, text) == (
+            text,
+            {"Gibberish": False, "PromptInjection": False, "Toxicity": False, "Language": True},
+            {"Gibberish": 0.3, "PromptInjection": 0.7, "Toxicity": 1.0, "Language": -1.0},
+        )
+        assert guard.scan_prompt(prompts, text, fail_fast=True)[1] == {"Gibberish": False}
+        outputs = [
+            output_scanners.NoRefusal(client, model="reversed"),
+            output_scanners.Bias(client, model="bias"),
+            output_scanners.Gibberish(client, model="gibberish"),
+            output_scanners.Toxicity(client, model="toxic"),
+            output_scanners.Language(client, ["ja"], model="language"),
+        ]
+        assert guard.scan_output(outputs, "0.9 0.1", text) == (
+            text,
+            {"NoRefusal": True, "Bias": False, "Gibberish": False, "Toxicity": False, "Language": False},
+            {"NoRefusal": -1.0, "Bias": 0.7, "Gibberish": 0.9, "Toxicity": 0.9, "Language": 0.9},
+        )
+
+
 def test_within_llm_guard(client: RejectionClient) -> None:
     guard = pytest.importorskip("llm_guard", reason=REASON)
     scanner = NoRefusal(client)

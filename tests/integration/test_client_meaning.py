@@ -11,7 +11,15 @@ import pytest
 
 from integration.client_servers import Blocking, MakeClient
 from integration.meaning_models import LABELS, MEANING
-from rejection_client import ClientConfig, InvalidInputError, ModelNotFoundError, NoPositiveLabelError, RejectionClient
+from rejection_client import (
+    AccessDeniedError,
+    ClientConfig,
+    InvalidInputError,
+    ModelNotFoundError,
+    NoPositiveLabelError,
+    RejectionClient,
+    UnexpectedAnswerError,
+)
 from rejection_client.llm_guard.output_scanners import NoRefusal
 from rejection_server.host import Server
 from support.kserve import Wire
@@ -87,11 +95,46 @@ def test_texts_are_asked_of_several_models_and_each_fails_alone(kinds: Server, m
         assert {type(result["nobody"].error) for result in streamed} == {ModelNotFoundError}
         with pytest.raises(ModelNotFoundError):
             list(client.stream_all(texts, ["nobody"]))
-        for wrong in ("five", list[str]()):
+        for wrong in ("five", list[str](), 5, ["five", None], b"five"):
             with pytest.raises(ValueError, match="one model or several"):
-                client.classify_all("a", wrong)
+                client.classify_all("a", wrong)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="text row 1 is of type bytes"):
             client.classify_all(["a", b"a"], ["five"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"0.1 0.9"])
+def test_what_is_no_text_is_told_at_the_call(kinds: Server, make_client: MakeClient, wrong: Any) -> None:
+    kind = type(wrong).__name__
+    with make_client(kinds.grpc_address, config("five")) as client:
+        for call in (client.classify_many, lambda texts: client.classify_all(texts, ["five"])):
+            with pytest.raises(TypeError, match=f"^texts is of type {kind}, not a sequence of str$"):
+                call(wrong)
+        for stream in (client.stream, lambda texts: client.stream_all(texts, ["five"])):
+            with pytest.raises(TypeError, match=f"^texts is of type {kind}, not an iterable of str$"):
+                list(stream(wrong))
+        for one in (client.classify, client.classify_document):
+            with pytest.raises(TypeError, match=f"^text is of type {kind}, not str"):
+                one(wrong)
+        for many in (client.classify_many, lambda text: list(client.stream(text))):
+            with pytest.raises(TypeError, match=r"of type str, .*; classify takes one text"):
+                many("0.1 0.9")
+
+
+def test_triton_alone_has_its_models_named(kinds: Server, server: Server, make_client: MakeClient) -> None:
+    with make_client(kinds.grpc_address, config("five")) as client:
+        for ask in (client.models, lambda: client.classify_all("0.1"), lambda: list(client.stream_all(["0.1"]))):
+            with pytest.raises(
+                AccessDeniedError, match=r"which classifiers it has \(This protocol .*; name the models"
+            ):
+                ask()
+    unlocked = config("rejection", metadata=server.admin_metadata)
+    with (
+        make_client(server.triton_address, unlocked) as client,
+        pytest.raises(UnexpectedAnswerError, match=r"it lists '.*', a part of a classifier.*; name the models"),
+    ):
+        client.classify_all("Boil the water first.")
+    done = run(kinds, "five", "--all-models", "0.1")
+    assert (done.returncode, done.stdout) == (2, ""), "a model is named, too"
 
 
 def test_llm_guards_scanner_goes_by_the_name(kinds: Server) -> None:
@@ -241,15 +284,18 @@ def test_the_command_asks_several_models(kinds: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "status", "words"),
     [
-        (("--positive-label", "BIASED"), "--positive-label goes with one --model"),
-        (("--output-file", "x.parquet"), "Parquet goes with one --model: 2 are named"),
-        (("--output-file", "x.csv", "--resume"), "--resume goes with one --model: 2 are named"),
-        (("--model", "nobody"), "does not serve 'nobody'"),
+        (("--positive-label", "BIASED"), 2, "--positive-label goes with one --model"),
+        (("--output-file", "x.parquet"), 2, "Parquet goes with one --model: 2 are named"),
+        (("--output-file", "x.csv", "--resume"), 2, "--resume goes with one --model: 2 are named"),
+        (("--threshold", "2"), 2, "--threshold 2 is no probability"),
+        (("--model", "nobody"), 1, "does not serve 'nobody'"),
     ],
 )
-def test_what_the_command_has_for_one_model_only(kinds: Server, arguments: tuple[str, ...], words: str) -> None:
+def test_what_the_command_has_for_one_model_only(
+    kinds: Server, arguments: tuple[str, ...], status: int, words: str
+) -> None:
     done = run(kinds, "bias", "--model", "injection", *arguments, "0.9 0.1")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (status, "")
     assert words in done.stderr

@@ -144,7 +144,6 @@ def test_callers_speak_tls_and_reach_the_model(whole: Door, certificates: Path) 
     "path",
     [
         "/inference.GRPCInferenceService/RepositoryModelUnload",
-        "/inference.GRPCInferenceService/RepositoryIndex",
         "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
         "/inference.GRPCInferenceService/LogSettings",
         "/inference.GRPCInferenceService/TraceSetting",
@@ -157,6 +156,17 @@ def test_methods_of_administration_are_denied(whole: Door, certificates: Path, p
         channel.unary_unary(path)(b"", timeout=10, metadata=CALLER)
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     assert "RBAC" in caught.value.details(), "Envoy itself said it"
+
+
+def test_callers_learn_the_public_models_and_a_key_opens_nothing(whole: Door, certificates: Path) -> None:
+    index = service_pb2.RepositoryIndexRequest()
+    with connect(whole, certificates) as channel:
+        for key in ((), (("triton-grpc-protocol-admin-key", "any"),)):  # a guard refuses a key that is not its own
+            found = calls(channel).RepositoryIndex(index, timeout=10, metadata=(*CALLER, *key)).models
+            assert [(model.name, model.state) for model in found] == [("rejection", "READY")]
+        with pytest.raises(grpc.RpcError) as caught:
+            calls(channel).RepositoryIndex(index, timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_prometheus_gets_figures_and_nobody_stops_it(whole: Door) -> None:

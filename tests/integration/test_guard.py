@@ -26,7 +26,7 @@ TEXTS = ["Sorry, but I can't assist with that.", "Boil the water first.", "", "ð
 DENIED = [
     method.name
     for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
-    if any(word in method.name for word in ("Memory", "Repository", "Trace", "Log"))
+    if any(word in method.name for word in ("Memory", "RepositoryModel", "Trace", "Log"))
 ]
 
 
@@ -195,7 +195,7 @@ def test_unknown_methods_are_unimplemented(wire: Wire) -> None:
 
 @pytest.mark.parametrize("model", ["scoring", "tokenizer", "classifier"])
 def test_inner_models_are_not_called(wire: Wire, model: str) -> None:
-    says = f"model '{model}' is a part of 'rejection' and is not called from outside"
+    says = f"model '{model}' is a part of 'rejection' and is not called from outside: call 'rejection'"
     assert wire.error(request(["a"], model=model)) == (Code.PERMISSION_DENIED, says)
     (answer,) = wire.stub.ModelStreamInfer(iter([request(["a"], model=model)]), timeout=10)
     assert answer.error_message == says

@@ -23,7 +23,7 @@ from rejection_server.guard.settings import ADMIN_KEY
 from support.certificates import Authority
 from support.kserve import Wire, request
 
-OK, PERMISSION_DENIED, UNAUTHENTICATED, UNKNOWN = 0, 7, 16, 12
+OK, INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, UNKNOWN = 0, 3, 7, 16, 12
 TOKEN, NEXT, KEY = "token-of-a-caller-1", "token-of-a-caller-2", "key-of-administration"
 SERVICE = "/inference.GRPCInferenceService/"
 HEALTH = ["/grpc.health.v1.Health/Check", f"{SERVICE}ServerLive", f"{SERVICE}ServerReady"]
@@ -133,7 +133,8 @@ def test_a_stream_ends_when_its_token_goes(guard: GuardProcess, tmp_path: Path) 
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-ADMINISTRATION = ["RepositoryIndex", "TraceSetting", "LogSettings"]
+INDEX = f"{SERVICE}RepositoryIndex"
+SETTINGS = ["TraceSetting", "LogSettings"]
 CHANGING = ["RepositoryModelLoad", "RepositoryModelUnload"]
 SHARED_MEMORY = [
     f"{kind}SharedMemory{what}" for kind in ("System", "Cuda") for what in ("Status", "Register", "Unregister")
@@ -142,11 +143,11 @@ SHARED_MEMORY = [
 
 def test_administration_takes_the_key(guard: GuardProcess, triton: Any) -> None:
     with Peer(guard.port) as peer:
-        for name in ADMINISTRATION:
+        for name in ("RepositoryIndex", *SETTINGS):
             assert status(peer, f"{SERVICE}{name}", key=KEY) == (OK, "")
         for name in CHANGING:  # of a model without a name
             assert status(peer, f"{SERVICE}{name}", key=KEY)[0] != PERMISSION_DENIED
-        for name in (*ADMINISTRATION, *CHANGING):
+        for name in (*SETTINGS, *CHANGING):
             for wrong in ("", KEY[:-1], TOKEN, triton.admin_metadata[ADMIN_KEY]):
                 code, words = status(peer, f"{SERVICE}{name}", f"Bearer {TOKEN}", key=wrong)
                 assert code == PERMISSION_DENIED
@@ -155,7 +156,7 @@ def test_administration_takes_the_key(guard: GuardProcess, triton: Any) -> None:
             assert status(peer, f"{SERVICE}{name}", f"Bearer {TOKEN}", key=KEY)[0] == PERMISSION_DENIED
 
 
-@pytest.mark.parametrize("name", [*ADMINISTRATION, *CHANGING, *SHARED_MEMORY])
+@pytest.mark.parametrize("name", ["RepositoryIndex", *SETTINGS, *CHANGING, *SHARED_MEMORY])
 def test_triton_itself_is_locked(triton: Any, name: str) -> None:
     call = getattr(Wire(triton.grpc_address).stub, name)
     ask = getattr(
@@ -170,7 +171,30 @@ def test_triton_itself_is_locked(triton: Any, name: str) -> None:
 def test_without_a_key_file_administration_is_for_nobody(triton: Any) -> None:
     with GuardProcess(triton.grpc_address) as guard, Peer(guard.port) as peer:
         for key in ("", KEY, triton.admin_metadata[ADMIN_KEY]):
-            assert status(peer, f"{SERVICE}RepositoryIndex", key=key)[0] == PERMISSION_DENIED
+            assert status(peer, f"{SERVICE}LogSettings", key=key)[0] == PERMISSION_DENIED
+
+
+def listed(wire: Wire, *, ready: bool = False, **metadata: str) -> list[tuple[str, str, str]]:
+    asked = service_pb2.RepositoryIndexRequest(ready=ready)
+    shown = [(name.replace("_", "-"), value) for name, value in metadata.items()]
+    return [(m.name, m.version, m.state) for m in wire.stub.RepositoryIndex(asked, timeout=20, metadata=shown).models]
+
+
+def test_everybody_is_told_the_public_models_and_whoever_has_the_key_all(guard: GuardProcess) -> None:
+    wire, token = Wire(guard.address), f"Bearer {TOKEN}"
+    for ready in (False, True):
+        assert listed(wire, ready=ready, authorization=token) == [("rejection", "1", "READY")]
+        everything = listed(wire, ready=ready, **{ADMIN_KEY: KEY})
+        assert {name for name, _, _ in everything} == {"rejection", "scoring", "tokenizer", "classifier"}
+    with Peer(guard.port) as peer:
+        assert status(peer, INDEX)[0] == UNAUTHENTICATED
+        assert status(peer, INDEX, f"Bearer {NEXT}")[0] == UNAUTHENTICATED
+        for wrong in (KEY[:-1], TOKEN):
+            code, words = status(peer, INDEX, f"Bearer {TOKEN}", key=wrong)
+            assert code == PERMISSION_DENIED
+            assert words.startswith("the key sent is not this server's key of administration: leave it out")
+        assert status(peer, INDEX, f"Bearer {TOKEN}", grpc_message(b"x" * 5000))[0] == INVALID_ARGUMENT
+    assert guard.counts()["calls"]["RepositoryIndex"]["OK"] == 4
 
 
 # --- our own callers -----------------------------------------------------------------------------------------------

@@ -199,9 +199,7 @@ def test_the_guard_is_what_callers_reach_and_triton_what_its_host_reaches() -> N
     with Server(options) as server:
         assert server.grpc_address != server.triton_address
         index = service_pb2.RepositoryIndexRequest()
-        with pytest.raises(grpc.RpcError) as caught:
-            Wire(server.grpc_address).stub.RepositoryIndex(index)
-        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert [model.name for model in Wire(server.grpc_address).stub.RepositoryIndex(index).models] == ["rejection"]
         triton = Wire(server.triton_address).stub
         with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
             triton.RepositoryIndex(index)

@@ -147,8 +147,8 @@ def test_a_request_that_is_refused_or_fails_is_an_event_with_its_id(observed: Ob
     assert "text in row 0 is not valid UTF-8" in event["message"]
 
     with pytest.raises(grpc.RpcError):
-        observed.wire.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=30)
-    denied = observed.event("failed", method="RepositoryIndex")
+        observed.wire.stub.LogSettings(service_pb2.LogSettingsRequest(), timeout=30)
+    denied = observed.event("failed", method="LogSettings")
     assert denied["code"] == "PERMISSION_DENIED"
     assert "id" not in denied
 

@@ -119,7 +119,7 @@ def test_parts_of_the_model_and_administration_are_not_for_callers(wire: Wire) -
     for model in ("scoring", "tokenizer", "classifier"):
         code, details = wire.error(request(["a"], model=model))
         assert code == grpc.StatusCode.PERMISSION_DENIED
-        assert details == f"model '{model}' is a part of 'rejection' and is not called from outside"
+        assert details == f"model '{model}' is a part of 'rejection' and is not called from outside: call 'rejection'"
     with pytest.raises(grpc.RpcError) as raised:
         wire.stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="rejection"), timeout=10)
     assert raised.value.code() == grpc.StatusCode.PERMISSION_DENIED

@@ -14,6 +14,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from load.metrics import fetch
+from rejection_client import AccessDeniedError, ClientConfig, RejectionClient
 from rejection_client.cli import main as client_command
 from rejection_server.console import Console
 from rejection_server.host import HostError, ServeOptions, Server
@@ -117,6 +118,31 @@ def test_parts_are_closed(beside: Wire, model: str, owner: str) -> None:
         infer(beside, model, ["Hello."])
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert f"model '{model}' is a part of '{owner}' and" in caught.value.details()
+
+
+def test_a_caller_need_not_know_which_there_are(several: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    with RejectionClient(several.grpc_address, ClientConfig(timeout_s=60)) as client:
+        assert client.models() == list(ALL)
+        one, many = client.classify_all("Hello."), client.classify_all(TEXTS[:3])
+        assert list(one) == list(many) == list(ALL)
+        assert {name: result.unwrap() for name, result in one.items()} == {
+            name: result.unwrap() for name, result in client.classify_all("Hello.", ALL).items()
+        }
+        assert [[result.text for result in many[name]] for name in ALL] == [TEXTS[:3]] * 3
+        assert [list(results) for results in client.stream_all(iter(TEXTS[:3]))] == [list(ALL)] * 3
+        with pytest.raises(AccessDeniedError) as caught:
+            client.classify_all("Hello.", ["tone_tokenizer"])["tone_tokenizer"].unwrap()
+        assert str(caught.value).endswith(
+            "'tone_tokenizer' is a part of 'tone' and is not called from outside: call 'tone'"
+        )
+    url = ["--url", several.grpc_address, "--output", "jsonl"]
+    assert client_command(["classify", *url, "--all-models", "Hello."]) == 0
+    assert list(json.loads(capsys.readouterr().out)["models"]) == list(ALL)
+    assert client_command(["info", *url]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(model["name"], len(model["labels"])) for model in told] == [("rejection", 2), ("tone", 3), ("topic", 5)]
+    assert client_command(["info", *url, "--model", "tone"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "tone"
 
 
 def test_a_flood_of_one_takes_no_room_from_another(beside: Wire, alone: dict[str, Wire]) -> None:

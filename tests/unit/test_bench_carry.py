@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import carry
+from rejection_server.host.machine import PYTHON_VERSIONS
 
 CONTENT = {"one.whl": bytes(range(256)) * 40, "source.tar": b"", "two.whl": b"short"}
 
@@ -85,3 +86,10 @@ def test_an_unknown_kind_is_told(tmp_path: Path) -> None:
     done = program(carry.__file__, "pack", tmp_path / "carried", "--kind", "no-such-kind")
     assert done.returncode == 1
     assert "requirements.lock knows no kind 'no-such-kind'" in done.stderr
+
+
+def test_a_python_that_the_server_does_not_run_on_is_refused(tmp_path: Path) -> None:
+    done = program(carry.__file__, "pack", tmp_path / "carried", "--python", "2.7")
+    assert done.returncode == 2
+    assert "--python: invalid choice: '2.7' (choose from " in done.stderr
+    assert tuple(f"{major}.{minor}" for major, minor in PYTHON_VERSIONS) == carry.PYTHONS

@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 
+from bench.fleet.cli import main as fleet
 from bench.fleet.clients import lost, under_load
 from bench.fleet.clients_cli import main, text
 from rejection_client import ServerUnavailableError
@@ -45,3 +46,10 @@ def test_the_table_has_ratios_to_the_first_way() -> None:
 def test_a_number_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="numbers above 0"):
         main(["--clients", "0"])
+
+
+def test_a_word_that_is_none_of_the_fleets_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fleet(["client", "--clients", "2"])
+    assert ended.value.code == 2
+    assert "there is no 'client': give options, or clients" in capsys.readouterr().err

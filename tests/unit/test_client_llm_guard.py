@@ -59,7 +59,8 @@ class Scores(RejectionClient):
         found = [dict(zip(self.labels, self.score(text), strict=True)) for text in texts]
         return [Prediction(max(of, key=of.__getitem__), of, 9, False, self.positive_label) for of in found]
 
-    def classify_all(self, texts: Any, models: Sequence[str], **options: Unpack[TextOptions]) -> Any:
+    def classify_all(self, texts: Any, models: Sequence[str] | None = None, **options: Unpack[TextOptions]) -> Any:
+        assert models is not None
         predictions = self.classify_many([f"{models[0]} {text}" for text in texts], **options)
         return {models[0]: [Result(0, "", prediction) for prediction in predictions]}
 
@@ -313,6 +314,17 @@ def test_every_verdict_is_llm_guards(monkeypatch: pytest.MonkeyPatch, scanner: t
                 assert verdict == expected.scan(*arguments), (options, text)
                 verdicts.add(verdict[1])
     assert verdicts == {True, False}
+
+
+@pytest.mark.parametrize("scanner", SCANNERS, ids=lambda scanner: f"{scanner.__module__}-{scanner.__name__}")
+def test_the_options_are_llm_guards(monkeypatch: pytest.MonkeyPatch, scanner: type[Scanner]) -> None:
+    original = inspect.signature(theirs(monkeypatch, scanner)).parameters
+    ours = inspect.signature(scanner).parameters
+    assert next(iter(ours)) == "client", "in place of use_onnx, and of the model's files"
+    assert original.keys() - {"use_onnx"} == ours.keys() - {"client"}
+    assert {name: ours[name].kind for name in [*ours][1:]} == {name: original[name].kind for name in [*ours][1:]}
+    assert scanner.threshold == original["threshold"].default
+    assert ours["match_type"].default == original["match_type"].default.value
 
 
 def test_the_risk_is_llm_guards() -> None:

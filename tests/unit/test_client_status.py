@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from rejection_client import (
+    AccessDeniedError,
     InvalidInputError,
     NoPositiveLabelError,
     OverloadedError,
@@ -17,6 +18,7 @@ from rejection_client import (
 from rejection_client._status import NO_VERSION, RULES, Asked, error_from_status, may_pass, says_full
 from rejection_server.guard import refusal
 from rejection_server.guard.admission import Admission
+from rejection_server.guard.contract import part_of
 
 ASKED = Asked("host:8001", "rejection", 2.5)
 
@@ -65,6 +67,23 @@ def test_what_may_pass() -> None:
         (grpc.StatusCode.UNAVAILABLE, NO_VERSION),
         (grpc.StatusCode.NOT_FOUND, NO_VERSION),
     }
+
+
+def test_a_locked_method_is_no_overload() -> None:
+    words = "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'"
+    assert not may_pass(grpc.StatusCode.UNAVAILABLE, words)
+    for is_live in (True, False):
+        error = error_from_status(grpc.StatusCode.UNAVAILABLE, words, ASKED, is_live=is_live)
+        assert type(error) is AccessDeniedError
+
+
+def test_a_part_is_told_of_its_classifier_and_of_no_credentials() -> None:
+    refused = part_of("tone_tokenizer", ("rejection", "tone"))
+    error = error_from_status(grpc.StatusCode.PERMISSION_DENIED, refused.sentence, ASKED)
+    assert type(error) is AccessDeniedError
+    assert str(error).endswith(f"denies access: {refused.sentence}")
+    other = error_from_status(grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied", ASKED)
+    assert str(other).endswith("check the credentials you send")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ METHODS = [
     "ServerReady",
     "ModelReady",
     "ServerMetadata",
+    "RepositoryIndex",
     "ModelMetadata",
     "ModelInfer",
     "ModelStreamInfer",
@@ -111,7 +112,7 @@ def test_methods(ours: Files) -> None:
 
 def test_fields(ours: Files) -> None:
     mine, theirs = messages([ours["inference"]]), messages(tritons_files())
-    assert len(mine) == 31
+    assert len(mine) == 34
     for name, message in mine.items():
         want = fields(theirs[name])
         have = fields(message)

@@ -47,7 +47,7 @@ class Access:
 
     def check(self, method: Method, token: bytes, admin_key: bytes) -> None:
         """Raise Refusal unless whoever shows this token and this key (empty is none) may call the method."""
-        if method.kind is Kind.ADMIN:
+        if method.kind is Kind.ADMIN or (method.kind is Kind.INDEX and admin_key):
             if not is_one_of(admin_key, self._admin.value):
                 raise method.refusal()
         elif self._needs_token and method.needs_token and not is_one_of(token, self._tokens.value):

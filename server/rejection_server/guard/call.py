@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rejection_server.guard.methods import UNKNOWN, method_of
+from rejection_server.guard.methods import UNKNOWN, Kind, method_of
 from rejection_server.guard.refusal import Refusal
 from rejection_server.guard.session import Stream
 from rejection_server.guard.settings import ADMIN_KEY
@@ -98,6 +98,11 @@ class Call(Stream):
         """Whether its status is decided."""
         self.exchange: Exchange | None = None
         self.conversation: Conversation | None = None
+
+    @property
+    def is_public_index(self) -> bool:
+        """Whether it asks which models are public, as anybody may."""
+        return self.method.kind is Kind.INDEX and not self.admin_key
 
     @property
     def is_gone(self) -> bool:

@@ -17,7 +17,7 @@ from rejection_server.guard.refusal import Code, Refusal, shown
 from rejection_server.guard.wire import joined, take_apart
 from rejection_server.names import Names
 
-__all__ = ["Checked", "checked", "metadata_request", "part_of"]
+__all__ = ["READY_INDEX", "Checked", "checked", "metadata_request", "part_of", "public_index"]
 
 MAX_NAME_BYTES = 256
 """Longest name of a model, version or tensor. Triton repeats names in headers, which have a bound of their own."""
@@ -29,6 +29,8 @@ SMALL_BYTES = 1 << 16
 """What a message of this size may become when it is parsed needs no bound."""
 BULK_BYTES = 1 << 22
 """Larger requests are long, whatever is in them: it takes time to carry them about."""
+READY_INDEX = bytes(service_pb2.RepositoryIndexRequest(ready=True).SerializeToString())
+"""The question which models are ready, which Triton answers from memory; of the others it would look at the disk."""
 LONG_BYTES = 1 << 15
 """Requests with more bytes in their texts are long; of a text no more is counted than its model reads."""
 
@@ -149,11 +151,19 @@ def metadata_request(request: Any) -> bytes:
     return bytes(asked.SerializeToString())
 
 
+def public_index(index: bytes, public_models: tuple[str, ...]) -> bytes:
+    """What callers may see of Triton's RepositoryIndexResponse: the public models, in the order of their names."""
+    found = service_pb2.RepositoryIndexResponse.FromString(index).models
+    public = sorted((model for model in found if model.name in public_models), key=lambda model: model.name)
+    return bytes(service_pb2.RepositoryIndexResponse(models=public).SerializeToString())
+
+
 def part_of(model: str, public_models: tuple[str, ...]) -> Refusal:
     """The refusal of inference with a model that exists and is not public."""
-    owners = [name for name in public_models if model in Names(name).models] or public_models
-    public = ", ".join(f"'{name}'" for name in owners)
-    return Refusal(Code.PERMISSION_DENIED, f"model {shown(model)} is a part of {public} and is not called from outside")
+    owners = [name for name in public_models if model in Names(name).models]
+    part = f" is a part of {shown(owners[0])} and" if owners else ""
+    public = " or ".join(shown(name) for name in owners or public_models)
+    return Refusal(Code.PERMISSION_DENIED, f"model {shown(model)}{part} is not called from outside: call {public}")
 
 
 def _check_names(request: Any) -> None:

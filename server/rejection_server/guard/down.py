@@ -303,7 +303,9 @@ class Caller(Session):
         if message.is_compressed:
             content = framing.inflated(content, call.encoding, self._limit(call))
         extra, key = call.extra, context.settings.upstream_admin_key
-        if method.kind is Kind.ADMIN and key is not None:
+        if call.is_public_index:
+            content = contract.READY_INDEX
+        if method.kind in (Kind.ADMIN, Kind.INDEX) and key is not None:
             extra = (*extra, (ADMIN_KEY.encode(), key.encode()))
         exchange = Exchange(method.path, framing.framed(content), call, extra)
         context.upstream.send(exchange)
@@ -342,9 +344,13 @@ class Caller(Session):
         elif exchange.inquiry:
             self.refuse(call, contract.part_of(exchange.inquiry, self.context.settings.public_models), exchange)
         else:
+            frame = bytes(exchange.body)
             if exchange.lane is not None:
                 self.context.inferences.answered(exchange)
-            self.reply(call, bytes(exchange.body))
+            elif call.is_public_index:
+                public = self.context.settings.public_models
+                frame = framing.framed(contract.public_index(frame[framing.PREFIX_BYTES :], public))
+            self.reply(call, frame)
 
     def end(self, call: Call, status: bytes, message: bytes = b"") -> None:
         """End a call with a status, after what has been sent so far."""

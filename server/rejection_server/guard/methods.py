@@ -40,6 +40,8 @@ class Kind(Enum):
     """Each of its messages is checked, admitted and goes to Triton as a call of its own."""
     WATCH = auto()
     """The guard answers, again and again."""
+    INDEX = auto()
+    """The guard tells the public models that are ready; with the key of administration its message goes to Triton."""
     ADMIN = auto()
     """Its message goes to Triton if the caller has the key of administration."""
     REFUSED = auto()
@@ -64,9 +66,15 @@ class Method:
         return self.name not in _HEALTH_METHODS
 
     def refusal(self) -> Refusal:
-        """Why nobody outside may call it."""
+        """Why nobody outside may call it, or not with the key that was sent."""
         if self is UNKNOWN:
             return Refusal(Code.UNIMPLEMENTED, "the server does not have this method: see its protocol")
+        if self.kind is Kind.INDEX:
+            return Refusal(
+                Code.PERMISSION_DENIED,
+                f"the key sent is not this server's key of administration: leave it out, and {self.name} tells the "
+                "public models",
+            )
         why = "it would let one caller change what all others get"
         if self.kind is Kind.ADMIN:
             why += ", so it takes the key of administration"
@@ -85,8 +93,9 @@ _OPEN = {
     "ModelStatistics": Kind.PASSED,
     "ModelInfer": Kind.INFER,
     "ModelStreamInfer": Kind.STREAM,
+    "RepositoryIndex": Kind.INDEX,
 }
-_ADMIN = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
+_ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
 _HEALTH_METHODS = ("Check", "Watch", "ServerLive", "ServerReady")
 _STOPPING = {"ServerLive": b"\x08\x01", "ServerReady": _NOT_READY, "ModelReady": _NOT_READY}
 

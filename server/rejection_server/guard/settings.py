@@ -75,7 +75,8 @@ class GuardSettings:
     upstream_connections: int = 2
     """Connections to Triton; its gRPC service handles each by one of its threads."""
     upstream_admin_key: str | None = None
-    """What opens Triton's own administration (`ADMIN_KEY`); it goes with calls of administration alone."""
+    """What opens Triton's own administration (`ADMIN_KEY`); it goes with calls of administration, and with the guard's
+    own question which models are ready."""
 
     models: dict[str, ModelLimits] = dataclasses.field(default_factory=dict)
     """Bounds of public models, so that what one is asked for takes no room from another; else those below hold."""

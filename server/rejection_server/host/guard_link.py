@@ -64,7 +64,7 @@ def guard_settings(options: ServeOptions, endpoints: Endpoints, repository: Path
         tls_client_ca=options.tls_client_ca,
         token_file=options.token_file,
         admin_key_file=options.admin_key_file,
-        upstream_admin_key=None if options.admin_key_file is None else admin_key,
+        upstream_admin_key=admin_key,
         metrics_port=endpoints.metrics_port if endpoints.publishes_metrics else None,
         metrics_host=endpoints.address,
         upstream_metrics=endpoints.models_metrics,
