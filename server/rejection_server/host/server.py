@@ -17,7 +17,7 @@ from rejection_server.host.access import check_access
 from rejection_server.host.cuda import Gpu, find_gpus
 from rejection_server.host.engine import EngineMaker, linked_with_plans, order_of
 from rejection_server.host.errors import HostError, OptionError, PortTakenError, StartupTimeoutError, TritonExitedError
-from rejection_server.host.gpu import check_device, check_served
+from rejection_server.host.gpu import check_device, check_gpus, check_served
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
@@ -116,9 +116,10 @@ class Server:
         self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
         for_tensorrt = self._for_tensorrt()
-        tries = triton.backends is None and not for_tensorrt
-        check_device(self.options.repository, self.options.device, tries=tries)
+        check_device(self.options.repository, self.options.device)
         self._gpus = find_gpus() if self.options.device == "gpu" else ()
+        if triton.backends is None and not for_tensorrt:
+            check_gpus(self.options.repository, self._gpus)
         if for_tensorrt:
             self._plans = self._made_plans(triton, for_tensorrt)
         for attempt in range(1, ATTEMPTS + 1):
@@ -438,7 +439,7 @@ class Server:
             raise self._explained() or TritonExitedError(0)
 
     def _check_answers(self, address: str) -> None:
-        """What `check_device` leaves to a Triton with an onnxruntime of its own."""
+        """What `check_gpus` leaves to a Triton with an onnxruntime of its own."""
         if self.options.device == "gpu" and self._own_backends is not None:
             check_served(self.options.repository, address)
 
