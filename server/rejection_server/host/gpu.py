@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from rejection_server.commands import command
-from rejection_server.facts import facts_of, newest_version
+from rejection_server.facts import newest_version
 from rejection_server.host.cuda import Gpu
 from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.recorded import GATE, compare_again
+from rejection_server.prepared_for import device_problem
 from rejection_server.wording import last_line, one_line
 
 __all__ = ["Device", "check_device", "check_gpus", "check_served", "compare_served", "cuda_session"]
@@ -53,16 +54,8 @@ class GpuError(Exception):
 
 def check_device(repository: Path, device: Device) -> None:
     """Raise OptionError unless the repository is for that device."""
-    found = {facts_of(newest_version(repository, names)).get("device", device) for names in classifiers_in(repository)}
-    if found - {device}:
-        made_for = min(found - {device})
-        other = "a GPU" if made_for == "gpu" else "processors"
-        way = (
-            "add --device gpu"
-            if made_for == "gpu"
-            else f"leave out --device gpu, or make one with {command('prepare')} MODEL --device gpu"
-        )
-        raise OptionError(f"the model repository {repository} was prepared for {other}: {way}")
+    if problem := device_problem(repository, device):
+        raise OptionError(problem)
 
 
 def check_gpus(repository: Path, gpus: Sequence[Gpu]) -> None:

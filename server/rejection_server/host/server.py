@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rejection_server.facts import facts_of, newest_version
 from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host.access import check_access
 from rejection_server.host.cuda import Gpu, find_gpus
@@ -36,7 +35,7 @@ from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless
 from rejection_server.host.watchdog import Watchdog
-from rejection_server.names import classifiers_in
+from rejection_server.prepared_for import uses_tensorrt
 from rejection_server.reload.control import Control
 from rejection_server.reload.exchange import Exchange
 from rejection_server.reload.repository import ServedRepository
@@ -115,7 +114,7 @@ class Server:
         check_repository(self.options.repository)
         self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
-        for_tensorrt = self._for_tensorrt()
+        for_tensorrt = uses_tensorrt(self.options.repository)
         check_device(self.options.repository, self.options.device)
         self._gpus = find_gpus() if self.options.device == "gpu" else ()
         if triton.backends is None and not for_tensorrt:
@@ -299,12 +298,6 @@ class Server:
         except BaseException:
             processes.abandon()
             raise
-
-    def _for_tensorrt(self) -> list[Path]:
-        """Folders of the classifiers' versions that TensorRT is to run."""
-        repository = self.options.repository
-        versions = [newest_version(repository, names) for names in classifiers_in(repository)]
-        return [version for version in versions if facts_of(version).get("engine") == "tensorrt"]
 
     def _made_plans(self, triton: Triton, versions: Iterable[Path]) -> Mapping[Path, Mapping[tuple[int, int], Path]]:
         """The engines of the repository's graphs, built if need be."""
