@@ -2,6 +2,7 @@
 #
 #   environment_ensure KIND ...   the kinds of environment that requirements.lock names, or none of them
 #   environment_help MODULE ...   a command's help, by any fitting Python, before anything is installed
+#   environment_for_gpu COMMAND ...   ends with a sentence where this machine cannot do on a GPU what is asked for
 #
 # PYTHON=/path/to/python3.X chooses the interpreter, REJECTION_VENV=/path another place for the environment.
 # shellcheck shell=bash
@@ -42,6 +43,12 @@ environment_find_python() {
 environment_ensure() {
     environment_find_python
     "$FITTING_PYTHON" -I "$ROOT/scripts/_environment.py" "$(basename "$0")" "$VENV" "$@" || exit
+}
+
+# Whether serving or measuring on a GPU would be refused whatever is installed: that is said before it is installed.
+environment_for_gpu() {
+    environment_find_python
+    PYTHONPATH="$ROOT/server" "$FITTING_PYTHON" -m rejection_server.prepared_for "$@" || exit
 }
 
 environment_help() {

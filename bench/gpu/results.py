@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from bench.gpu.plan import SECTIONS, GpuSettings
+from rejection_server.wording import one_line
 
 Entry = Mapping[str, Any]
 Add = Callable[..., None]
@@ -108,7 +109,7 @@ def _work(pipe: Connection, function: Section, settings: GpuSettings) -> None:
     except KeyboardInterrupt:
         status = 130
     except Exception as exc:  # a figure that is missing must not take the others along
-        words = " ".join(str(exc).split())[:400]
+        words = one_line(exc, 400)
         add("failed", why=f"{type(exc).__name__}: {words}")
     with contextlib.suppress(OSError):
         pipe.close()

@@ -13,6 +13,7 @@ from bench.gpu.results import Add
 from bench.gpu.rows import Ids, batch, flat, flop
 from bench.gpu.runtime import bound, median_s, plain, session
 from bench.gpu.torch_forms import TorchModel, packed_forward
+from rejection_server.wording import one_line
 
 GATE_TOKENS = 8192
 LIMITS = {"fp32": (2e-3, 5e-4), "fp16": (0.2, 0.02)}
@@ -38,7 +39,7 @@ def gate(settings: GpuSettings, add: Add) -> None:
             runner = session(graphs.path_of(settings, name), dry=settings.dry, exact=True)
             figures = _difference(runner, sets, expected)
         except Exception as exc:  # the other graphs are of interest all the same
-            add("failed", graph=name, why=" ".join(str(exc).split())[:300])
+            add("failed", graph=name, why=one_line(exc))
             continue
         logit, probability = LIMITS["fp16" if "fp16" in name else "fp32"]
         good = figures["largest_logit"] <= logit and figures["largest_probability"] <= probability
@@ -86,7 +87,7 @@ def raw(settings: GpuSettings, add: Add) -> None:
             else:
                 _in_turns(settings, add, shape, first, (name, runner))
         except Exception as exc:  # the other graphs are of interest all the same
-            add("failed", graph=name, why=" ".join(str(exc).split())[:300])
+            add("failed", graph=name, why=one_line(exc))
     if first is None or settings.dry:
         return
     for name in sorted({first[0], PROFILED} & set(graphs.names(settings)), reverse=True):

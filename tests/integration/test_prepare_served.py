@@ -181,7 +181,12 @@ def test_a_model_beyond_the_thresholds_leaves_what_was_there(original: Path, rep
 
 @pytest.mark.parametrize(
     ("architecture", "form", "engine"),
-    [("bert", "varlen", "onnxruntime"), ("mpnet", "padded", "onnxruntime"), ("deberta-v3", "tensorrt", "tensorrt")],
+    [
+        ("bert", "varlen", "onnxruntime"),
+        ("mpnet", "varlen", "onnxruntime"),
+        ("modernbert", "padded", "onnxruntime"),
+        ("deberta-v3", "tensorrt", "tensorrt"),
+    ],
 )
 def test_for_a_gpu(folder: Path, architecture: str, form: str, engine: Engine) -> None:
     original = tiny_transformers.make(folder / f"for-gpu-{architecture}", architecture, settings=GENTLE)

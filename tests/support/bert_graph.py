@@ -32,7 +32,19 @@ _MASKS = {
 }
 
 
-def bert(  # noqa: PLR0913 - each is a way in which models differ
+_BIASED = {
+    "added": "b0 = Mul(a, scale) b = Add(bias, b0) c = Add(b, penalty)",
+    "divided": "b0 = Add(a, bias) b = Div(b0, inverse_scale) c = Add(penalty, b)",
+}
+_BIAS = """
+    ids_dims = Shape(input_ids) count = Gather(ids_dims, one) steps = Range(first_index, count, one)
+    steps_down = Unsqueeze(steps, one_vector) apart = OPERATOR(steps, steps_down) near = Clip(apart, lowest, highest)
+    bucket = Add(near, highest) looked = Gather(biases, bucket) turned = Transpose<perm=[2,0,1]>(looked)
+    bias = Unsqueeze(turned, zero_vector)
+"""
+
+
+def bert(  # noqa: C901, PLR0913 - each is a way in which models differ
     *,
     roberta: bool = False,
     activation: str = "gelu",
@@ -40,10 +52,12 @@ def bert(  # noqa: PLR0913 - each is a way in which models differ
     early_norm: bool = False,
     masked: str = "added",
     width: int = HIDDEN,
+    bias: str = "",
 ) -> ModelProto:
     """A random padded BERT (or RoBERTa, or without token types DistilBERT), spelled as PyTorch's exporter does.
 
-    With embeddings of another `width` it is an ALBERT: they are projected, and all layers share their weights.
+    With embeddings of another `width` it is an ALBERT: they are projected, and all layers share their weights. With
+    `bias` Sub it is an MPNet: scores are shifted by what the operator makes of the places of key and query.
     """
     random = np.random.default_rng(3)
     constants = {
@@ -76,7 +90,7 @@ def bert(  # noqa: PLR0913 - each is a way in which models differ
     def table(name: str, *shape: int, scale: float = 1.0) -> None:
         constants[name] = (random.standard_normal(shape) * scale).astype(np.float32)
 
-    shared = ("input_ids", "attention_mask", "position_ids", "penalty", "logits")
+    shared = ("input_ids", "attention_mask", "position_ids", "penalty", "bias", "logits")
     SHARED = set(shared)
     table("words", WORDS, width)
     table("places", POSITIONS, width)
@@ -105,6 +119,11 @@ def bert(  # noqa: PLR0913 - each is a way in which models differ
         "m = Cast<to=1>(attention_mask) i = Sub(unit, m) j = Mul(i, far) penalty = Unsqueeze(j, axes)",
         suffix="_mask",
     )
+    if bias:
+        constants |= {"lowest": np.int64(-20), "highest": np.int64(20)}
+        table("biases", 41, HEADS)
+        write(_BIAS.replace("OPERATOR", bias))
+    masks = _BIASED if bias else _MASKS
     for i in range(LAYERS):
         of = i if width == HIDDEN else 0  # whose weights
         for name, rows, columns in (
@@ -126,7 +145,7 @@ def bert(  # noqa: PLR0913 - each is a way in which models differ
             linear
             + f"""
             q3 = Transpose<perm=[0,2,1,3]>(q2) v3 = Transpose<perm=[0,2,1,3]>(v2) k3 = Transpose<perm=[0,2,3,1]>(k2)
-            a = MatMul(q3, k3) {_MASKS[masked]} probs = Softmax<axis=-1>(c)
+            a = MatMul(q3, k3) {masks[masked]} probs = Softmax<axis=-1>(c)
             mixed = MatMul(probs, v3) turned = Transpose<perm=[0,2,1,3]>(mixed) joined = Reshape(turned, join)
             o0 = MatMul(joined, wo_{of}) o1 = Add(o0, bwo_{of}) r = Add(o1, x)
             middle = LayerNormalization<epsilon=1e-12>(r, na_{of}_gain, na_{of}_shift)

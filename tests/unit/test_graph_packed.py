@@ -31,8 +31,10 @@ def rows_of_ids(lengths: Iterable[int]) -> list[Ids]:
         {"roberta": True, "masked": "divided"},
         {"types": False, "activation": "relu", "masked": "chosen"},
         {"width": 24},
+        {"roberta": True, "types": False, "bias": "Sub"},
+        {"masked": "divided", "bias": "Sub"},
     ],
-    ids=["bert", "roberta", "distilbert", "albert"],
+    ids=["bert", "roberta", "distilbert", "albert", "mpnet", "bias before scaling"],
 )
 def test_float32_equals_the_padded_classifier(shape: dict[str, Any]) -> None:
     model, rows = bert(**shape), rows_of_ids(LENGTHS)

@@ -45,9 +45,9 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["bert", "roberta"])
+@pytest.fixture(scope="module", params=["bert", "roberta", "mpnet"])
 def original(request: pytest.FixtureRequest) -> ModelProto:
-    return bert(roberta=request.param)
+    return bert(roberta=request.param != "bert", bias="Sub" if request.param == "mpnet" else "")
 
 
 @pytest.fixture(scope="module", params=FORMS)

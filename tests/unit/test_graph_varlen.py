@@ -23,13 +23,25 @@ SHAPES = {
     "roberta": {"roberta": True, "masked": "divided"},
     "albert": {"width": 24},
     "distilbert": {"types": False, "activation": "relu", "masked": "chosen"},
+    "mpnet": {"roberta": True, "types": False, "bias": "Sub"},
+    "bias before scaling": {"masked": "divided", "bias": "Sub"},
 }
+WITH_BIAS = pytest.mark.parametrize("bias", ["", "Sub"], ids=["no bias", "bias"])
 ATTENTION = "PackedMultiHeadAttention"
 
 
 def with_outputs(model: ModelProto, **outputs: int) -> ModelProto:
     """The model with values of the graph as further outputs, which are of these types."""
     model.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items())
+    return model
+
+
+def with_another_bias(model: ModelProto) -> ModelProto:
+    """The model, the last layer's bias of which is the negative of the others'."""
+    made = next(i for i, node in enumerate(model.graph.node) if node.output[0] == "bias")
+    model.graph.node.insert(made + 1, helper.make_node("Neg", ["bias"], ["other_bias"]))
+    last = [node for node in model.graph.node if node.op_type == "Add" and "bias" in node.input][-1]
+    last.input[list(last.input).index("bias")] = "other_bias"
     return model
 
 
@@ -44,8 +56,9 @@ def test_answers_are_those_of_the_padded_classifier(shape: dict[str, Any], float
     np.testing.assert_allclose(run(twin, rows), expected, atol=5e-3 if float16 else 1e-5)
 
 
-def test_the_served_file_is_as_the_twin_but_for_attention() -> None:
-    served = to_varlen(bert(roberta=True), heads=HEADS)
+@WITH_BIAS
+def test_the_served_file_is_as_the_twin_but_for_attention(bias: str) -> None:
+    served = to_varlen(bert(roberta=True, bias=bias), heads=HEADS)
     twin = cpu_twin(served)
     assert list(served.graph.initializer) == list(twin.graph.initializer)
     assert served.opset_import == twin.opset_import
@@ -59,13 +72,15 @@ def test_the_served_file_is_as_the_twin_but_for_attention() -> None:
     for node in attention:
         made = [other for other in twin.graph.node if f"twin_of_{node.name}" in other.name]
         read = {name for other in made for name in other.input} - {name for other in made for name in other.output}
-        assert read - {""} == {*node.input[:3], node.input[5]}
+        assert read - {""} == {*node.input[:3], *node.input[5:]}
+        assert len(node.input) == (7 if bias else 6)
         assert list(made[-1].output) == list(node.output)
 
 
-def test_a_processor_lacks_nothing_but_the_attention() -> None:
+@WITH_BIAS
+def test_a_processor_lacks_nothing_but_the_attention(bias: str) -> None:
     """Operators, types and shapes are checked by then."""
-    served = to_varlen(bert(), heads=HEADS)
+    served = to_varlen(bert(bias=bias), heads=HEADS)
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented) as caught:
         session(served)
     assert f"Failed to find kernel for com.microsoft.{ATTENTION}(1)" in str(caught.value)
@@ -95,6 +110,23 @@ def test_fused_attention_is_told_the_shape_alone() -> None:
     assert offsets.shape == (3, 7)
     assert [reads_offsets(size, float16=True) for size in (64, 32, 512, 20)] == [False, False, False, True]
     assert reads_offsets(64, float16=False)
+
+
+@pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
+def test_a_bias_has_a_width_that_kernels_take_and_no_more_than_rows_may_have(float16: bool) -> None:
+    """Memory-efficient attention refuses others; a row that holds too many ids must not cost memory by their square."""
+    served = to_varlen(bert(bias="Sub"), heads=HEADS, float16=float16)
+    biases = {node.input[6] for node in served.graph.node if node.op_type == ATTENTION}
+    assert len(biases) == 1, "made once"
+    kind = TensorProto.FLOAT16 if float16 else TensorProto.FLOAT
+    runner = session(
+        with_outputs(cpu_twin(served), **dict.fromkeys(biases, kind), varlen_token_offset=TensorProto.INT32)
+    )
+    (bias,) = biases
+    for lengths, width in (([4, 1, 7], 16), ([16], 16), ([17, 3], 32), ([POSITIONS, 5], 528), ([3, 2000], 528)):
+        rows = ragged_graphs.rows_of_ids(lengths, WORDS)
+        assert run(runner, rows, output="varlen_token_offset").shape == (len(rows), width)
+        assert run(runner, rows, output=bias).shape == (1, HEADS, width, width)
 
 
 def test_nothing_is_padded_and_the_last_layer_ends_with_first_tokens() -> None:
@@ -141,8 +173,11 @@ def test_a_containers_onnxruntime_reads_the_file() -> None:
         (bert(activation="silu"), HEADS, "activation"),
         (bert(), HEADS * 2, "differ from the original's"),
         (bert(), HIDDEN - 1, "cannot be split"),
+        (bert(bias="Sub"), HEADS * 2, "for 4 heads, and there are 8"),
+        (bert(bias="Max"), HEADS, "not the distance alone"),
+        (with_another_bias(bert(bias="Sub")), HEADS, "add different biases"),
     ],
-    ids=["activation", "heads", "indivisible"],
+    ids=["activation", "heads", "indivisible", "heads of bias", "places", "layers"],
 )
 def test_models_that_do_not_fit_are_refused(model: ModelProto, heads: int, reason: str) -> None:
     with pytest.raises(GraphError, match=reason):

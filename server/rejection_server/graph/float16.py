@@ -8,7 +8,7 @@ from rejection_server.graph.opset import at_least_opset
 _OPSET = 18
 _OF_SHAPES = ("Shape", "Size")
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
-_MASKED = -32000.0
+MASKED = -32000.0
 """For a mask's -inf or least number: softmax makes 0 of it and of a score more, and two of them add up to a number."""
 
 
@@ -72,8 +72,8 @@ def _soften_masks(model: ModelProto) -> None:
         if tensor.data_type != TensorProto.FLOAT16:
             continue
         array = numpy_helper.to_array(tensor)
-        if (array < _MASKED).any():
-            tensor.CopyFrom(numpy_helper.from_array(np.maximum(array, np.float16(_MASKED)), tensor.name))
+        if (array < MASKED).any():
+            tensor.CopyFrom(numpy_helper.from_array(np.maximum(array, np.float16(MASKED)), tensor.name))
 
 
 def _join(model: ModelProto, names: set[str]) -> None:

@@ -106,15 +106,25 @@ class Layers:
         if encoder.projection is not None:
             x = self._product(x, encoder.projection.weight, "projection")
             x = self._biased(x, encoder.projection.bias, "projection")
+        shift = "" if encoder.bias is None else self._bias(encoder.bias)
         for i, layer in enumerate(encoder.layers):
-            x = self._layer(layer, x, f"layer{i}", last=i == len(encoder.layers) - 1)
+            x = self._layer(layer, x, shift, f"layer{i}", last=i == len(encoder.layers) - 1)
         return x
 
-    def _layer(self, layer: Layer, x: str, name: str, *, last: bool) -> str:
+    def _bias(self, by_distance: Floats) -> str:
+        """What all attentions add to their scores, [1, heads, longest, longest]."""
+        n = self.nodes
+        places = n.add("Range", n.constant("zero", np.int64(0)), self.group.longest, n.constant("step", np.int64(1)))
+        distances = n.add("Sub", places, n.add("Unsqueeze", places, n.ints(1)))
+        from_first = n.add("Add", distances, n.constant("farthest", np.int64(by_distance.shape[1] // 2)))
+        of_heads = n.add("Gather", n.constant("bias", by_distance), from_first, axis=1)
+        return n.add("Unsqueeze", of_heads, n.ints(0))
+
+    def _layer(self, layer: Layer, x: str, shift: str, name: str, *, last: bool) -> str:
         n = self.nodes
         weight = np.concatenate([layer.query.weight, layer.key.weight, layer.value.weight], axis=1)
         made = self._product(x, weight, f"{name}_attention")
-        context = self._attention(made, layer, name)
+        context = self._attention(made, layer, shift, name)
         if last:  # the head reads no other token
             context, x = n.add("Gather", context, self.group.firsts), n.add("Gather", x, self.group.firsts)
             return self._of_firsts().behind_attention(layer, context, x, name)
@@ -136,8 +146,11 @@ class Layers:
         down = self._feed_forward(layer, middle, name)
         return self._norm(n.add("Add", down, middle), layer.norm, f"{name}_end")
 
-    def _attention(self, made: str, layer: Layer, name: str) -> str:
-        """From queries, keys and values [t, 3 * hidden] to what each token gathered, [t, hidden]."""
+    def _attention(self, made: str, layer: Layer, shift: str, name: str) -> str:
+        """From queries, keys and values [t, 3 * hidden] to what each token gathered, [t, hidden].
+
+        `shift`, if any, is what is added to the scores.
+        """
         n = self.nodes
         n.nodes.append(helper.make_node("Split", [made], [f"{name}_{part}" for part in "qkv"], axis=1, num_outputs=3))
         query, key, value = n.nodes[-1].output
@@ -145,16 +158,16 @@ class Layers:
         parts = self._biased(query, layer.query.bias, f"{name}_query"), key, value
         hidden = layer.query.weight.shape[1]
         alone = Nodes(f"{name}_one_run")
-        whole = self._rows_of_one_length(alone, parts, self.group.longest, hidden)
+        whole = self._rows_of_one_length(alone, parts, shift, self.group.longest, hidden)
         runs = Nodes(f"{name}_runs")
-        joined = self._run_by_run(runs, parts, hidden)
+        joined = self._run_by_run(runs, parts, shift, hidden)
         branches = {
             "then_branch": _graph("one_run", alone, whole),
             "else_branch": _graph("several_runs", runs, joined),
         }
         return n.add("If", self.group.is_one_run, **branches)
 
-    def _run_by_run(self, n: Nodes, parts: tuple[str, str, str], hidden: int) -> str:
+    def _run_by_run(self, n: Nodes, parts: tuple[str, str, str], shift: str, hidden: int) -> str:
         """The same for rows of several lengths, a run of equal ones at a time."""
         inner = Nodes(f"{n.prefix}_run")
         index, go, seen = (f"{inner.prefix}_{part}" for part in ("index", "go", "seen"))
@@ -165,7 +178,10 @@ class Layers:
         ]
         query, key, value = (inner.add("Slice", part, *bounds, inner.ints(0)) for part in parts)
         length = inner.add("Gather", self.group.run_lengths, index)
-        gathered = self._rows_of_one_length(inner, (query, key, value), length, hidden)
+        if shift:
+            corner = inner.add("Expand", length, inner.ints(2))
+            shift = inner.add("Slice", shift, inner.ints(0, 0), corner, inner.ints(2, 3))
+        gathered = self._rows_of_one_length(inner, (query, key, value), shift, length, hidden)
         outputs = [inner.add("Identity", go), inner.add("SequenceInsert", seen, gathered)]
         sequence = helper.make_tensor_sequence_value_info
         body = helper.make_graph(
@@ -185,13 +201,14 @@ class Layers:
         found = n.add("Loop", self.group.runs, "", n.add("SequenceEmpty", dtype=TensorProto.FLOAT), body=body)
         return n.add("ConcatFromSequence", found, axis=0)
 
-    def _rows_of_one_length(self, n: Nodes, parts: tuple[str, str, str], length: str, hidden: int) -> str:
+    def _rows_of_one_length(self, n: Nodes, parts: tuple[str, str, str], shift: str, length: str, hidden: int) -> str:
         """The same for rows that all have ``length`` tokens (int64), from their [rows * length, hidden] each."""
         count = n.add("Unsqueeze", length, n.ints(0))
         shape = n.add("Concat", n.ints(-1), count, n.ints(hidden), axis=0)
         query, key, value = (n.add("Reshape", part, shape) for part in parts)
         # The root of the width of a head is in the query's weights.
-        mixed = n.add("MultiHeadAttention", query, key, value, domain=CONTRIB, num_heads=self.heads, scale=1.0)
+        shifts = ["", "", shift] if shift else []
+        mixed = n.add("MultiHeadAttention", query, key, value, *shifts, domain=CONTRIB, num_heads=self.heads, scale=1.0)
         return n.add("Reshape", mixed, n.ints(-1, hidden))
 
     def _feed_forward(self, layer: Layer, x: str, name: str) -> str:

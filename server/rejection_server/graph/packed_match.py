@@ -160,14 +160,12 @@ class Blocks:
 
     def leads_to_product(self, name: str) -> bool:
         """Whether the value is made by a product of two activations, moved or scaled: the scores, not the mask."""
-        while name in self.producers and name not in self.constants:
-            node = self.producers[name]
-            if node.op_type == "MatMul":
-                return True
-            if node.op_type not in ("Add", *SCALES, *MOVES):
-                return False
-            name = node.input[0]
-        return False
+        node = self.producers.get(name)
+        if node is None or node.op_type == "MatMul":
+            return node is not None
+        if node.op_type == "Add":
+            return any(self.leads_to_product(added) for added in node.input)
+        return node.op_type in (*SCALES, *MOVES) and self.leads_to_product(node.input[0])
 
     def producer(self, name: str, kind: str | None = None) -> NodeProto:
         """The node that makes a value."""

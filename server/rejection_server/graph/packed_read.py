@@ -1,4 +1,4 @@
-"""Reads the weights of a BERT-like classifier (BERT, RoBERTa, DistilBERT, ALBERT) out of its ONNX graph.
+"""Reads the weights of a BERT-like classifier (BERT, RoBERTa, DistilBERT, ALBERT, MPNet) out of its ONNX graph.
 
 onnxruntime first brings the graph into one spelling (constants folded, normalisations and GELU as single operators).
 Then each attention is found by its softmax, and what follows it by the data flow. What was read is a proposal: who
@@ -6,7 +6,8 @@ builds a graph from it compares its answers with the original's.
 """
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ class Encoder:
     projection: Linear | None
     """From the width of embeddings to that of the layers (ALBERT, small ELECTRA); None where it is the same."""
     layers: tuple[Layer, ...]
+    bias: Floats | None
+    """[heads or 1, 2 * positions - 1]: what attention adds to a score, in every layer, by how far the key is behind the
+    query, from 1 - positions on (MPNet); None where it adds nothing."""
     head: tuple[NodeProto, ...]
     """From `hidden`, the last layer's [rows, 1, hidden], to `logits`; they see the first token of each row."""
     head_weights: tuple[onnx.TensorProto, ...]
@@ -87,7 +91,11 @@ def read_encoder(model: ModelProto, heads: int) -> Encoder:
     hidden = encoder.hidden_size
     if heads < 1 or hidden % heads:
         raise GraphError(f"{hidden} hidden values cannot be split among {heads} attention heads")
-    return encoder
+    if encoder.bias is None:
+        return encoder
+    if len(encoder.bias) not in (1, heads):
+        raise GraphError(f"attention adds a bias for {len(encoder.bias)} heads, and there are {heads}")
+    return replace(encoder, bias=np.repeat(encoder.bias, heads // len(encoder.bias), axis=0))
 
 
 def _in_one_spelling(model: ModelProto) -> ModelProto:
@@ -115,12 +123,14 @@ class _Reader:
         self.model = model
         self.graph = model.graph
         self.blocks = Blocks(model.graph)
+        self.added: list[list[tuple[str, float]]] = []  # to the scores of each attention, mask and bias, and how often
 
     def encoder(self) -> Encoder:
         softmaxes = [node for node in self.graph.node if node.op_type == "Softmax"]
         if not softmaxes:
             raise GraphError("the model has no attention")
         first = self._attention(softmaxes[0])[0]
+        self.added.clear()
         layers, hidden = [], first
         for softmax in softmaxes:
             layer, after = self._layer(softmax, hidden)
@@ -147,6 +157,7 @@ class _Reader:
             norm=self.blocks.norm(self.blocks.producer(normed, "LayerNormalization")),
             projection=projection,
             layers=tuple(layers),
+            bias=self._bias(len(positions)),
             head=head,
             head_weights=tuple(weights),
             hidden=hidden,
@@ -155,6 +166,7 @@ class _Reader:
 
     def _attention(self, softmax: NodeProto) -> tuple[str, Linear, Linear, Linear, str]:
         scores, factor = softmax.input[0], 1.0
+        added: list[tuple[str, float]] = []
         while (node := self.blocks.producer(scores)).op_type != "MatMul":
             if node.op_type not in ("Add", "Where", *SCALES, *MOVES):
                 raise GraphError(f"the attention scores come from {node.op_type}, not from a product")
@@ -165,6 +177,9 @@ class _Reader:
             if len(before) != 1:
                 raise GraphError("the attention scores are no masked product")
             scores = before[0]
+            if node.op_type == "Add":
+                added += [(name, factor) for name in node.input if name != scores]
+        self.added.append(added)
         query_of, query = self.blocks.linear_behind(node.input[0])
         key_of, key = self.blocks.linear_behind(node.input[1])
         weights = softmax.output[0]
@@ -245,43 +260,12 @@ class _Reader:
 
     def _probe(self, names: list[str]) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]]:
         """What the embedding tables are asked for: by plain ids, and by ids with each low id in the middle."""
-        outputs = [name for name in names if name in self.blocks.producers]
-        wanted = set(outputs)
-        nodes: list[NodeProto] = []
-        for node in reversed(self.graph.node):
-            if wanted & set(node.output):
-                nodes.append(node)
-                wanted |= set(node.input)
-        # Without the weights, which would be held three times over.
-        graph = helper.make_graph(
-            list(reversed(nodes)),
-            "lookups",
-            list(self.graph.input),
-            [helper.make_empty_tensor_value_info(name) for name in outputs],
-            [tensor for tensor in self.graph.initializer if tensor.name in wanted],
-        )
-        model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        runner = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        made = self._computed(names)
 
         def ask(ids: NDArray[np.int64]) -> list[NDArray[Any]]:
-            feed = {"input_ids": ids[None], "attention_mask": np.ones((1, ids.size), np.int64)}
-            feed["token_type_ids"] = np.zeros((1, ids.size), np.int64)
-            given = {value.name for value in runner.get_inputs()}
-            made = dict(
-                zip(
-                    [value.name for value in model.graph.output],
-                    runner.run(None, {name: value for name, value in feed.items() if name in given}),
-                    strict=True,
-                )
-            )
-            made |= feed  # a table may be looked up by an input as it is
-            made |= {name: self.blocks.array(name) for name in names if name in self.blocks.constants}
-            return [np.asarray(made[name]).reshape(-1) for name in names]
+            return [value.reshape(-1) for value in made(ids)]
 
-        ids = 7 + np.arange(_ROW_IDS, dtype=np.int64) * 3 % 89
+        ids = _ids(_ROW_IDS)
         plain = ask(ids)
         for pad in range(7):  # padding ids of all tokenizers known are among the first
             changed = ids.copy()
@@ -293,6 +277,66 @@ class _Reader:
         else:
             pad, other = -1, plain
         return [(a, b, ids, pad) for a, b in zip(plain, other, strict=True)]
+
+    def _bias(self, longest: int) -> Floats | None:
+        """What attention adds to the scores of a row without padding, see `Encoder.bias`."""
+        first, *others = (self._sum_of(added, _ROW_IDS) for added in self.added)
+        if any(not np.array_equal(first, other) for other in others):
+            raise GraphError("the layers' attentions add different biases")
+        if not first.any():  # masks alone
+            return None
+        square = self._sum_of(self.added[0], longest)
+        if square.ndim != 4 or square.shape[0] != 1 or square.shape[2:] != (longest, longest):
+            raise GraphError("attention adds what is no bias for pairs of tokens")
+        by_distance: Floats = np.concatenate([square[0, :, :0:-1, 0], square[0, :, 0]], axis=1)
+        places = np.arange(longest)
+        if not np.array_equal(square[0], by_distance[:, places - places[:, None] + longest - 1]):
+            raise GraphError("attention adds a bias that not the distance alone decides")
+        return by_distance
+
+    def _sum_of(self, added: list[tuple[str, float]], tokens: int) -> Floats:
+        zero = np.zeros((1, 1, 1, 1), np.float32)
+        if not any(name in self.blocks.producers for name, _ in added):  # a mask that chooses, or none
+            return zero
+        values = self._computed([name for name, _ in added])(_ids(tokens))
+        return sum((value * np.float32(factor) for value, (_, factor) in zip(values, added, strict=True)), zero)
+
+    def _computed(self, names: list[str]) -> Callable[[NDArray[np.int64]], list[NDArray[Any]]]:
+        """What gives the graph's values of these names for a row of ids; they are made without a matrix product."""
+        outputs = [name for name in dict.fromkeys(names) if name in self.blocks.producers]
+        wanted = set(outputs)
+        nodes: list[NodeProto] = []
+        for node in reversed(self.graph.node):
+            if wanted & set(node.output):
+                if node.op_type in ("MatMul", "Gemm"):
+                    raise GraphError("positions or attention scores depend on what the model makes of a text")
+                nodes.append(node)
+                wanted |= set(node.input)
+        # Without the weights, which would be held three times over.
+        graph = helper.make_graph(
+            list(reversed(nodes)),
+            "part",
+            list(self.graph.input),
+            [helper.make_empty_tensor_value_info(name) for name in outputs],
+            [tensor for tensor in self.graph.initializer if tensor.name in wanted],
+        )
+        model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        runner = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+        def made(ids: NDArray[np.int64]) -> list[NDArray[Any]]:
+            feed = {"input_ids": ids[None], "attention_mask": np.ones((1, ids.size), np.int64)}
+            feed["token_type_ids"] = np.zeros((1, ids.size), np.int64)
+            given = {value.name for value in runner.get_inputs()}
+            results = runner.run(None, {name: value for name, value in feed.items() if name in given})
+            values = dict(zip(outputs, results, strict=True))
+            values |= feed  # a table may be looked up by an input as it is
+            values |= {name: self.blocks.array(name) for name in names if name in self.blocks.constants}
+            return [np.asarray(values[name]) for name in names]
+
+        return made
 
     def _head(self, hidden: str, logits: str) -> tuple[NodeProto, ...]:
         wanted: set[str] = {logits}
@@ -309,3 +353,8 @@ class _Reader:
     def _logits(self) -> str:
         names = [value.name for value in self.graph.output]
         return LOGITS if LOGITS in names else names[0]
+
+
+def _ids(tokens: int) -> NDArray[np.int64]:
+    """A row of ids, none of which is special."""
+    return 7 + np.arange(tokens, dtype=np.int64) * 3 % 89

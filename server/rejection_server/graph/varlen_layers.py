@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from rejection_server.graph.float16 import MASKED
 from rejection_server.graph.packed_layers import CONTRIB, Nodes
 from rejection_server.graph.packed_match import Floats, Norm
 from rejection_server.graph.packed_read import Encoder, Layer
@@ -39,6 +40,8 @@ class Rows:
     """int32 [rows + 1]: where each row begins among the t, and t."""
     firsts: str = "varlen_firsts"
     """int64 [rows]: each row's first token."""
+    distances: str = ""
+    """int64 [columns, columns]: column of the table of biases; none without a bias."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,21 @@ class VarlenLayers:
         if encoder.projection is not None:
             x = self._product(x, encoder.projection.weight, "projection")
             x = n.add("Add", x, self._weight("projection_bias", encoder.projection.bias))
+        shift = "" if encoder.bias is None else self._bias(encoder.bias)
         for i, layer in enumerate(encoder.layers):
-            x = self._layer(layer, x, f"layer{i}", last=i == len(encoder.layers) - 1)
+            x = self._layer(layer, x, shift, f"layer{i}", last=i == len(encoder.layers) - 1)
         return n.add("Cast", x, to=TensorProto.FLOAT)
 
-    def _layer(self, layer: Layer, x: str, name: str, *, last: bool) -> str:
+    def _bias(self, by_distance: Floats) -> str:
+        """What all attentions add to their scores, [1, heads, columns, columns]."""
+        # A mask's infinity, and what of it float16 holds: softmax makes 0 of either.
+        table = self._weight("bias_table", np.maximum(by_distance, MASKED))
+        of_heads = self.nodes.add("Gather", table, self.rows.distances, axis=1)
+        return self.nodes.add("Unsqueeze", of_heads, "gpu_zero_vector")
+
+    def _layer(self, layer: Layer, x: str, shift: str, name: str, *, last: bool) -> str:
         n = self.nodes
-        context = self._attention(layer, x, name)
+        context = self._attention(layer, x, shift, name)
         if last:
             context, x = n.add("Gather", context, self.rows.firsts), n.add("Gather", x, self.rows.firsts)
         bias = layer.out.bias + layer.value.bias @ layer.out.weight
@@ -80,8 +91,8 @@ class VarlenLayers:
         down = self._product(bent, layer.down.weight, f"{name}_down")
         return self._sum_and_norm(down, middle, layer.down.bias, layer.norm, f"{name}_end")
 
-    def _attention(self, layer: Layer, x: str, name: str) -> str:
-        """What each token gathered, [t, hidden]."""
+    def _attention(self, layer: Layer, x: str, shift: str, name: str) -> str:
+        """What each token gathered, [t, hidden]; `shift`, if any, is added to the scores."""
         n = self.nodes
         parts = {"query": layer.query, "key": layer.key, "value": layer.value}
         query, key, value = (self._product(x, part.weight, f"{name}_{kind}") for kind, part in parts.items())
@@ -91,6 +102,7 @@ class VarlenLayers:
         return n.add(
             "PackedMultiHeadAttention",
             *(query, key, value, "", self.rows.offsets, self.rows.cumulative),
+            *([shift] if shift else []),
             domain=CONTRIB,
             num_heads=self.heads,
             scale=1.0,

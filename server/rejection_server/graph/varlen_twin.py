@@ -23,13 +23,14 @@ def cpu_twin(model: ModelProto) -> ModelProto:
 
 def _attention(node: NodeProto) -> list[NodeProto]:
     """Nodes that make the same out of the same as a PackedMultiHeadAttention with queries, keys and values apart."""
-    query, key, value, _, _, cumulative = node.input
+    query, key, value, _, _, cumulative, *shift = node.input
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     n = Nodes(f"twin_of_{node.name}")
     parts = [n.add("Cast", part, to=TensorProto.FLOAT) for part in (query, key, value)]
     bounds = n.add("Cast", cumulative, to=TensorProto.INT64)
     rows = n.add("Sub", n.add("Squeeze", n.add("Shape", bounds)), n.add("Constant", value_int=1))
-    body = _one_row(f"{n.prefix}_row", parts, bounds, attributes)
+    shifts = [n.add("Cast", name, to=TensorProto.FLOAT) for name in shift]
+    body = _one_row(f"{n.prefix}_row", (parts, shifts), bounds, attributes)
     found = n.add("Loop", rows, "", n.add("SequenceEmpty", dtype=TensorProto.FLOAT), body=body)
     joined = n.add("ConcatFromSequence", found, axis=0)
     # Back to the type that the queries have.
@@ -37,13 +38,20 @@ def _attention(node: NodeProto) -> list[NodeProto]:
     return n.nodes
 
 
-def _one_row(prefix: str, parts: list[str], bounds: str, attributes: dict[str, int | float]) -> GraphProto:
+def _one_row(
+    prefix: str, given: tuple[list[str], list[str]], bounds: str, attributes: dict[str, int | float]
+) -> GraphProto:
     n = Nodes(prefix)
     index, go, seen = (f"{prefix}_{part}" for part in ("index", "go", "seen"))
     following = n.add("Add", index, n.constant("one", np.int64(1)))
     limits = [n.add("Unsqueeze", n.add("Gather", bounds, at), n.ints(0)) for at in (index, following)]
+    parts, shifts = given
     rows = [n.add("Unsqueeze", n.add("Slice", part, *limits, n.ints(0)), n.ints(0)) for part in parts]
-    mixed = n.add("MultiHeadAttention", *rows, domain=CONTRIB, **attributes)
+    count = n.add("Sub", limits[1], limits[0])
+    corner = n.add("Concat", count, count, axis=0)
+    shifts = [n.add("Slice", shift, n.ints(0, 0), corner, n.ints(2, 3)) for shift in shifts]
+    optional = ["", "", *shifts] if shifts else []
+    mixed = n.add("MultiHeadAttention", *rows, *optional, domain=CONTRIB, **attributes)
     outputs = [n.add("Identity", go), n.add("SequenceInsert", seen, n.add("Squeeze", mixed, n.ints(0)))]
     tensor, sequence = helper.make_tensor_value_info, helper.make_tensor_sequence_value_info
     return helper.make_graph(

@@ -6,10 +6,10 @@ import ctypes
 from dataclasses import dataclass
 
 from rejection_server.host.errors import UnsupportedMachineError
+from rejection_server.prepared_for import DRIVER, NO_DRIVER
 
 __all__ = ["Gpu", "find_gpus", "use"]
 
-DRIVER = "libcuda.so.1"
 _NAME_BYTES = 256
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API."""
@@ -52,10 +52,7 @@ def _load(driver: str) -> ctypes.CDLL:
     try:
         cuda = ctypes.CDLL(driver)
     except OSError as exc:
-        raise UnsupportedMachineError(
-            f"this machine has no {DRIVER}, the driver of NVIDIA's GPUs: install it, or give the container the GPU "
-            "(docker run --gpus all)"
-        ) from exc
+        raise UnsupportedMachineError(NO_DRIVER) from exc
     _check(cuda, cuda.cuInit(0))
     return cuda
 

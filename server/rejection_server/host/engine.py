@@ -33,6 +33,7 @@ from rejection_server.host.errors import HostError, RepositoryError, Unsupported
 from rejection_server.host.links import CONFIG, link_all, linked_repository
 from rejection_server.host.locate import Triton
 from rejection_server.prepare.checksum import digest
+from rejection_server.prepared_for import NO_BACKEND
 from rejection_server.wording import last_line
 
 __all__ = ["PLAN", "EngineMaker", "engine_name", "folder_name", "linked_with_plans", "order_of"]
@@ -100,10 +101,7 @@ class EngineMaker:
         Raises UnsupportedMachineError where Triton's backend or TensorRT is missing, HostError where none can be built.
         """
         if triton.backends is None or not (triton.backends / BACKEND).is_dir():
-            raise UnsupportedMachineError(
-                "the repository is for TensorRT, and this Triton has no backend for it: serve it with NVIDIA's image "
-                "(docker/Dockerfile.triton), or prepare the model without --engine tensorrt"
-            )
+            raise UnsupportedMachineError(NO_BACKEND)
         package = next((name for name in PACKAGES if importlib.util.find_spec(name)), None)
         if package is None:
             raise UnsupportedMachineError(

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rejection_server.wording import one_line
+
 __all__ = ["EngineError", "Order", "build"]
 
 PROGRESS_S = 5.0
@@ -102,7 +104,7 @@ def _logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                self.last = " ".join(message.split())[:300]
+                self.last = one_line(message)
                 sys.stderr.write(f"{self.last}\n")
 
     return Log()
@@ -112,7 +114,7 @@ def _first_error(parser: Any) -> str:
     if not parser.num_errors:
         return "it does not say why"
     error = parser.get_error(0)
-    return " ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}".split())[:300]
+    return one_line(f"{error.node_operator()} {error.node_name()}: {error.desc()}")
 
 
 def _read_timing(config: Any, order: Order) -> Any:
@@ -178,5 +180,5 @@ def main() -> None:
             use(order.gpu)
         build(order, report)
     except Exception as exc:  # whatever TensorRT's binding raises
-        sys.stderr.write(" ".join(str(exc).split()) + "\n")
+        sys.stderr.write(f"{one_line(exc, 400)}\n")
         sys.exit(1)

@@ -1,8 +1,9 @@
-"""Whether a repository may be served on this machine's GPU: what `serve --device gpu` asks before Triton starts.
+"""Whether a repository may be served on this machine's GPUs: what `serve --device gpu` asks before Triton starts.
 
 onnxruntime falls back to the processor with a line in its log where its CUDA provider does not start, and a GPU's
-kernels are not those that the model was compared with when it was prepared. So here, in a process of its own, the
-provider is started, and the graph answers once more the texts whose answers by the original lie beside it.
+kernels are not those that the model was compared with when it was prepared. So here, for one GPU after the other and in
+a process of its own, the provider is started, and the graph answers once more the texts whose answers by the original
+lie beside it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from rejection_server.commands import command
-from rejection_server.facts import facts_of, newest_version
+from rejection_server.facts import newest_version
+from rejection_server.host.cuda import Gpu
 from rejection_server.host.errors import HostError, OptionError, UnsupportedMachineError
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare.recorded import GATE, compare_again
+from rejection_server.prepared_for import device_problem
 from rejection_server.wording import last_line, one_line
 
-__all__ = ["Device", "check_device", "check_served", "compare_served", "cuda_session"]
+__all__ = ["Device", "check_device", "check_gpus", "check_served", "compare_served", "cuda_session"]
 
 Device = Literal["cpu", "gpu"]
 
@@ -49,29 +52,23 @@ class GpuError(Exception):
     """The GPU cannot be used; the message is one sentence."""
 
 
-def check_device(repository: Path, device: Device, *, tries: bool = True) -> None:
-    """Check that the repository is for that device, and, for a GPU if it `tries`, that it answers there as it should.
+def check_device(repository: Path, device: Device) -> None:
+    """Raise OptionError unless the repository is for that device."""
+    if problem := device_problem(repository, device):
+        raise OptionError(problem)
 
-    It does not where Triton runs the model by itself, with an onnxruntime of its own or with TensorRT: then that is
-    asked, by `check_served`, once it serves.
 
-    Raises OptionError for a repository that is for the other device, UnsupportedMachineError where the GPU cannot be
-    used, and HostError where its answers are not those of the original.
+def check_gpus(repository: Path, gpus: Sequence[Gpu]) -> None:
+    """Have each of the GPUs answer the recorded texts of all classifiers, one after the other.
+
+    That is for the host's own onnxruntime. Where Triton runs the model by itself, with an onnxruntime of its own or
+    with TensorRT, that is asked, by `check_served`, once it serves.
+
+    Raises UnsupportedMachineError where one cannot be used, and HostError where its answers are not the original's.
     """
-    versions = {names.public: newest_version(repository, names) for names in classifiers_in(repository)}
-    found = {facts_of(version).get("device", device) for version in versions.values()}
-    if found - {device}:
-        made_for = min(found - {device})
-        other = "a GPU" if made_for == "gpu" else "processors"
-        way = (
-            "add --device gpu"
-            if made_for == "gpu"
-            else f"leave out --device gpu, or make one with {command('prepare')} MODEL --device gpu"
-        )
-        raise OptionError(f"the model repository {repository} was prepared for {other}: {way}")
-    if device == "gpu" and tries:
-        for name, version in versions.items():
-            _check_gpu(name, version)
+    for gpu in gpus:
+        for names in classifiers_in(repository):
+            _check_gpu(names.public, newest_version(repository, names), gpu)
 
 
 def check_served(repository: Path, address: str) -> None:
@@ -122,34 +119,35 @@ def compare_served(version: Path, address: str, model: str, *, number: str = "",
         return compare_again(version, run)[1]
 
 
-def _check_gpu(name: str, version: Path) -> None:
-    asked = [sys.executable, "-P", "-c", TRY, str(version)]
+def _check_gpu(name: str, version: Path, gpu: Gpu) -> None:
+    where = f"GPU {gpu.index} ({gpu.name})"
+    asked = [sys.executable, "-P", "-c", TRY, str(version), str(gpu.index)]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=CHECK_TIMEOUT_S)
         said = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired as exc:
         raise UnsupportedMachineError(
-            f"the GPU did not answer within {CHECK_TIMEOUT_S:g} s: look at it with nvidia-smi, and start again"
+            f"{where} did not answer within {CHECK_TIMEOUT_S:g} s: look at it with nvidia-smi, and start again"
         ) from exc
     except (IndexError, ValueError) as exc:
         raise UnsupportedMachineError(
-            f"trying the GPU ended with status {done.returncode} ({last_line(done.stderr)}): look at it with nvidia-smi"
+            f"trying {where} ended with status {done.returncode} ({last_line(done.stderr)}): look at it with nvidia-smi"
         ) from exc
     if said.get("unusable"):
-        raise UnsupportedMachineError(said["unusable"])
-    _raise_if_missed(name, said.get("missed", []))
+        raise UnsupportedMachineError(f"{where}: {said['unusable']}")
+    _raise_if_missed(name, said.get("missed", []), where)
 
 
-def _raise_if_missed(name: str, missed: Sequence[str]) -> None:
+def _raise_if_missed(name: str, missed: Sequence[str], where: str = "this GPU") -> None:
     if missed:
         raise HostError(
-            f"on this GPU {name} does not answer like the original ({'; '.join(missed)}): prepare it again with "
+            f"on {where} {name} does not answer like the original ({'; '.join(missed)}): prepare it again with "
             f"{command('prepare')} MODEL --device gpu --precision fp32"
         )
 
 
-def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
-    """An `onnxruntime.InferenceSession` on the first GPU; `exact` keeps float32 products from being rounded to TF32.
+def cuda_session(model: Path | bytes, *, gpu: int = 0, exact: bool = False) -> Any:
+    """An `onnxruntime.InferenceSession` on the GPU of that number; `exact` keeps float32 from being rounded to TF32.
 
     Raises GpuError where onnxruntime has no CUDA provider or would fall back to the processor, and whatever
     onnxruntime raises for a model that it cannot load.
@@ -165,7 +163,7 @@ def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # the processor only prepares the GPU's work
-    chosen = (PROVIDER, {"device_id": "0", "use_tf32": "0" if exact else "1"})
+    chosen = (PROVIDER, {"device_id": str(gpu), "use_tf32": "0" if exact else "1"})
     given = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(given, options, providers=[chosen], enable_fallback=0)
@@ -180,14 +178,14 @@ def cuda_session(model: Path | bytes, *, exact: bool = False) -> Any:
 
 
 def tell() -> None:
-    """Print as JSON what is wrong with the GPU for the version's folder that the command line names."""
-    sys.stdout.write(json.dumps(tried(Path(sys.argv[1]))) + "\n")
+    """Print as JSON what is wrong with a GPU: the command line names the version's folder and the GPU's number."""
+    sys.stdout.write(json.dumps(tried(Path(sys.argv[1]), int(sys.argv[2]))) + "\n")
 
 
-def tried(version: Path) -> dict[str, Any]:
+def tried(version: Path, gpu: int) -> dict[str, Any]:
     """Have the GPU answer the recorded texts: why it is `unusable`, or what of the answers is beyond the thresholds."""
     try:
-        session = cuda_session(version / "model.onnx")
+        session = cuda_session(version / "model.onnx", gpu=gpu)
         if not (version / GATE).is_file():  # made by hand
             return {}
         _, missed = compare_again(version, lambda feed: session.run(["probabilities"], dict(feed))[0])

@@ -18,6 +18,7 @@ from pathlib import Path
 from rejection_server.commands import installing
 from rejection_server.host.errors import TritonNotInstalledError, UnsupportedMachineError
 from rejection_server.host.machine import Machine, machine_problem, python_problem
+from rejection_server.prepared_for import TRITON
 
 __all__ = [
     "Triton",
@@ -29,8 +30,6 @@ __all__ = [
 ]
 
 WHEEL = "nvidia-pytriton"
-TRITON = "REJECTION_TRITON"
-"""Environment variable that names the folder of an installed Triton."""
 INSTALLED = Path("/opt/tritonserver")
 """Where NVIDIA's image has it."""
 STUB = "triton_python_backend_stub"

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from rejection_server.guard.settings import ADMIN_KEY, UNIX
 from rejection_server.host.errors import OptionError, PortTakenError, RepositoryError
+from rejection_server.prepared_for import no_repository
 
 __all__ = [
     "Endpoints",
@@ -245,9 +246,7 @@ class Endpoints:
 def check_repository(repository: Path) -> None:
     """Raise RepositoryError unless the folder holds at least one model."""
     if not repository.is_dir():
-        raise RepositoryError(
-            f"there is no model repository at {repository}: name an existing folder with --repository"
-        )
+        raise RepositoryError(no_repository(repository))
     try:
         models = [entry for entry in repository.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     except PermissionError as exc:

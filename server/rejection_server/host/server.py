@@ -11,13 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rejection_server.facts import facts_of, newest_version
 from rejection_server.guard.settings import ADMIN_KEY
 from rejection_server.host.access import check_access
 from rejection_server.host.cuda import Gpu, find_gpus
 from rejection_server.host.engine import EngineMaker, linked_with_plans, order_of
 from rejection_server.host.errors import HostError, OptionError, PortTakenError, StartupTimeoutError, TritonExitedError
-from rejection_server.host.gpu import check_device, check_served
+from rejection_server.host.gpu import check_device, check_gpus, check_served
 from rejection_server.host.guard_link import guard_settings
 from rejection_server.host.health import HealthProbe
 from rejection_server.host.layout import lay_out
@@ -36,7 +35,7 @@ from rejection_server.host.sizing import Sizing, sized_repository
 from rejection_server.host.surroundings import check_log
 from rejection_server.host.triton_log import STUB_FAILED, explain_failure, is_harmless
 from rejection_server.host.watchdog import Watchdog
-from rejection_server.names import classifiers_in
+from rejection_server.prepared_for import uses_tensorrt
 from rejection_server.reload.control import Control
 from rejection_server.reload.exchange import Exchange
 from rejection_server.reload.repository import ServedRepository
@@ -115,10 +114,11 @@ class Server:
         check_repository(self.options.repository)
         self._admin_key = check_access(self.options)
         check_log(self.options.log_path)
-        for_tensorrt = self._for_tensorrt()
-        tries = triton.backends is None and not for_tensorrt
-        check_device(self.options.repository, self.options.device, tries=tries)
+        for_tensorrt = uses_tensorrt(self.options.repository)
+        check_device(self.options.repository, self.options.device)
         self._gpus = find_gpus() if self.options.device == "gpu" else ()
+        if triton.backends is None and not for_tensorrt:
+            check_gpus(self.options.repository, self._gpus)
         if for_tensorrt:
             self._plans = self._made_plans(triton, for_tensorrt)
         for attempt in range(1, ATTEMPTS + 1):
@@ -299,12 +299,6 @@ class Server:
             processes.abandon()
             raise
 
-    def _for_tensorrt(self) -> list[Path]:
-        """Folders of the classifiers' versions that TensorRT is to run."""
-        repository = self.options.repository
-        versions = [newest_version(repository, names) for names in classifiers_in(repository)]
-        return [version for version in versions if facts_of(version).get("engine") == "tensorrt"]
-
     def _made_plans(self, triton: Triton, versions: Iterable[Path]) -> Mapping[Path, Mapping[tuple[int, int], Path]]:
         """The engines of the repository's graphs, built if need be."""
         if self.options.changes_models or self.options.model_config_name:
@@ -438,7 +432,7 @@ class Server:
             raise self._explained() or TritonExitedError(0)
 
     def _check_answers(self, address: str) -> None:
-        """What `check_device` leaves to a Triton with an onnxruntime of its own."""
+        """What `check_gpus` leaves to a Triton with an onnxruntime of its own."""
         if self.options.device == "gpu" and self._own_backends is not None:
             check_served(self.options.repository, address)
 

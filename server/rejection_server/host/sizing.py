@@ -50,8 +50,6 @@ class Sizing:
     """Instances of each model that grows with the machine."""
     shares: Mapping[str, int] = field(default_factory=dict)
     """Cores that each classifier has, by its public name."""
-    gpus: int = 0
-    """GPUs that they are on."""
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
@@ -134,8 +132,8 @@ def sized_repository(
         if text:
             changed[config.parent.name] = text
     if not changed:
-        return Sizing(repository, instances, shares, gpus)
-    return Sizing(linked_repository(repository, folder, changed), instances, shares, gpus)
+        return Sizing(repository, instances, shares)
+    return Sizing(linked_repository(repository, folder, changed), instances, shares)
 
 
 def _sized(path: Path, cores: int, gpus: int) -> tuple[int, str]:
