@@ -17,6 +17,7 @@ from rejection_server.prepare.errors import CorruptedError, UnsupportedError
 from rejection_server.prepare.export import check_weights, embedding_rows
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import Prepared, prepare
+from rejection_server.prepare.reference import Answer, answers_of_pipeline
 from support import tiny_transformers
 from support.kserve import Wire
 from support.tiny_transformers import transformers
@@ -133,6 +134,30 @@ def test_an_embedding_of_the_models_own_kind_is_measured() -> None:
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     model = transformers.IBertForSequenceClassification(transformers.IBertConfig(vocab_size=50, **size))
     assert embedding_rows(model) == 50
+
+
+def test_a_problem_type_that_transformers_passes_over(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "original")
+    edit_json(folder / "config.json", problem_type="token_classification")
+    described = describe(folder, None, None)
+    assert (described.activation, described.problem_type) == ("softmax", "single_label_classification")
+
+
+def test_a_length_with_a_point_is_told_to_the_original(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "original")
+    edit_json(folder / "tokenizer_config.json", model_max_length=64.0)
+    found = answers_of_pipeline(folder, TEXTS[-1:], describe(folder, None, None).model_max_length)
+    assert (found.longest, found.cuts_by_itself) == (64, False)
+    (answer,) = found.answers
+    assert isinstance(answer, Answer)
+    assert len(answer.ids) == 64
+
+
+def test_a_tokenizer_that_takes_no_texts_is_refused(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "original")
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="LayoutLMv2Tokenizer")
+    with pytest.raises(UnsupportedError, match=r"\(LayoutLMv2Tokenizer\) does not take a text: Words must be"):
+        describe(folder, None, None)
 
 
 def test_code_for_another_task_is_of_no_concern(plain: Path, tmp_path: Path) -> None:

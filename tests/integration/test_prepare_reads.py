@@ -55,6 +55,18 @@ def test_decoders_score_the_last_token(tmp_path: Path, architecture: str, pad: b
             write_graph(tmp_path / "padded.onnx", tmp_path / "batch.onnx", on_gpu)
 
 
+@pytest.mark.parametrize("architecture", ["mbart", "xlnet"])
+def test_those_that_are_not_exported_as_they_are(tmp_path: Path, architecture: str) -> None:
+    folder = tiny_transformers.make(tmp_path / "original", architecture)
+    described = describe(folder, None, None)
+    export(folder, "model.safetensors", described, tmp_path / "padded.onnx")
+    rows = ids_as_served_by(folder, tmp_path)
+    write_graph(tmp_path / "padded.onnx", tmp_path / "loop.onnx", Plan(described, "fp32", "cpu", packed=False))
+    expected = logits_of(transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval(), rows)
+    assert expected.std(axis=0).min() > 0.05
+    np.testing.assert_allclose(scores(tmp_path / "loop.onnx", rows), expected, atol=1e-4)
+
+
 def ids_as_served_by(folder: Path, work: Path) -> tuple[tuple[int, ...], ...]:
     """Token ids of the texts as the server makes them, which must be those of the original."""
     write_served_tokenizer(folder, work / "tokenizer.json", 128)

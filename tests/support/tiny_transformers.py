@@ -125,23 +125,27 @@ ARCHITECTURES = {
     ),
 }
 
-# These give the scores of a text's last token, BART those of its last end token.
+BART = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 128,
+    "init_std": 0.3,
+}
+
+# These give the scores of a text's last token, BART and its kin those of its last end token.
 DECODERS = {
-    "bart": Architecture(
-        "BartForSequenceClassification",
-        "RobertaTokenizer",
-        "bytes",
-        {
-            "d_model": 32,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64,
-            "max_position_embeddings": 128,
-            "init_std": 0.3,
-        },
+    "bart": Architecture("BartForSequenceClassification", "RobertaTokenizer", "bytes", BART),
+    "mbart": Architecture("MBartForSequenceClassification", "XLMRobertaTokenizer", "unigram", BART),
+    "xlnet": Architecture(
+        "XLNetForSequenceClassification",
+        "XLMRobertaTokenizer",
+        "unigram",
+        {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 64},
     ),
     "gpt2": Architecture(
         "GPT2ForSequenceClassification",

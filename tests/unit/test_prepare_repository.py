@@ -29,7 +29,7 @@ from rejection_server.facts import numbered, version_folder
 from rejection_server.graph.ragged import to_ragged
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare import repository
-from rejection_server.prepare.build import Plan, Precision, embedding_rows, write_graph
+from rejection_server.prepare.build import Plan, Precision, embedding_rows, session, write_graph
 from rejection_server.prepare.configuration import Shape, configurations, newest_facts, rendered
 from rejection_server.prepare.errors import (
     OutOfMemoryError,
@@ -336,6 +336,21 @@ def test_precisions(tmp_path: Path, precision: Precision, tolerance: float) -> N
     assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (tmp_path / "fp32.onnx").stat().st_size
 
 
+def test_a_squeeze_without_axes_leaves_the_row_of_a_text_alone(tmp_path: Path) -> None:
+    """As PyTorch exports `squeeze()`: mBART's decoder starts with such a one."""
+    model = padded_classifier()
+    onnx.save(model, tmp_path / "padded.onnx")
+    write_graph(tmp_path / "padded.onnx", tmp_path / "plain.onnx", plan())
+    place = next(place for place, node in enumerate(model.graph.node) if node.output[0] == "mean")
+    model.graph.node[place].input[1] = "column"
+    model.graph.node.insert(place, onnx.helper.make_node("Unsqueeze", ["bare", "axis1"], ["column"]))
+    model.graph.node.insert(place, onnx.helper.make_node("Squeeze", ["count"], ["bare"]))
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("count", onnx.TensorProto.FLOAT, ["rows", 1]))
+    onnx.save(model, tmp_path / "padded.onnx")
+    write_graph(tmp_path / "padded.onnx", tmp_path / "squeezed.onnx", plan())
+    np.testing.assert_allclose(logits(tmp_path / "squeezed.onnx"), logits(tmp_path / "plain.onnx"), atol=1e-6)
+
+
 def test_graphs_that_do_not_fit(tmp_path: Path) -> None:
     onnx.save(padded_classifier(), tmp_path / "padded.onnx")
     with pytest.raises(VocabularyError, match=f"ids up to {VOCABULARY}"):
@@ -361,6 +376,12 @@ def test_operators_of_no_known_opset(tmp_path: Path, precision: Precision, opera
         UnsupportedError, match=r"of opset [18] and cannot be brought to opset \d+: export the model anew"
     ):
         write_graph(tmp_path / "padded.onnx", tmp_path / "served.onnx", plan(precision))
+
+
+def test_a_graph_that_onnxruntime_does_not_take_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x09")
+    with pytest.raises(UnsupportedError, match="onnxruntime does not take the graph: "):
+        session(tmp_path / "model.onnx", "cpu")
 
 
 def test_embedding_rows() -> None:

@@ -56,6 +56,8 @@ def test_weights_beside_the_graph() -> None:
 
 def test_a_tokenizer_without_its_json() -> None:
     assert {"vocab.json", "merges.txt"} <= set(choose(without("tokenizer.json")).files)
+    bare = without("tokenizer.json", "vocab.json", "merges.txt")
+    assert "sentencepiece.model" in choose([*bare, "sentencepiece.model"]).files, "RemBERT's"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_a_tokenizer_without_its_json() -> None:
             MissingPackageError,
             re.escape(f"run {installing('export')}"),
         ),
-        (without("tokenizer.json", "vocab.json", "merges.txt"), {}, SourceError, "no tokenizer"),
+        (without("tokenizer.json", "vocab.json", "merges.txt"), {}, SourceError, "no tokenizer that can be read"),
     ],
 )
 def test_what_is_not_enough(

@@ -22,7 +22,9 @@ def exported(model: Any, max_length: int, segment: int = 0) -> Any:
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             segments = {"token_type_ids": torch.full_like(input_ids, segment)} if segment else {}
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
+            # XLNet subtracts the mask from 1.0, and the exporter has no such operator for whole numbers.
+            mask = attention_mask.float() if model.config.model_type == "xlnet" else attention_mask
+            return self.model(input_ids=input_ids, attention_mask=mask, **segments).logits
 
     model.config.use_cache = False  # what a decoder keeps for the next token is of no use to a score
     has_padding = getattr(model.config, "pad_token_id", None) is not None

@@ -238,6 +238,8 @@ def _blame(padded: Path) -> None:
 
 def _read(path: Path, described: Description) -> ModelProto:
     model = load_onnx(path)
+    if not _is_older(model):
+        _fix_squeezes(model.graph)  # while the exporter's shapes are there
     drop_traces(model.graph)
     outputs = [value for value in model.graph.output if value.name == "logits" or len(model.graph.output) == 1]
     for value in outputs:  # some exporters leave the number of labels open
@@ -263,6 +265,25 @@ def _fix_segment(graph: GraphProto, segment: int) -> None:
         graph.node.insert(0, node)
 
 
+def _fix_squeezes(graph: GraphProto) -> None:
+    """Have a Squeeze that names no axes take away those alone that are of length 1 for any number of rows.
+
+    It would take away the rows as well where a text is computed alone, as it does in PyTorch, where what it leaves is
+    broadcast.
+    """
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    for node in graph.node:
+        shape = shapes.get(node.input[0]) if node.op_type == "Squeeze" and len(node.input) == 1 else None
+        if not shape or node.attribute or shape[0].dim_value:  # with rows of the example the shape says nothing
+            continue
+        axes = [axis for axis, size in enumerate(shape) if size.dim_value == 1]
+        if axes:
+            graph.initializer.append(helper.make_tensor(f"{node.output[0]}_axes", TensorProto.INT64, [len(axes)], axes))
+            node.input.append(f"{node.output[0]}_axes")
+        else:
+            node.op_type = "Identity"
+
+
 def embedding_rows(model: ModelProto) -> int | None:
     """Rows of the table that `input_ids` are looked up in; None where the graph does not show it."""
     tables = {tensor.name: tensor.dims for tensor in model.graph.initializer}
@@ -284,9 +305,14 @@ def in_precision(model: ModelProto, precision: Precision) -> ModelProto:
         return quantized
     if precision == "fp16":
         return to_float16(model)
-    if any(entry.domain in ("", "ai.onnx") and entry.version < _OLDEST for entry in model.opset_import):
+    if _is_older(model):
         return at_least_opset(model, _OLDEST)  # while the weights are there: their shapes guide the conversion
     return model
+
+
+def _is_older(model: ModelProto) -> bool:
+    """Whether it is of an opset in which axes are attributes."""
+    return any(entry.domain in ("", "ai.onnx") and entry.version < _OLDEST for entry in model.opset_import)
 
 
 def fuse(padded: Path, fused: Path, plan: Plan) -> None:
@@ -341,9 +367,12 @@ def milliseconds(paths: list[Path], plan: Plan) -> list[dict[str, float]]:
 
 
 def session(path: Path, device: Device) -> Any:
-    """The graph at `path` on one thread of that device."""
+    """The graph at `path` on one thread of that device; raises UnsupportedError if onnxruntime does not take it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what fails is told by who asked
     provider = "CUDAExecutionProvider" if device == "gpu" else "CPUExecutionProvider"
-    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as exc:  # onnxruntime raises nothing narrower
+        raise UnsupportedError(f"onnxruntime does not take the graph: {one_line(exc, 200)}") from exc

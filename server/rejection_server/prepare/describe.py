@@ -10,7 +10,7 @@ from typing import Any
 from rejection_server.graph.rows import Activation
 from rejection_server.prepare.edges import FILLING, edge_texts
 from rejection_server.prepare.errors import CorruptedError, UnsupportedError, VocabularyError
-from rejection_server.prepare.labels import SINGLE_LABEL, activation_of, labels_of, positive_label_of
+from rejection_server.prepare.labels import PROBLEM_TYPES, SINGLE_LABEL, activation_of, labels_of, positive_label_of
 from rejection_server.prepare.source import CONFIG, read_json
 from rejection_server.prepare.tokenizer import load_tokenizer, segment_of
 from rejection_server.wording import one_line
@@ -87,7 +87,7 @@ def describe(folder: Path, max_length: int | None, positive_label: str | None) -
         architecture=architecture,
         labels=labels,
         activation=activation,
-        problem_type=config.problem_type or SINGLE_LABEL,
+        problem_type=config.problem_type if config.problem_type in PROBLEM_TYPES else SINGLE_LABEL,
         positive_label=positive_label_of(labels, positive_label),
         model_max_length=tried,
         longest_possible=possible,

@@ -58,7 +58,10 @@ def export(folder: Path, weights: str, described: Description, path: Path) -> No
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = one_line(cause, 200)
-        raise UnsupportedError(f"PyTorch cannot export {type(model).__name__} to ONNX: {reason}") from exc
+        raise UnsupportedError(
+            f"PyTorch cannot export {type(model).__name__} to ONNX ({reason}): if another exporter can, put its file "
+            "beside the tokenizer as onnx/model.onnx"
+        ) from exc
 
 
 def _load(folder: Path, weights: str) -> Any:

@@ -9,6 +9,8 @@ from rejection_server.prepare.errors import UnsupportedError
 MULTI_LABEL = "multi_label_classification"
 SINGLE_LABEL = "single_label_classification"
 REGRESSION = "regression"
+PROBLEM_TYPES = (MULTI_LABEL, SINGLE_LABEL, REGRESSION)
+"""What transformers knows; any other it passes over."""
 POSITIVE_LABEL = "REJECTION"
 """The label that a refusal has where nothing else is said, in whatever case."""
 

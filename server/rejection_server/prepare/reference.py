@@ -145,7 +145,8 @@ def _scores(config: Any, labels: Sequence[str], logits: Any) -> dict[str, float]
 def _answers(ask: Ask, texts: Sequence[str], longest: int, tokenizer_length: int) -> Reference:
     """Ask for all texts, cut to the longest that works: models number positions in several ways."""
     longest = _longest_that_works(lambda length: ask("word " * length, length), longest)
-    length = None if tokenizer_length == longest else longest
+    # A number with a point, which some tokenizers have, cuts nothing: `tokenizers` refuses it.
+    length = None if tokenizer_length == longest and isinstance(tokenizer_length, int) else longest
     answers: list[Answer | str] = []
     for text in texts:
         try:

@@ -33,6 +33,7 @@ TOKENIZER_SOURCES = (
     "spm.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
     "tokenizer.model",
 )
 """What a tokenizer without a `tokenizer.json` is made of."""
@@ -136,7 +137,11 @@ def choose_files(names: Iterable[str], *, has_torch: bool, allow_pickle: bool) -
         weights = None
     tokenizer = _tokenizer_files(names)
     if not tokenizer:
-        raise SourceError("the model has no tokenizer: neither tokenizer.json nor a vocabulary is beside it")
+        raise SourceError(
+            f"the model has no tokenizer that can be read: neither {TOKENIZER_JSON} nor a vocabulary "
+            f"({', '.join(TOKENIZER_SOURCES)}) is beside it; tokenizers that exist in Python only, such as CANINE's, "
+            "cannot be served"
+        )
     files = [CONFIG, *tokenizer]
     if onnx is not None:
         files += sorted(name for name in names if name == onnx or name.startswith((f"{onnx}_", f"{onnx}.")))

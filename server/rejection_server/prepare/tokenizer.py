@@ -38,6 +38,12 @@ def load_tokenizer(folder: Path) -> Any:
             f"the model's tokenizer ({type(tokenizer).__name__}) exists in Python only and has no tokenizer.json, "
             "which the server reads: it cannot be served"
         )
+    try:
+        tokenizer(_TEXT)
+    except Exception as exc:  # whatever it was written for, such as words with their places on a page
+        raise UnsupportedError(
+            f"the model's tokenizer ({type(tokenizer).__name__}) does not take a text: {one_line(exc, 200)}"
+        ) from exc
     return tokenizer
 
 
