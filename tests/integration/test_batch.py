@@ -20,6 +20,7 @@ import pytest
 from integration.client_servers import make_repository, start_servers, stop_servers
 from rejection_client import ClientConfig, DeadlineExceededError, RejectionClient, RejectionError
 from rejection_server.host import Server
+from support.limited import limited
 
 
 @pytest.fixture(scope="module")
@@ -240,11 +241,7 @@ def test_a_full_disk_names_the_file(steady: str, tmp_path: Path) -> None:
     asked = command(steady, "--jsonl", "answer", "--file", str(given), "--output-file", str(out))
     limit = 100_003
     done = subprocess.run(
-        asked,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        limited(asked, resource.RLIMIT_FSIZE, limit), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"rejection: File too large ({out})"

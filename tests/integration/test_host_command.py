@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from support.limited import limited
 from support.repository import ROOT
 
 
-def serve(*arguments: str, address_space: int = -1, **environment: str) -> subprocess.CompletedProcess[str]:
+def serve(
+    *arguments: str, address_space: int = resource.RLIM_INFINITY, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command; `address_space` is what a process may have, in bytes."""
+    command = [sys.executable, "-m", "rejection_server", "serve", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "rejection_server", "serve", *arguments],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (address_space, -1)),
+        limited(command, resource.RLIMIT_AS, address_space),
         env={**os.environ, "REJECTION_SCRIPTS": "scripts", **environment},
         capture_output=True,
         text=True,

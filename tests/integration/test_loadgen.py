@@ -34,7 +34,7 @@ def loadgen() -> Path:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=500,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert "warning" not in done.stdout

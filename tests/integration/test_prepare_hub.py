@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rejection_server.prepare.reference import Answer, answers_of_pipeline
 from rejection_server.prepare.source import find_source
 from support import tiny_transformers
 from support.hub import COMMIT, Hub
+from support.limited import limited
 from support.tiny_models import description
 from support.tiny_transformers import torch, transformers
 from support.tree import fingerprint
@@ -60,7 +61,7 @@ def run(
     model: str,
     *options: str,
     endpoint: str = "http://127.0.0.1:9",
-    preexec_fn: Callable[[], None] | None = None,
+    largest_file: int = resource.RLIM_INFINITY,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
@@ -70,14 +71,14 @@ def run(
         "OMP_NUM_THREADS": "1",
         **environment,
     }
+    asked = [*PREPARE, model, "--output", str(tmp_path / "served"), *options]
     return subprocess.run(
-        [*PREPARE, model, "--output", str(tmp_path / "served"), *options],
+        limited(asked, resource.RLIMIT_FSIZE, largest_file),
         env=variables,
         capture_output=True,
         text=True,
         timeout=170,
         check=False,
-        preexec_fn=preexec_fn,
     )
 
 
@@ -161,10 +162,7 @@ def test_corrupted_download(tmp_path: Path, hub: Hub, name: str) -> None:
 
 def test_disk_full_while_downloading(tmp_path: Path, hub: Hub) -> None:
     """The system refuses to let a file grow beyond 40 kB, as it refuses all on a full disk."""
-    limit = 40_000
-    message = refused(
-        tmp_path, NAME, endpoint=hub.url, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
+    message = refused(tmp_path, NAME, endpoint=hub.url, largest_file=40_000)
     assert "the disk is full" in message
 
 
