@@ -51,7 +51,8 @@ def check_destination(options: argparse.Namespace) -> None:
     if not Path(path).exists():
         return
     if not options.resume:
-        raise InputError(f"{path} exists; go on with it with --resume, or name another --output-file")
+        way = "" if options.several or options.output == "parquet" else "go on with it with --resume, or "
+        raise InputError(f"{path} exists; {way}name another --output-file")
     if options.output == "parquet":
         raise InputError(
             f"{path} cannot be gone on with, since the index of a Parquet file is written at its end; delete it, and "

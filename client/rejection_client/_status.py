@@ -39,6 +39,9 @@ RESTRICTED = "This protocol is restricted"
 NOT_PUBLIC = "is not called from outside"
 """The guard's words, with `PERMISSION_DENIED`, for a part of a classifier: no credentials would help."""
 
+_HANDSHAKE = re.compile("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER")
+"""Words of OpenSSL, with `UNAVAILABLE` and within gRPC's own: the server is not trusted, or has no TLS."""
+
 _FULL = re.compile(r"\b(the queue is full|Exceeds maximum queue size|Request timeout expired)\b")
 """Words, with `UNAVAILABLE`, of a queue that is full or too slow: the guard's, and Triton's two."""
 
@@ -62,6 +65,10 @@ _UNLOADED = Rule(
 )
 _DENIED = Rule(AccessDeniedError, "the server at {url} denies access: {details}; check the credentials you send")
 _NOT_PUBLIC = Rule(AccessDeniedError, "the server at {url} denies access: {details}")
+_NO_HANDSHAKE = Rule(
+    ServerUnavailableError,
+    "the TLS handshake with {url} failed: {details}; check the certificates (--ca), and that the server speaks TLS",
+)
 _BAD_INPUT = Rule(InvalidInputError, "the server refused the input: {details}")
 
 RULES: dict[StatusCode, Rule] = {
@@ -118,6 +125,8 @@ def rule_of(code: StatusCode, details: str, *, is_live: bool = False) -> Rule:
         return _DENIED
     if code is StatusCode.PERMISSION_DENIED and NOT_PUBLIC in details:
         return _NOT_PUBLIC
+    if code is StatusCode.UNAVAILABLE and _HANDSHAKE.search(details):
+        return _NO_HANDSHAKE
     if code is StatusCode.UNAVAILABLE and is_live:
         return _REFUSED_FOR_NOW
     return _UNLOADED if code is StatusCode.NOT_FOUND and NO_VERSION in details else RULES[code]

@@ -138,10 +138,16 @@ def _serve(arguments: argparse.Namespace, triton_arguments: list[str]) -> int:
 
 
 def _warnings(options: ServeOptions) -> list[str]:
-    """What the operator should know about who may call, a sentence each."""
+    """What the operator should know about who may call, and of more instances than run at a time, a sentence each."""
     from rejection_server.host.options import is_loopback
+    from rejection_server.host.sizing import usable_cores
 
     warnings = []
+    if options.cores is not None and options.cores > usable_cores():
+        warnings.append(
+            f"--cores {options.cores} is more than the {usable_cores()} that this process may use: as many instances "
+            "are started, each with its memory, and wait for one another"
+        )
     if not options.guard:
         warnings.append("no guard: whoever reaches the port can end or overload Triton; let in trusted callers only")
     elif options.http_port is not None:

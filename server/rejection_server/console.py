@@ -134,6 +134,7 @@ def _print_summary(server: Server, options: ServeOptions, elapsed_s: float) -> N
     model = [] if told[0].names.public == DEFAULT else ["--model", told[0].names.public]
     url = [] if server.grpc_address == "127.0.0.1:8001" else ["--url", server.grpc_address]
     url += [] if options.tls_cert is None else ["--tls"]
+    url += [] if options.tls_client_ca is None else ["--cert", "YOUR.pem", "--key", "YOUR.key"]
     url += [] if options.token_file is None else ["--token-file", str(options.token_file)]
     print(f"Try it:    {shlex.join([*command('classify').split(), *model, *url])} {_quoted(EXAMPLE_TEXT)}")
     print("Ctrl-C stops the server.", flush=True)

@@ -21,7 +21,7 @@ from rejection_server.graph.varlen import cpu_twin
 from rejection_server.host import ServeOptions, Server
 from rejection_server.prepare import build
 from rejection_server.prepare.configuration import Engine
-from rejection_server.prepare.errors import GateError, OutputError
+from rejection_server.prepare.errors import GateError, OutputError, PrepareError
 from rejection_server.prepare.options import Options
 from rejection_server.prepare.pipeline import prepare
 from rejection_server.prepare.recorded import compare_again
@@ -219,3 +219,16 @@ def test_for_a_gpu(folder: Path, architecture: str, form: str, engine: Engine) -
         assert (again.tokens, again.texts) == (before.tokens, before.texts)
         assert again.largest == pytest.approx(before.largest, rel=0.5)
     assert "differs by" in compare_again(version, lambda feed: 1 - answer(feed))[1][1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ("bart", "fails on real texts .*Reshape.*"),  # texts of one batch must have as many end tokens each
+        ("xlnet", "float32 does not answer like the original, so nothing was written: .*"),  # reads the last column
+    ],
+)
+def test_models_for_one_text_at_a_time_are_refused_for_a_gpu(folder: Path, architecture: str, words: str) -> None:
+    original = tiny_transformers.make(folder / architecture, architecture)
+    with pytest.raises(PrepareError, match=f"{words}; on a GPU texts are filled up .* without --device gpu"):
+        prepare(Options(model=str(original), output=folder / f"gpu-{architecture}", device="gpu"))

@@ -207,6 +207,7 @@ def test_free_ports_differ() -> None:
     [
         ({"grpc_port": 65536}, "--grpc-port 65536 is not a port"),
         ({"metrics_port": -1}, "--metrics-port -1 is not a port"),
+        ({"grpc_port": 22999, "metrics_port": 22999}, "--grpc-port and --metrics-port are both 22999"),
         ({"host": "no such host"}, "'no such host' is not a name or address"),
         ({"host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
     ],

@@ -30,7 +30,7 @@ from rejection_server.graph.ragged import to_ragged
 from rejection_server.names import Names, classifiers_in
 from rejection_server.prepare import repository
 from rejection_server.prepare.build import Plan, Precision, embedding_rows, session, write_graph
-from rejection_server.prepare.configuration import Shape, configurations, newest_facts, rendered
+from rejection_server.prepare.configuration import Engine, Shape, configurations, newest_facts, rendered
 from rejection_server.prepare.errors import (
     OutOfMemoryError,
     OutputError,
@@ -99,9 +99,10 @@ def test_other_shapes() -> None:
     assert re.findall(r"dims: \[ (-?\d+) \]", config) == ["-1", "3", "3", "12", "12"]
 
 
-def test_tensorrt_takes_floating_point_alone(tmp_path: Path) -> None:
-    options = Options(model="none", output=tmp_path / "out", device="gpu", engine="tensorrt", precision="int8")
-    with pytest.raises(PrepareError, match="TensorRT is in fp16 or fp32: leave out --precision int8"):
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])
+def test_a_gpu_takes_floating_point_alone(tmp_path: Path, engine: Engine) -> None:
+    options = Options(model="none", output=tmp_path / "out", device="gpu", engine=engine, precision="int8")
+    with pytest.raises(PrepareError, match="a GPU is in fp16 or fp32: leave out --precision int8"):
         prepare(options)
     assert not (tmp_path / "out").exists()
 
@@ -198,6 +199,14 @@ def test_a_number_that_is_taken_is_told_before_a_model_is_looked_for(tmp_path: P
     output = staged(tmp_path / "served")
     with pytest.raises(OutputError, match="already has version 1"):
         prepare(Options(model=str(tmp_path / "nowhere"), output=output, version=1))
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_version_of_what_is_not_there(tmp_path: Path, adds: bool) -> None:
+    output = staged(tmp_path / "served") if adds else tmp_path / "none"
+    options = Options(model=str(tmp_path / "nowhere"), output=output, version=2, name="toxicity", adds=adds)
+    with pytest.raises(OutputError, match=r"there is no toxicity in .* that version 2 could be added to: leave out"):
+        prepare(options)
 
 
 def test_a_second_version(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def silent(_said: str) -> None:
 def test_a_server_begins_with_the_newest_version_and_has_none_before(repository: Path) -> None:
     made = exchange(repository)
     assert [(each["model"], each["version"], each["answers"]) for each in made.status()] == [("rejection", 1, True)]
-    with pytest.raises(ExchangeError, match="has answered since the server started, there is none to return to"):
+    with pytest.raises(ExchangeError, match="no version of rejection to return to from version 1: reload takes"):
         made.rollback(None, silent)
     with pytest.raises(
         ExchangeError, match="version 1 of rejection is the one that answers, and there is no newer one"

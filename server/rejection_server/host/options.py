@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import itertools
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -262,6 +263,10 @@ def choose_endpoints(options: ServeOptions) -> Endpoints:
 
     Raises OptionError for an impossible address or port, PortTakenError for one in use.
     """
+    given = {"--grpc-port": options.grpc_port, "--http-port": options.http_port, "--metrics-port": options.metrics_port}
+    for (option, port), (other, same) in itertools.combinations(given.items(), 2):
+        if port and port == same:
+            raise OptionError(f"{option} and {other} are both {port}: give each a port of its own")
     address = _resolve(options.host)
     publishes_metrics = options.metrics_port is not None
     metrics_address = address if publishes_metrics else LOOPBACK

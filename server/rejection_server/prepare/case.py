@@ -19,7 +19,7 @@ from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.isolated import begun, isolated
 from rejection_server.prepare.onnx_file import check_raw, check_usable, few_rows, read_onnx
 from rejection_server.prepare.options import Options
-from rejection_server.prepare.proof import answers_in_float32
+from rejection_server.prepare.proof import answers_in_float32, without_gpu
 from rejection_server.prepare.reference import Answer, Reference, answers_of_onnx, answers_of_pipeline
 from rejection_server.prepare.source import TOKENIZER_JSON, Source
 from rejection_server.prepare.tokenizer import counted_exactly, tokens_as_served, write_served_tokenizer
@@ -200,14 +200,14 @@ def _check_tokens(case: Case, work: Path) -> None:
 def _prove(case: Case, work: Path) -> None:
     """Raise GateError unless the served form answers in float32 like the original, to the last digits."""
     graph, texts = work / "float32.onnx", case.compared_texts()
-    plan = Plan(case.model, "fp32", engine=case.options.engine, packed=False)
+    plan = Plan(case.model, "fp32", case.options.device, case.options.engine, packed=False)
     found = isolated(answers_in_float32, case.padded, graph, work / TOKENIZER_JSON, plan, texts)
     graph.unlink()
     figures, missed = judged(case, found, gate.THRESHOLDS["fp32"])
     if missed:
         raise GateError(
             f"the model's graph in float32 does not answer like the original, so nothing was written: "
-            f"{'; '.join(missed)}\n\n{gate.table(figures)}"
+            f"{'; '.join(missed)}{without_gpu(plan)}\n\n{gate.table(figures)}"
         )
 
 

@@ -15,7 +15,7 @@ from rejection_server.prepare.build import Built, Plan, Precision, build
 from rejection_server.prepare.case import Case, judged, make_case
 from rejection_server.prepare.checksum import digest
 from rejection_server.prepare.configuration import Shape, configurations, rendered
-from rejection_server.prepare.errors import GateError, PrepareError
+from rejection_server.prepare.errors import GateError, OutputError, PrepareError
 from rejection_server.prepare.isolated import isolated
 from rejection_server.prepare.options import SAMPLE, Options, read_texts
 from rejection_server.prepare.proof import shortest_row
@@ -61,10 +61,15 @@ def prepare(options: Options, report: Callable[[str], None] = lambda _: None) ->
         repository.check_addition(options.output, names, options.device)
     else:
         repository.check_output(options.output, names, replaces=not options.adds_version)
-    if options.version is not None and options.adds_version:
+    if options.version is not None:
+        if not options.adds_version:
+            raise OutputError(
+                f"there is no {names.public} in {options.output} that version {options.version} could be added to: "
+                "leave out --version for the first one"
+            )
         repository.check_number(options.output, names, options.version)
-    if options.engine == "tensorrt" and options.precision == "int8":
-        raise PrepareError("a repository for TensorRT is in fp16 or fp32: leave out --precision int8")
+    if options.device == "gpu" and options.precision == "int8":
+        raise PrepareError("a repository for a GPU is in fp16 or fp32: leave out --precision int8")
     texts = read_texts(options.texts or SAMPLE)
     source = find_source(options.model, options.revision, has_torch=has_torch(), allow_pickle=options.allow_pickle)
     check_whole(source)

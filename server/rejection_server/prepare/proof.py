@@ -38,11 +38,23 @@ def answers_in_float32(padded: Path, graph: Path, tokenizer_json: Path, plan: Pl
         try:
             found = running.run(["logits", "probabilities"], _feed(running, rows))
         except Exception as exc:  # onnxruntime raises nothing narrower
-            raise UnsupportedError(f"the model's ONNX graph fails on real texts: {one_line(exc, 200)}") from exc
+            raise UnsupportedError(
+                f"the model's ONNX graph fails on real texts ({one_line(exc, 200)}){without_gpu(plan)}"
+            ) from exc
         logits.append(found[0])
         scores.append(found[1])
     both = (np.concatenate(parts).astype(np.float64) for parts in (logits, scores))
     return Answers(model.labels, ids, counts, *both)
+
+
+def without_gpu(plan: Plan) -> str:
+    """What may help where that form fails or answers otherwise: more of a sentence, or nothing."""
+    if plan.device == "cpu":
+        return ""
+    return (
+        "; on a GPU texts are filled up to one length, and this model may take them one at a time only: try it without "
+        "--device gpu"
+    )
 
 
 def shortest_row(graph: Path, tokenizer_json: Path, model: Description) -> int:

@@ -14,6 +14,7 @@ from rejection_server.names import Names
 from rejection_server.onnx_backend.token_ids import FILLER
 from rejection_server.prepare.answers import Answers
 from rejection_server.prepare.errors import PrepareError
+from rejection_server.wording import one_line
 
 BATCH = 8
 """Texts of a request; of different lengths, so that filling up and joining are tried too."""
@@ -31,10 +32,11 @@ def ask(repository: Path, names: Names, texts: Sequence[str]) -> Answers:
     options = ServeOptions(
         repository=repository, grpc_port=0, metrics_port=None, startup_timeout_s=STARTUP_S, log_level="warning"
     )
+    told: list[str] = []  # what Triton failed on: the guard keeps it from callers
     batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     try:
         with (
-            Server(options) as server,
+            Server(options, on_event=lambda event: told.append(event.get("message", ""))) as server,
             triton.InferenceServerClient(server.grpc_address) as client,
             triton.InferenceServerClient(server.triton_address) as inside,
             ThreadPoolExecutor(AT_ONCE) as pool,
@@ -46,7 +48,8 @@ def ask(repository: Path, names: Names, texts: Sequence[str]) -> Answers:
     except HostError as exc:
         raise PrepareError(f"the prepared repository does not start: {exc}") from exc
     except InferenceServerException as exc:
-        raise PrepareError(f"the prepared repository does not answer: {exc.message()}") from exc
+        reason = next(filter(None, told), exc.message())
+        raise PrepareError(f"the prepared repository does not answer: {one_line(reason)}") from exc
     counts = [count for answer in answers for count in answer.as_numpy("token_count").ravel().tolist()]
     rows = [row for answer in tokens for row in answer.as_numpy("input_ids").tolist()]
     logits, scores = (

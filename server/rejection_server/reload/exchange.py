@@ -123,8 +123,8 @@ class Exchange:
             history = self._history[names]
             if len(history) < 2:
                 raise ExchangeError(
-                    f"version {history[-1]} of {names.public} has answered since the server started, there is none to "
-                    "return to: reload takes a --version"
+                    f"there is no version of {names.public} to return to from version {history[-1]}: reload takes a "
+                    "--version"
                 )
             if history[-2] not in self._served.versions(names):
                 raise ExchangeError(f"version {history[-2]} of {names.public} is not in the repository any more")
