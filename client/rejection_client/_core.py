@@ -159,10 +159,7 @@ class Core:
             await stream.aclose()
 
     async def _stream(self, texts: Any, ask: Ask, size: int) -> AsyncGenerator[list[Result], None]:
-        kinds = (Iterable, AsyncIterable) if self._io.aio else Iterable
-        if isinstance(texts, (str, bytes)) or not isinstance(texts, kinds):
-            one = "; classify takes one text" if isinstance(texts, str) else ""
-            raise TypeError(f"texts is of type {type(texts).__name__}, not an iterable of str{one}")
+        protocol.check_several(texts, (Iterable, AsyncIterable) if self._io.aio else Iterable, "an iterable")
         results = Stream(self._io, ask, size, self.config.max_concurrent_requests).results(texts)
         try:
             async for result in results:

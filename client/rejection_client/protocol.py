@@ -176,11 +176,16 @@ def bytes_tensor(elements: Iterable[bytes]) -> bytes:
     return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
 
 
+def check_several(texts: Any, kinds: Any, wanted: str) -> None:
+    """Raise TypeError for what is none of these kinds, `wanted` in words, and for one text alone."""
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, kinds):
+        one = "; classify takes one text" if isinstance(texts, str) else ""
+        raise TypeError(f"texts is of type {type(texts).__name__}, not {wanted} of str{one}")
+
+
 def checked_texts(texts: Any) -> list[str]:
     """The texts as a list; raises TypeError for what is no sequence of texts, and for one text alone."""
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-        one = "; classify takes one text" if isinstance(texts, str) else ""
-        raise TypeError(f"texts is of type {type(texts).__name__}, not a sequence of str{one}")
+    check_several(texts, Iterable, "a sequence")
     return [checked_text(text, row) for row, text in enumerate(texts)]
 
 

@@ -143,9 +143,9 @@ def _warnings(options: ServeOptions) -> list[str]:
     from rejection_server.host.sizing import usable_cores
 
     warnings = []
-    if options.cores is not None and options.cores > usable_cores():
+    if options.cores is not None and options.cores > (usable := usable_cores()):
         warnings.append(
-            f"--cores {options.cores} is more than the {usable_cores()} that this process may use: as many instances "
+            f"--cores {options.cores} is more than the {usable} that this process may use: as many instances "
             "are started, each with its memory, and wait for one another"
         )
     if not options.guard:

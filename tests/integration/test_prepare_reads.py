@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from rejection_server.graph.walk import GraphError
 from rejection_server.prepare.adapter import merged
 from rejection_server.prepare.build import Plan, write_graph
-from rejection_server.prepare.describe import describe
+from rejection_server.prepare.describe import Description, describe
 from rejection_server.prepare.errors import CorruptedError, SourceError, UnsupportedError
 from rejection_server.prepare.export import check_weights, export
 from rejection_server.prepare.options import SAMPLE, read_texts
@@ -39,13 +39,7 @@ def logits_of(model: Any, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, An
 def test_decoders_score_the_last_token(tmp_path: Path, architecture: str, pad: bool) -> None:
     settings = {} if pad else {"pad_token_id": None}
     folder = tiny_transformers.make(tmp_path / "original", architecture, settings=settings)
-    described = describe(folder, None, None)
-    export(folder, "model.safetensors", described, tmp_path / "padded.onnx")
-    rows = ids_as_served_by(folder, tmp_path)
-    write_graph(tmp_path / "padded.onnx", tmp_path / "loop.onnx", Plan(described, "fp32", "cpu", packed=False))
-    expected = logits_of(transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval(), rows)
-    assert expected.std(axis=0).min() > 0.05
-    np.testing.assert_allclose(scores(tmp_path / "loop.onnx", rows), expected, atol=1e-4)
+    described, rows, expected = exported_and_compared(folder, tmp_path)
     on_gpu = Plan(described, "fp32", "gpu", packed=False)
     if pad:
         write_graph(tmp_path / "padded.onnx", tmp_path / "batch.onnx", on_gpu)
@@ -57,14 +51,24 @@ def test_decoders_score_the_last_token(tmp_path: Path, architecture: str, pad: b
 
 @pytest.mark.parametrize("architecture", ["mbart", "xlnet"])
 def test_those_that_are_not_exported_as_they_are(tmp_path: Path, architecture: str) -> None:
-    folder = tiny_transformers.make(tmp_path / "original", architecture)
+    exported_and_compared(tiny_transformers.make(tmp_path / "original", architecture), tmp_path)
+
+
+def exported_and_compared(
+    folder: Path, work: Path
+) -> tuple[Description, tuple[tuple[int, ...], ...], np.ndarray[Any, Any]]:
+    """What is known of the model, rows of ids, and its logits for them, which the served loop gives, too.
+
+    Leaves the padded graph in `work`.
+    """
     described = describe(folder, None, None)
-    export(folder, "model.safetensors", described, tmp_path / "padded.onnx")
-    rows = ids_as_served_by(folder, tmp_path)
-    write_graph(tmp_path / "padded.onnx", tmp_path / "loop.onnx", Plan(described, "fp32", "cpu", packed=False))
+    export(folder, "model.safetensors", described, work / "padded.onnx")
+    rows = ids_as_served_by(folder, work)
+    write_graph(work / "padded.onnx", work / "loop.onnx", Plan(described, "fp32", "cpu", packed=False))
     expected = logits_of(transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval(), rows)
     assert expected.std(axis=0).min() > 0.05
-    np.testing.assert_allclose(scores(tmp_path / "loop.onnx", rows), expected, atol=1e-4)
+    np.testing.assert_allclose(scores(work / "loop.onnx", rows), expected, atol=1e-4)
+    return described, rows, expected
 
 
 def ids_as_served_by(folder: Path, work: Path) -> tuple[tuple[int, ...], ...]:
